@@ -1,0 +1,54 @@
+# `make demo` and `make test` do everything on a fresh machine; `make help` lists the rest.
+SHELL := /bin/bash
+VENV ?= .venv
+PYTHON ?= python3
+PY := $(VENV)/bin/python
+# Extras of the installation, e.g. `make demo EXTRAS=torch`.
+EXTRAS ?=
+ARGS ?=
+comma := ,
+PIP := $(PY) -m pip --disable-pip-version-check
+CODE := bandit store variants router cli proto tests bench examples
+
+.PHONY: help setup setup-dev demo test check format proto clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/stamp-base$(EXTRAS)  ## install into .venv (EXTRAS=torch for the torch engine)
+setup-dev: $(VENV)/stamp-basedev$(comma)torch
+
+$(VENV)/stamp-base%: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install --quiet --constraint constraints.txt --editable '.$(if $*,[$*])'
+	@touch $@
+$(VENV)/stamp-base: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	@touch $@
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+demo: setup  ## run the main job: build variants, serve, experiment, promote (ARGS=--fast, ARGS=--keep)
+	$(VENV)/bin/anabranch demo $(ARGS)
+
+test: setup-dev  ## run the whole test suite (ARGS='-k name' for a part)
+	$(PY) -m pytest $(ARGS)
+
+check: setup-dev  ## lint, types, import contracts, generated code: what CI runs
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy $(CODE)
+	$(VENV)/bin/lint-imports
+	$(MAKE) --no-print-directory proto
+	git diff --exit-code -- proto
+
+format: setup-dev  ## format and fix what can be fixed
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+# Compiled from the namespace root, so that the generated imports are right.
+proto: setup-dev  ## regenerate the committed protobuf code
+	cd src && ../$(PY) -m grpc_tools.protoc -I . --python_out=. --mypy_out=quiet:. \
+	  --plugin=protoc-gen-mypy=../$(VENV)/bin/protoc-gen-mypy $$(find -L anabranch/proto -name '*.proto' | sort)
+
+clean:  ## remove the environment, caches and demo state
+	rm -rf $(VENV) .cache .state build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""The `anabranch` command and its dashboards, over pure views."""

@@ -1,0 +1,1 @@
+"""The request path: wire, admission, forwarding, mirror, recorder, workers, controller and services."""

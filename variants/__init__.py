@@ -1,0 +1,1 @@
+"""Turn one model into variants: recipes, builders, manifests, runtimes and the batcher."""
