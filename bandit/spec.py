@@ -1,0 +1,183 @@
+"""An experiment as the decision core sees it: validated, immutable, with units in the names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a metric is for."""
+
+    OBJECTIVE = "objective"  # chosen by
+    GUARDRAIL = "guardrail"  # rolls back, and must hold before a promotion
+    SIGNAL = "signal"  # shown
+
+
+class Direction(StrEnum):
+    """Which way is better, as people write it. Inside, higher is better (see `Rule.sign`)."""
+
+    MIN = "min"
+    MAX = "max"
+
+
+class Statistic(StrEnum):
+    """What of a metric's distribution is judged."""
+
+    MEAN = "mean"
+    P50 = "p50"
+    P90 = "p90"
+    P95 = "p95"
+    P99 = "p99"
+
+    @property
+    def quantile(self) -> float | None:
+        """The probability of a quantile, or None for the mean."""
+        return None if self is Statistic.MEAN else int(self.value[1:]) / 100
+
+
+LATENCY = "latency_ms"
+COMPUTE = "compute_ms"
+ERROR = "error"
+TOP1_AGREEMENT = "mirror.top1_agreement"
+FEEDBACK_PREFIX = "feedback."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One measured quantity and what is asked of it.
+
+    Attributes:
+        source: `latency_ms`, `compute_ms`, `error`, `mirror.top1_agreement` or `feedback.<name>`.
+        minimum: Lower limit of the statistic, in the metric's unit.
+        maximum: Upper limit of the statistic, in the metric's unit.
+        non_inferiority_margin: How much worse than the baseline's mean is tolerated, in the metric's unit.
+        low: Smallest possible value of a bounded metric.
+        high: Largest possible value of a bounded metric.
+    """
+
+    name: str
+    source: str
+    role: Role
+    statistic: Statistic = Statistic.MEAN
+    direction: Direction = Direction.MAX
+    minimum: float | None = None
+    maximum: float | None = None
+    non_inferiority_margin: float | None = None
+    low: float = 0.0
+    high: float = 1.0
+
+    @property
+    def is_latency(self) -> bool:
+        """Whether values lie on the logarithmic scale of durations in milliseconds."""
+        return self.source in (LATENCY, COMPUTE)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether every value is 0 or 1."""
+        return not self.is_latency and (self.low, self.high) == (0.0, 1.0) and not self.is_graded
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether values between the bounds occur (a numeric feedback with a declared range)."""
+        return self.source.startswith(FEEDBACK_PREFIX) and (self.low, self.high) != (0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorStep:
+    """Copy a share of the requests to every candidate and compare the replies, until metrics are decided."""
+
+    fraction: float
+    until_decided: tuple[str, ...]
+    max_duration_s: float
+    noise_floor: float = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetWeightStep:
+    """Give every live candidate this share of the traffic."""
+
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PauseStep:
+    """Wait for a time, or for a person when there is no duration."""
+
+    duration_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisStep:
+    """Wait until every guardrail of every live candidate is decided."""
+
+    min_duration_s: float
+    max_duration_s: float | None
+
+
+class Algorithm(StrEnum):
+    """How a bandit step spreads the traffic."""
+
+    THOMPSON = "thompson"
+    PLAIN_THOMPSON = "plain-thompson"
+    UNIFORM = "uniform"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BanditStep:
+    """Move traffic to the best feasible candidate, epoch by epoch, until one is proven better."""
+
+    algorithm: Algorithm
+    max_weight: float
+    min_prob: float
+    update_period_s: float
+    min_duration_s: float
+    max_duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromoteStep:
+    """Raise the winner to all traffic in steps, then watch it while the baseline stays warm."""
+
+    weights: tuple[float, ...]
+    interval_s: float
+    bake_s: float
+
+
+Step = MirrorStep | SetWeightStep | PauseStep | AnalysisStep | BanditStep | PromoteStep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """A validated experiment.
+
+    Attributes:
+        unit_metadata: Request metadata key that names the unit; None makes every request its own unit.
+        delta: Probability of a wrong promotion, for the whole experiment.
+        rollback_delta: Probability of removing any sound candidate, for the whole experiment.
+    """
+
+    name: str
+    model: str
+    baseline: str
+    candidates: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    steps: tuple[Step, ...]
+    unit_metadata: str | None = None
+    delta: float = 0.05
+    rollback_delta: float = 0.01
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The baseline, then the candidates in the order of the spec: the index is the arm's number."""
+        return (self.baseline, *self.candidates)
+
+    @property
+    def objective(self) -> Metric | None:
+        """The metric the winner is chosen by."""
+        return next((metric for metric in self.metrics if metric.role is Role.OBJECTIVE), None)
+
+    @property
+    def guardrails(self) -> tuple[Metric, ...]:
+        """The metrics that must hold."""
+        return tuple(metric for metric in self.metrics if metric.role is Role.GUARDRAIL)
