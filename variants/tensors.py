@@ -1,0 +1,152 @@
+"""Tensors as clients see them: names, Open Inference Protocol datatypes and shapes, and whether arrays fit them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anabranch.variants.errors import VariantInputError
+
+Array: TypeAlias = NDArray[Any]
+Request: TypeAlias = Mapping[str, Array]
+
+# A dimension of any size.
+ANY = -1
+
+
+class Datatype(StrEnum):
+    """The protocol's datatypes that numpy can hold; BYTES is an object array of `bytes`."""
+
+    BOOL = "BOOL"
+    UINT8 = "UINT8"
+    UINT16 = "UINT16"
+    UINT32 = "UINT32"
+    UINT64 = "UINT64"
+    INT8 = "INT8"
+    INT16 = "INT16"
+    INT32 = "INT32"
+    INT64 = "INT64"
+    FP16 = "FP16"
+    FP32 = "FP32"
+    FP64 = "FP64"
+    BYTES = "BYTES"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The numpy dtype that carries this datatype."""
+        return _DTYPES[self]
+
+
+_DTYPES: dict[Datatype, np.dtype[Any]] = {
+    Datatype.BOOL: np.dtype(np.bool_),
+    Datatype.UINT8: np.dtype(np.uint8),
+    Datatype.UINT16: np.dtype(np.uint16),
+    Datatype.UINT32: np.dtype(np.uint32),
+    Datatype.UINT64: np.dtype(np.uint64),
+    Datatype.INT8: np.dtype(np.int8),
+    Datatype.INT16: np.dtype(np.int16),
+    Datatype.INT32: np.dtype(np.int32),
+    Datatype.INT64: np.dtype(np.int64),
+    Datatype.FP16: np.dtype(np.float16),
+    Datatype.FP32: np.dtype(np.float32),
+    Datatype.FP64: np.dtype(np.float64),
+    Datatype.BYTES: np.dtype(np.object_),
+}
+_DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
+
+
+def datatype_of(dtype: np.dtype[Any]) -> Datatype:
+    """The protocol's name of a numpy dtype.
+
+    Raises:
+        VariantInputError: The protocol has no such datatype.
+    """
+    found = _DATATYPES.get(dtype)
+    if found is None:
+        allowed = ", ".join(str(known) for known in _DTYPES.values())
+        raise VariantInputError(f"dtype {dtype} has no datatype in the protocol: use one of {allowed}")
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """One tensor's name, datatype and shape, where -1 is a dimension of any size."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+
+    @property
+    def batched(self) -> bool:
+        """Whether rows of several requests can be joined along the first dimension."""
+        return bool(self.shape) and self.shape[0] == ANY
+
+    def check(self, array: Array) -> None:
+        """Refuse an array that is not this tensor.
+
+        Raises:
+            VariantInputError: Its dtype, rank or a dimension differs.
+        """
+        if array.dtype != self.datatype.dtype:
+            raise VariantInputError(
+                f"input {self.name!r} has dtype {array.dtype}, must be {self.datatype} ({self.datatype.dtype})"
+            )
+        shape = array.shape
+        if len(shape) != len(self.shape) or any(
+            want not in (ANY, got) for want, got in zip(self.shape, shape, strict=True)
+        ):
+            raise VariantInputError(
+                f"input {self.name!r} has shape {list(shape)}, must be {list(self.shape)} (-1 is any size)"
+            )
+        if 0 in shape:
+            raise VariantInputError(f"input {self.name!r} has shape {list(shape)}, must hold at least one element")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """One set of inputs that a model accepts."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+
+    @property
+    def batched(self) -> bool:
+        """Whether requests with this signature can share a batch."""
+        return all(spec.batched for spec in self.inputs)
+
+    def check(self, request: Request) -> int:
+        """Refuse a request that does not fit; return its rows (1 where the inputs are not batched).
+
+        Raises:
+            VariantInputError: An array does not fit its tensor, or two inputs differ in rows.
+        """
+        for spec in self.inputs:
+            spec.check(request[spec.name])
+        if not self.batched:
+            return 1
+        first = self.inputs[0]
+        rows = int(request[first.name].shape[0])
+        for spec in self.inputs[1:]:
+            other = request[spec.name].shape[0]
+            if other != rows:
+                raise VariantInputError(
+                    f"input {spec.name!r} has {other} rows and {first.name!r} has {rows}: send as many of each"
+                )
+        return rows
+
+
+def choose_signature(signatures: Sequence[Signature], request: Request) -> Signature:
+    """Find the signature whose input names are exactly the request's.
+
+    Raises:
+        VariantInputError: None has them.
+    """
+    names = request.keys()
+    for signature in signatures:
+        if len(signature.inputs) == len(names) and all(spec.name in names for spec in signature.inputs):
+            return signature
+    allowed = " or ".join(str([spec.name for spec in signature.inputs]) for signature in signatures)
+    raise VariantInputError(f"inputs are {sorted(names)}, must be {allowed}: send exactly these names")
