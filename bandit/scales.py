@@ -10,9 +10,9 @@ falls on the same side everywhere.
 import bisect
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -240,6 +240,7 @@ class LogScale:
 
 
 BoundedScale: TypeAlias = BinaryScale | GridScale
+BINARY: Final = BinaryScale()
 Scale: TypeAlias = BinaryScale | GridScale | LogScale
 
 
@@ -275,15 +276,6 @@ def checked(scale: Scale, histogram: Histogram) -> Histogram:
         if count < 0:
             raise ValueError(f"bin {index} has count {count}: counts are never negative")
     return histogram
-
-
-def merged(histograms: Iterable[Histogram]) -> dict[int, int]:
-    """The sum of histograms of one scale, bins ascending."""
-    total: dict[int, int] = {}
-    for histogram in histograms:
-        for index, count in histogram.items():
-            total[index] = total.get(index, 0) + count
-    return dict(sorted(total.items()))
 
 
 def total_of(histogram: Histogram) -> int:
