@@ -1,0 +1,86 @@
+"""A decision as a value: what changes, why, and the evidence it rests on. Only the controller acts on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from anabranch.bandit.lifecycle import Phase
+from anabranch.bandit.verdicts import Verdict
+
+
+class Verb(StrEnum):
+    """What a person can ask of a running experiment."""
+
+    PROMOTE = "promote"
+    PAUSE = "pause"
+    RESUME = "resume"
+    ABORT = "abort"
+    RETRY = "retry"
+    UNDO = "undo"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A person's request, waiting for the next tick.
+
+    Attributes:
+        argument: For `promote`, the variant; empty means the best one.
+    """
+
+    id: int
+    verb: Verb
+    actor: str
+    argument: str = ""
+
+
+class Change(StrEnum):
+    """The kinds of things a decision does."""
+
+    PHASE = "phase"
+    STEP = "step"
+    WEIGHTS = "weights"
+    REMOVED = "removed"
+    VERDICT = "verdict"
+    WINNER = "winner"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """One thing a decision does, and why, in a sentence with the numbers."""
+
+    change: Change
+    variant: str = ""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What one tick decided.
+
+    Attributes:
+        number: Counts the decisions of the experiment from 1.
+        at_s: When, in seconds since 1970.
+        evidence_last: Last delta of the evidence that was folded in; every earlier one is included.
+        weights: Share of every arm from now on.
+        verdicts: Every verdict at this moment, with its e-values.
+        handled: Ids of the commands this decision answers.
+    """
+
+    number: int
+    at_s: float
+    phase: Phase
+    step: int
+    epoch: int
+    weights: Mapping[str, float]
+    actions: tuple[Action, ...]
+    verdicts: tuple[Verdict, ...]
+    evidence_last: int
+    handled: tuple[int, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """The reasons, in one line."""
+        return "; ".join(action.reason for action in self.actions)

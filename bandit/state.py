@@ -1,0 +1,76 @@
+"""Everything an experiment remembers between two ticks, as one immutable value that can be saved whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from anabranch.bandit.evidence import Histogram
+from anabranch.bandit.lifecycle import Phase
+from anabranch.bandit.verdicts import Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """A candidate that left the experiment, and why."""
+
+    variant: str
+    at_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """All outcomes of one arm so far.
+
+    Attributes:
+        metrics: By source, the histogram of the split's outcomes.
+        paired: By source, the histogram of compared replies.
+    """
+
+    requests: int = 0
+    units: int = 0
+    masked: int = 0
+    pairs: int = 0
+    pairs_failed: int = 0
+    metrics: Mapping[str, Histogram] = field(default_factory=dict)
+    paired: Mapping[str, Histogram] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentState:
+    """Where an experiment stands.
+
+    Attributes:
+        version: Counts the saves.
+        decisions: How many decisions were taken.
+        step: Index into the spec's steps.
+        part: Index into the weights of a promote step.
+        epoch: Number of the current stretch of constant weights; counts on over spec versions.
+        weights: Share of every arm by name.
+        mirror: Share of the requests that is copied to the live candidates.
+        live: Candidates still in the experiment, in the spec's order.
+        tests: Running statistical tests by metric and candidate.
+        verdicts: By metric and candidate, `metric/variant`.
+        cursor: Last delta folded in.
+        allocated_s: When a bandit step last moved the weights.
+    """
+
+    phase: Phase = Phase.PENDING
+    resumes_to: Phase | None = None
+    decisions: int = 0
+    step: int = 0
+    step_started_s: float = 0.0
+    part: int = 0
+    epoch: int = 0
+    epoch_started_s: float = 0.0
+    started_s: float = 0.0
+    weights: Mapping[str, float] = field(default_factory=dict)
+    mirror: float = 0.0
+    live: tuple[str, ...] = ()
+    removed: tuple[Removal, ...] = ()
+    winner: str | None = None
+    totals: Mapping[str, Totals] = field(default_factory=dict)
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    cursor: int = 0
+    allocated_s: float = 0.0

@@ -1,0 +1,226 @@
+"""The store's port: the few verbs by which experiments, evidence and decisions are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from anabranch.bandit.decision import Command, Decision, Verb
+from anabranch.bandit.evidence import Cell, Evidence, PairCell
+from anabranch.bandit.state import ExperimentState
+from anabranch.store.journal import SegmentName
+
+
+class Conflict(Exception):
+    """Somebody else saved this experiment since it was read: read it again."""
+
+
+class NotFound(LookupError):
+    """There is no such thing in the store."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredExperiment:
+    """An experiment as kept.
+
+    Attributes:
+        id: Its number in journal records.
+        spec_version: Counts the applied documents from 1.
+        salt: Key of the unit hash; new with every spec version.
+        first_delta: Evidence before this delta belongs to an earlier spec version.
+        state_version: Counts the saves; the handle of compare-and-set.
+    """
+
+    id: int
+    name: str
+    document: Mapping[str, Any]
+    spec_version: int
+    salt: bytes
+    applied_s: float
+    first_delta: int
+    state_version: int
+    state: ExperimentState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredDecision:
+    """A decision as kept, chained to the one before it by hash."""
+
+    spec_version: int
+    decision: Decision
+    previous_hash: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEvent:
+    """Who did what, when."""
+
+    id: int
+    at_s: float
+    actor: str
+    experiment: str
+    verb: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairRow:
+    """What is remembered of a compared reply until its label comes."""
+
+    experiment: int
+    lane: int
+    sequence: int
+    arm: int
+    epoch: int
+    baseline_top1: int
+    top1: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackRow:
+    """One feedback: unique by assignment and metric."""
+
+    experiment: int
+    lane: int
+    sequence: int
+    metric: str
+    epoch: int
+    arm: int
+    sampled: bool
+    top1: int
+    is_label: bool
+    value: float
+    at_s: float
+
+
+class Ingestion(Protocol):
+    """One transaction that turns journal records into deltas; all of it happens, or nothing."""
+
+    def offset(self, segment: SegmentName) -> int:
+        """How far the segment has been read; 0 for a new one."""
+        ...
+
+    def advance(self, segment: SegmentName, offset: int) -> None:
+        """Remember how far the segment has been read."""
+        ...
+
+    def new_units(self, experiment: int, units: Iterable[bytes]) -> set[bytes]:
+        """Remember units, and say which were never seen before in this experiment."""
+        ...
+
+    def add_pairs(self, rows: Iterable[PairRow]) -> list[tuple[PairRow, FeedbackRow]]:
+        """Remember pairs; answers those of them whose feedback came first."""
+        ...
+
+    def add_feedback(
+        self, rows: Iterable[FeedbackRow]
+    ) -> tuple[list[FeedbackRow], list[tuple[PairRow, FeedbackRow]]]:
+        """Remember feedback; answers the new ones, and the pairs that the new ones complete."""
+        ...
+
+    def add_delta(self, experiment: int, cells: Collection[Cell], pairs: Collection[PairCell]) -> None:
+        """Append outcomes to the experiment's log."""
+        ...
+
+
+class Store(Protocol):
+    """Where everything is kept."""
+
+    def apply(self, document: Mapping[str, Any], actor: str, now: float) -> StoredExperiment:
+        """Create the experiment, or begin a new spec version of one that is over.
+
+        An unchanged document changes nothing.
+
+        Raises:
+            InvalidDocument: If the document has problems.
+            Conflict: If the experiment is still going on, or its model has another one that is.
+        """
+        ...
+
+    def experiments(self) -> list[StoredExperiment]:
+        """All experiments, by name."""
+        ...
+
+    def experiment(self, name: str) -> StoredExperiment:
+        """One experiment.
+
+        Raises:
+            NotFound: If there is none of that name; says which there are.
+        """
+        ...
+
+    def save(
+        self,
+        name: str,
+        *,
+        expected: int,
+        state: ExperimentState,
+        evidence: Evidence,
+        decision: Decision | None,
+        new_baseline: tuple[str, str] | None = None,
+    ) -> int:
+        """Save a tick whole: state, evidence, and the decision if there is one; answers the new version.
+
+        Args:
+            name: The experiment.
+            state: Its new state.
+            decision: What was decided, or None when only evidence was folded in.
+            expected: The state version that the tick started from.
+            evidence: What the tick folded in; kept, so that the decision can be recomputed.
+            new_baseline: Model and variant, when the decision makes a winner the model's baseline.
+
+        Raises:
+            Conflict: If somebody saved in between; nothing is changed.
+        """
+        ...
+
+    def load_evidence(self, name: str, after: int) -> Evidence:
+        """The merged outcomes after a delta, with the weights of their epochs."""
+        ...
+
+    def evidence_log(self, name: str) -> list[Evidence]:
+        """What every tick of the current spec version folded in, in order; empty ones are not kept."""
+        ...
+
+    def decisions(self, name: str) -> list[StoredDecision]:
+        """Every decision, of every spec version, in order."""
+        ...
+
+    def request(self, name: str, verb: Verb, argument: str, actor: str, now: float) -> Command:
+        """Ask something of an experiment; the next tick answers it.
+
+        Raises:
+            NotFound: If there is no such experiment.
+        """
+        ...
+
+    def pending(self, name: str) -> tuple[Command, ...]:
+        """The requests no decision has answered yet, oldest first."""
+        ...
+
+    def events(self, name: str | None = None) -> list[AuditEvent]:
+        """Who did what, oldest first."""
+        ...
+
+    def baseline(self, model: str) -> str | None:
+        """The variant that serves the model when there is no experiment."""
+        ...
+
+    def set_baseline(self, model: str, variant: str, now: float) -> None:
+        """Make a variant the model's baseline."""
+        ...
+
+    def next_lane(self) -> int:
+        """A number that no worker had before."""
+        ...
+
+    def ingestion(self) -> AbstractContextManager[Ingestion]:
+        """Begin the transaction of one ingestion."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...

@@ -1,0 +1,397 @@
+"""The store over SQL: SQLite by default, PostgreSQL by URL; every verb is one transaction."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
+
+from anabranch.bandit.decision import Command, Decision, Verb
+from anabranch.bandit.evidence import Evidence, merge_cells, merge_pairs
+from anabranch.bandit.state import ExperimentState
+from anabranch.store import codec
+from anabranch.store.chain import GENESIS, link
+from anabranch.store.document import parse
+from anabranch.store.migrate import upgrade
+from anabranch.store.port import (
+    AuditEvent,
+    Conflict,
+    NotFound,
+    StoredDecision,
+    StoredExperiment,
+)
+from anabranch.store.sql_ingestion import SqlIngestion, upsert
+from anabranch.store.tables import (
+    COUNTER,
+    DECISION,
+    DELTA,
+    EPOCH,
+    EVENT,
+    EVIDENCE,
+    EXPERIMENT,
+    MODEL,
+    SPEC_VERSION,
+)
+
+
+def open_store(url: str) -> SqlStore:
+    """Open a database by URL, creating or migrating its tables.
+
+    Args:
+        url: A SQLAlchemy URL such as `sqlite:///state/anabranch.db`.
+    """
+    if url.startswith("sqlite:///"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_immediate)
+    upgrade(engine)
+    return SqlStore(engine)
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # We begin transactions ourselves, see _begin_immediate.
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=10000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    # Taking the write lock at the start lets a second writer wait instead of failing half-way.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+class SqlStore:
+    """`port.Store` over a database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def apply(self, document: Mapping[str, Any], actor: str, now: float) -> StoredExperiment:
+        """See `port.Store.apply`."""
+        experiment = parse(document)
+        text = json.dumps(document, sort_keys=True)
+        with self._engine.begin() as connection:
+            self._refuse_second_on_model(connection, experiment.name, experiment.model)
+            row = connection.execute(select(EXPERIMENT).where(EXPERIMENT.c.name == experiment.name)).first()
+            if row is None:
+                fresh = self._fresh(connection, text, experiment.model, now, spec_version=1, epoch=0)
+                statement = insert(EXPERIMENT).values(name=experiment.name, state_version=0, **fresh)
+                key = connection.execute(statement).inserted_primary_key
+                assert key is not None
+                identifier = int(key[0])
+            else:
+                identifier = row.id
+                if row.document == text:
+                    return _experiment(row)
+                state = codec.state_from(row.state)
+                if not state.phase.is_over:
+                    raise Conflict(
+                        f"experiment {experiment.name} is {state.phase}: abort it before applying a changed document, or choose another name"
+                    )
+                fresh = self._fresh(
+                    connection,
+                    text,
+                    experiment.model,
+                    now,
+                    spec_version=row.spec_version + 1,
+                    epoch=state.epoch + 1,
+                )
+                connection.execute(
+                    update(EXPERIMENT)
+                    .where(EXPERIMENT.c.id == identifier)
+                    .values(state_version=row.state_version + 1, **fresh)
+                )
+            connection.execute(
+                insert(SPEC_VERSION).values(
+                    experiment_id=identifier,
+                    version=fresh["spec_version"],
+                    document=text,
+                    applied_s=now,
+                    actor=actor,
+                )
+            )
+            _audit(
+                connection,
+                now,
+                actor,
+                identifier,
+                experiment.name,
+                "apply",
+                f"spec version {fresh['spec_version']}",
+            )
+        return self.experiment(experiment.name)
+
+    def experiments(self) -> list[StoredExperiment]:
+        """See `port.Store.experiments`."""
+        with self._engine.begin() as connection:
+            return [_experiment(row) for row in connection.execute(_EXPERIMENTS.order_by("name"))]
+
+    def experiment(self, name: str) -> StoredExperiment:
+        """See `port.Store.experiment`."""
+        with self._engine.begin() as connection:
+            return _experiment(_find(connection, name))
+
+    def save(
+        self,
+        name: str,
+        *,
+        expected: int,
+        state: ExperimentState,
+        evidence: Evidence,
+        decision: Decision | None,
+        new_baseline: tuple[str, str] | None = None,
+    ) -> int:
+        """See `port.Store.save`."""
+        with self._engine.begin() as connection:
+            row = _find(connection, name)
+            saved = connection.execute(
+                update(EXPERIMENT)
+                .where(EXPERIMENT.c.id == row.id, EXPERIMENT.c.state_version == expected)
+                .values(state=codec.state_text(state), state_version=expected + 1)
+            )
+            if saved.rowcount != 1:
+                raise Conflict(
+                    f"experiment {name} is at version {row.state_version}, not {expected}: read it again"
+                )
+            if not evidence.is_empty:
+                connection.execute(
+                    insert(EVIDENCE).values(
+                        experiment_id=row.id,
+                        spec_version=row.spec_version,
+                        last=evidence.last,
+                        body=codec.evidence_text(evidence),
+                    )
+                )
+            weights = json.dumps(dict(state.weights), sort_keys=True)
+            upsert(connection, EPOCH, [{"experiment_id": row.id, "number": state.epoch, "weights": weights}])
+            if decision is not None:
+                self._append(connection, row, decision)
+            if new_baseline is not None:
+                _set_baseline(connection, new_baseline[0], new_baseline[1], state.epoch_started_s)
+        return expected + 1
+
+    def load_evidence(self, name: str, after: int) -> Evidence:
+        """See `port.Store.load_evidence`."""
+        with self._engine.begin() as connection:
+            row = _find(connection, name)
+            deltas = connection.execute(
+                select(DELTA)
+                .where(DELTA.c.experiment_id == row.id, DELTA.c.sequence > max(after, row.first_delta))
+                .order_by("sequence")
+            ).all()
+            cells = merge_cells(cell for delta in deltas for cell in codec.cells_from(delta.cells))
+            pairs = merge_pairs(pair for delta in deltas for pair in codec.pairs_from(delta.pairs))
+            numbers = {cell.epoch for cell in cells} | {pair.epoch for pair in pairs}
+            epochs = connection.execute(select(EPOCH).where(EPOCH.c.experiment_id == row.id)).all()
+        return Evidence(
+            experiment=name,
+            first=deltas[0].sequence if deltas else 0,
+            last=deltas[-1].sequence if deltas else 0,
+            cells=cells,
+            pairs=pairs,
+            weights={epoch.number: json.loads(epoch.weights) for epoch in epochs if epoch.number in numbers},
+        )
+
+    def evidence_log(self, name: str) -> list[Evidence]:
+        """See `port.Store.evidence_log`."""
+        with self._engine.begin() as connection:
+            row = _find(connection, name)
+            bodies = connection.execute(
+                select(EVIDENCE.c.body)
+                .where(EVIDENCE.c.experiment_id == row.id, EVIDENCE.c.spec_version == row.spec_version)
+                .order_by("last")
+            )
+            return [codec.evidence_from(body) for (body,) in bodies]
+
+    def decisions(self, name: str) -> list[StoredDecision]:
+        """See `port.Store.decisions`."""
+        with self._engine.begin() as connection:
+            row = _find(connection, name)
+            rows = connection.execute(
+                select(DECISION).where(DECISION.c.experiment_id == row.id).order_by("spec_version", "number")
+            )
+            return [
+                StoredDecision(
+                    spec_version=kept.spec_version,
+                    decision=codec.decision_from(kept.body),
+                    previous_hash=kept.previous_hash,
+                    hash=kept.hash,
+                )
+                for kept in rows
+            ]
+
+    def request(self, name: str, verb: Verb, argument: str, actor: str, now: float) -> Command:
+        """See `port.Store.request`."""
+        with self._engine.begin() as connection:
+            row = _find(connection, name)
+            identifier = _audit(connection, now, actor, row.id, name, verb, argument, pending=True)
+        return Command(id=identifier, verb=verb, actor=actor, argument=argument)
+
+    def pending(self, name: str) -> tuple[Command, ...]:
+        """See `port.Store.pending`."""
+        with self._engine.begin() as connection:
+            rows = connection.execute(
+                select(EVENT).where(EVENT.c.experiment == name, EVENT.c.pending).order_by("id")
+            )
+            return tuple(
+                Command(id=row.id, verb=Verb(row.verb), actor=row.actor, argument=row.detail) for row in rows
+            )
+
+    def events(self, name: str | None = None) -> list[AuditEvent]:
+        """See `port.Store.events`."""
+        statement = select(EVENT).order_by("id")
+        if name is not None:
+            statement = statement.where(EVENT.c.experiment == name)
+        with self._engine.begin() as connection:
+            return [
+                AuditEvent(
+                    id=row.id,
+                    at_s=row.at_s,
+                    actor=row.actor,
+                    experiment=row.experiment,
+                    verb=row.verb,
+                    detail=row.detail,
+                )
+                for row in connection.execute(statement)
+            ]
+
+    def baseline(self, model: str) -> str | None:
+        """See `port.Store.baseline`."""
+        with self._engine.begin() as connection:
+            return connection.execute(select(MODEL.c.baseline).where(MODEL.c.name == model)).scalar()
+
+    def set_baseline(self, model: str, variant: str, now: float) -> None:
+        """See `port.Store.set_baseline`."""
+        with self._engine.begin() as connection:
+            _set_baseline(connection, model, variant, now)
+
+    def next_lane(self) -> int:
+        """See `port.Store.next_lane`."""
+        with self._engine.begin() as connection:
+            row = connection.execute(select(COUNTER.c.value).where(COUNTER.c.name == "lane")).scalar()
+            lane = int(row or 0) + 1
+            upsert(connection, COUNTER, [{"name": "lane", "value": lane}], update_columns=("value",))
+        return lane
+
+    @contextmanager
+    def ingestion(self) -> Iterator[SqlIngestion]:
+        """See `port.Store.ingestion`."""
+        with self._engine.begin() as connection:
+            yield SqlIngestion(connection)
+
+    def close(self) -> None:
+        """See `port.Store.close`."""
+        self._engine.dispose()
+
+    def _append(self, connection: Connection, row: Any, decision: Decision) -> None:
+        previous = connection.execute(
+            select(DECISION.c.hash)
+            .where(DECISION.c.experiment_id == row.id)
+            .order_by(DECISION.c.spec_version.desc(), DECISION.c.number.desc())
+            .limit(1)
+        ).scalar()
+        body = codec.decision_text(decision)
+        before = previous or GENESIS
+        connection.execute(
+            insert(DECISION).values(
+                experiment_id=row.id,
+                spec_version=row.spec_version,
+                number=decision.number,
+                at_s=decision.at_s,
+                body=body,
+                previous_hash=before,
+                hash=link(before, body),
+            )
+        )
+        if decision.handled:
+            connection.execute(update(EVENT).where(EVENT.c.id.in_(decision.handled)).values(pending=False))
+
+    def _fresh(
+        self, connection: Connection, text: str, model: str, now: float, *, spec_version: int, epoch: int
+    ) -> dict[str, Any]:
+        last = connection.execute(select(func.max(DELTA.c.sequence))).scalar()
+        first_delta = int(last or 0)
+        return {
+            "model": model,
+            "document": text,
+            "spec_version": spec_version,
+            "salt": secrets.token_hex(16),
+            "applied_s": now,
+            "first_delta": first_delta,
+            "state": codec.state_text(ExperimentState(epoch=epoch, cursor=first_delta)),
+        }
+
+    def _refuse_second_on_model(self, connection: Connection, name: str, model: str) -> None:
+        for row in connection.execute(_EXPERIMENTS):
+            phase = codec.state_from(row.state).phase
+            if row.model == model and row.name != name and not phase.is_over:
+                raise Conflict(
+                    f"model {model} already has experiment {row.name}, which is {phase}: wait or abort it"
+                )
+
+
+_EXPERIMENTS = select(EXPERIMENT)
+
+
+def _find(connection: Connection, name: str) -> Any:
+    rows = connection.execute(_EXPERIMENTS).all()
+    for row in rows:
+        if row.name == name:
+            return row
+    known = ", ".join(sorted(row.name for row in rows)) or "none"
+    raise NotFound(f"no experiment {name!r}; there are: {known}")
+
+
+def _experiment(row: Any) -> StoredExperiment:
+    return StoredExperiment(
+        id=row.id,
+        name=row.name,
+        document=json.loads(row.document),
+        spec_version=row.spec_version,
+        salt=bytes.fromhex(row.salt),
+        applied_s=row.applied_s,
+        first_delta=row.first_delta,
+        state_version=row.state_version,
+        state=codec.state_from(row.state),
+    )
+
+
+def _set_baseline(connection: Connection, model: str, variant: str, now: float) -> None:
+    upsert(
+        connection,
+        MODEL,
+        [{"name": model, "baseline": variant, "changed_s": now}],
+        update_columns=("baseline", "changed_s"),
+    )
+
+
+def _audit(
+    connection: Connection,
+    now: float,
+    actor: str,
+    experiment_id: int,
+    experiment: str,
+    verb: str,
+    detail: str,
+    *,
+    pending: bool = False,
+) -> int:
+    result = connection.execute(
+        insert(EVENT).values(
+            at_s=now,
+            actor=actor,
+            experiment_id=experiment_id,
+            experiment=experiment,
+            verb=str(verb),
+            detail=detail,
+            pending=pending,
+        )
+    )
+    assert result.inserted_primary_key is not None
+    return int(result.inserted_primary_key[0])

@@ -1,0 +1,175 @@
+"""The ingestion transaction over SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Table, insert, select, tuple_
+from sqlalchemy.dialects import postgresql, sqlite
+
+from anabranch.bandit.evidence import Cell, PairCell
+from anabranch.store import codec
+from anabranch.store.journal import SegmentName
+from anabranch.store.port import FeedbackRow, PairRow
+from anabranch.store.tables import CURSOR, DELTA, FEEDBACK, PAIR, UNIT
+
+_CHUNK = 500  # Rows a statement: SQLite allows 32,766 bound values in one.
+_KEY = ("experiment_id", "lane", "sequence")
+
+
+def upsert(
+    connection: Connection,
+    table: Table,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    update_columns: Sequence[str] = (),
+) -> list[Any]:
+    """Insert rows; answers the ones that are new.
+
+    Args:
+        connection: An open transaction.
+        table: Where to.
+        rows: Values by column name; no two with one key.
+        update_columns: Columns to overwrite where the key is taken; none leaves such rows as they are.
+    """
+    build = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    columns = table.c
+    keys = [column.name for column in columns if column.primary_key]
+    new: list[Any] = []
+    for start in range(0, len(rows), _CHUNK):
+        statement = build(table).values(list(rows[start : start + _CHUNK]))
+        if update_columns:
+            changed = {name: statement.excluded[name] for name in update_columns}
+            connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed))
+        else:
+            ignoring = statement.on_conflict_do_nothing(index_elements=keys)
+            new.extend(connection.execute(ignoring.returning(*columns)))
+    return new
+
+
+class SqlIngestion:
+    """`port.Ingestion` on an open transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def offset(self, segment: SegmentName) -> int:
+        """See `port.Ingestion.offset`."""
+        found = self._connection.execute(
+            select(CURSOR.c.offset).where(CURSOR.c.lane == segment.lane, CURSOR.c.segment == segment.index)
+        ).scalar()
+        return int(found or 0)
+
+    def advance(self, segment: SegmentName, offset: int) -> None:
+        """See `port.Ingestion.advance`."""
+        row = {"lane": segment.lane, "segment": segment.index, "offset": offset}
+        upsert(self._connection, CURSOR, [row], update_columns=("offset",))
+
+    def new_units(self, experiment: int, units: Iterable[bytes]) -> set[bytes]:
+        """See `port.Ingestion.new_units`."""
+        rows = [{"experiment_id": experiment, "unit": unit.hex()} for unit in dict.fromkeys(units)]
+        return {bytes.fromhex(row.unit) for row in upsert(self._connection, UNIT, rows)}
+
+    def add_pairs(self, rows: Iterable[PairRow]) -> list[tuple[PairRow, FeedbackRow]]:
+        """See `port.Ingestion.add_pairs`."""
+        values = {(row.experiment, row.lane, row.sequence, row.arm): _pair_values(row) for row in rows}
+        new = [_pair(row) for row in upsert(self._connection, PAIR, list(values.values()))]
+        known = self._by_assignment(FEEDBACK, new)
+        return [(pair, _feedback(row)) for pair in new for row in known.get(_assignment(pair), ())]
+
+    def add_feedback(
+        self, rows: Iterable[FeedbackRow]
+    ) -> tuple[list[FeedbackRow], list[tuple[PairRow, FeedbackRow]]]:
+        """See `port.Ingestion.add_feedback`."""
+        values = {
+            (row.experiment, row.lane, row.sequence, row.metric): _feedback_values(row)
+            for row in reversed(list(rows))
+        }
+        new = [_feedback(row) for row in upsert(self._connection, FEEDBACK, list(values.values()))]
+        known = self._by_assignment(PAIR, [row for row in new if row.sampled])
+        matched = [(_pair(row), feedback) for feedback in new for row in known.get(_assignment(feedback), ())]
+        return new, matched
+
+    def add_delta(self, experiment: int, cells: Collection[Cell], pairs: Collection[PairCell]) -> None:
+        """See `port.Ingestion.add_delta`."""
+        self._connection.execute(
+            insert(DELTA).values(
+                experiment_id=experiment,
+                cells=codec.cells_text(tuple(cells)),
+                pairs=codec.pairs_text(tuple(pairs)),
+            )
+        )
+
+    def _by_assignment(
+        self, table: Table, rows: Sequence[PairRow | FeedbackRow]
+    ) -> dict[tuple[int, int, int], list[Any]]:
+        columns = table.c
+        key = tuple_(*(columns[name] for name in _KEY))
+        wanted = list(dict.fromkeys(_assignment(row) for row in rows))
+        found: dict[tuple[int, int, int], list[Any]] = {}
+        for start in range(0, len(wanted), _CHUNK):
+            chunk = wanted[start : start + _CHUNK]
+            for row in self._connection.execute(select(*columns).where(key.in_(chunk))):
+                found.setdefault((row.experiment_id, row.lane, row.sequence), []).append(row)
+        return found
+
+
+def _assignment(row: PairRow | FeedbackRow) -> tuple[int, int, int]:
+    return row.experiment, row.lane, row.sequence
+
+
+def _pair_values(row: PairRow) -> dict[str, Any]:
+    return {
+        "experiment_id": row.experiment,
+        "lane": row.lane,
+        "sequence": row.sequence,
+        "arm": row.arm,
+        "epoch": row.epoch,
+        "baseline_top1": row.baseline_top1,
+        "top1": row.top1,
+    }
+
+
+def _pair(row: Any) -> PairRow:
+    return PairRow(
+        experiment=row.experiment_id,
+        lane=row.lane,
+        sequence=row.sequence,
+        arm=row.arm,
+        epoch=row.epoch,
+        baseline_top1=row.baseline_top1,
+        top1=row.top1,
+    )
+
+
+def _feedback_values(row: FeedbackRow) -> dict[str, Any]:
+    return {
+        "experiment_id": row.experiment,
+        "lane": row.lane,
+        "sequence": row.sequence,
+        "metric": row.metric,
+        "epoch": row.epoch,
+        "arm": row.arm,
+        "sampled": row.sampled,
+        "top1": row.top1,
+        "is_label": row.is_label,
+        "value": row.value,
+        "at_s": row.at_s,
+    }
+
+
+def _feedback(row: Any) -> FeedbackRow:
+    return FeedbackRow(
+        experiment=row.experiment_id,
+        lane=row.lane,
+        sequence=row.sequence,
+        metric=row.metric,
+        epoch=row.epoch,
+        arm=row.arm,
+        sampled=row.sampled,
+        top1=row.top1,
+        is_label=row.is_label,
+        value=row.value,
+        at_s=row.at_s,
+    )
