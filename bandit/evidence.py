@@ -45,7 +45,7 @@ class PairCell:
 
     Attributes:
         metrics: By source: `mirror.top1_agreement` counts 0 and 1; `feedback.<name>` counts the
-            difference candidate minus baseline in {-1, 0, 1}.
+            difference candidate minus baseline, on `measures.DIFFERENCE_SCALE`.
         failed: Copies the candidate did not answer.
     """
 

@@ -1,0 +1,36 @@
+"""Which scale the outcomes of a source are counted on: one answer for the ingester, the tests and the displays."""
+
+from __future__ import annotations
+
+from anabranch.bandit.paired import BINARY_DIFFERENCES
+from anabranch.bandit.scales import BinaryScale, GridScale, LogScale
+from anabranch.bandit.spec import COMPUTE, LATENCY, Experiment, Metric
+
+Scale = BinaryScale | GridScale | LogScale
+
+LATENCY_SCALE = LogScale()
+"""Durations in ms: buckets of 1 % from 10 µs to 100 s, and +inf for what was never answered."""
+
+BINARY_SCALE = BinaryScale()
+DIFFERENCE_SCALE = BINARY_DIFFERENCES
+_GRID_BINS = 101
+
+
+def scale_of(metric: Metric) -> Scale:
+    """The scale of a metric's split outcomes."""
+    if metric.source in (LATENCY, COMPUTE):
+        return LATENCY_SCALE
+    if metric.is_graded:
+        return GridScale(low=metric.low, high=metric.high, bins=_GRID_BINS)
+    return BINARY_SCALE
+
+
+def feedback_scales(experiment: Experiment) -> dict[str, BinaryScale | GridScale]:
+    """By name after `feedback.`, the scale of every feedback the experiment uses."""
+    scales: dict[str, BinaryScale | GridScale] = {}
+    for metric in experiment.metrics:
+        if metric.source.startswith("feedback."):
+            scale = scale_of(metric)
+            assert not isinstance(scale, LogScale)
+            scales[metric.source.removeprefix("feedback.")] = scale
+    return scales

@@ -1,0 +1,271 @@
+"""From journal records to deltas: every record is counted once, in the epoch and for the arm it names.
+
+What a record means is decided here and nowhere else:
+
+- A routed request is evidence of the split when the experiment's coin drew it; with a sticky unit, only the
+  unit's first request is. Latency is what the client waited, infinite when nothing was answered.
+- A compared reply counts as agreeing or not; one that the candidate did not answer counts as not agreeing.
+- Feedback about a request that was sampled for mirroring is evidence about the pairs, all other feedback is
+  evidence about the split: an outcome is counted on one side only.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anabranch.bandit.evidence import Cell, PairCell
+from anabranch.bandit.measures import (
+    DIFFERENCE_SCALE,
+    LATENCY_SCALE,
+    feedback_scales,
+)
+from anabranch.bandit.scales import BinaryScale, GridScale
+from anabranch.bandit.spec import COMPUTE, ERROR, FEEDBACK_PREFIX, LATENCY, TOP1_AGREEMENT
+from anabranch.store.document import parse
+from anabranch.store.journal import CorruptSegment, SegmentName, read_records, segments
+from anabranch.store.port import FeedbackRow, Ingestion, PairRow, Store
+from anabranch.store.records import Feedback, Flag, Pair, Record, Routed, UnreadableRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ingested:
+    """What one ingestion did.
+
+    Attributes:
+        records: Records read.
+        duplicates: Feedback that had been given before.
+        strangers: Records of an experiment the store does not know, or feedback it cannot count.
+        corrupt: Segments with bytes that fail their checksum, with the reason; reading stops there.
+    """
+
+    records: int = 0
+    duplicates: int = 0
+    strangers: int = 0
+    corrupt: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Counts of one experiment while a batch is read."""
+
+    arms: tuple[str, ...]
+    feedback: Mapping[str, BinaryScale | GridScale]
+    cells: dict[tuple[int, int], _Counts] = field(default_factory=dict)
+    pairs: dict[tuple[int, int], _Counts] = field(default_factory=dict)
+
+    def cell(self, epoch: int, arm: int) -> _Counts:
+        return self.cells.setdefault((epoch, arm), _Counts())
+
+    def pair(self, epoch: int, arm: int) -> _Counts:
+        return self.pairs.setdefault((epoch, arm), _Counts())
+
+
+@dataclass(slots=True)
+class _Counts:
+    units: int = 0
+    requests: int = 0
+    masked: int = 0
+    failed: int = 0
+    metrics: dict[str, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
+
+    def count(self, source: str, index: int) -> None:
+        histogram = self.metrics[source]
+        histogram[index] = histogram.get(index, 0) + 1
+
+
+def ingest(store: Store, directory: Path, *, limit: int = 20_000) -> Ingested:
+    """Read what the journal has gained and append it to the experiments' logs, in one transaction.
+
+    Args:
+        store: Where the deltas go; it also knows how far every segment was read.
+        directory: The journal.
+        limit: At most this many records, so that a backlog does not become one long transaction.
+    """
+    tallies = {
+        kept.id: _Tally(arms=parse(kept.document).arms, feedback=feedback_scales(parse(kept.document)))
+        for kept in store.experiments()
+    }
+    corrupt: list[str] = []
+    with store.ingestion() as transaction:
+        batch: list[tuple[int, Record]] = []
+        for segment in segments(directory):
+            if len(batch) >= limit:
+                break
+            batch.extend(_read(transaction, directory, segment, limit - len(batch), corrupt))
+        known = [(lane, record) for lane, record in batch if record.experiment in tallies]
+        _count_routed(transaction, tallies, known)
+        _count_pairs(transaction, tallies, known)
+        duplicates, unknown = _count_feedback(transaction, tallies, known)
+        for identifier, tally in tallies.items():
+            _append(transaction, identifier, tally)
+    return Ingested(
+        records=len(batch),
+        duplicates=duplicates,
+        strangers=len(batch) - len(known) + unknown,
+        corrupt=tuple(corrupt),
+    )
+
+
+def _read(
+    transaction: Ingestion, directory: Path, segment: SegmentName, limit: int, corrupt: list[str]
+) -> list[tuple[int, Record]]:
+    start = offset = transaction.offset(segment)
+    found: list[tuple[int, Record]] = []
+    try:
+        for record, after in read_records(segment.path(directory), start, limit=limit):
+            found.append((segment.lane, record))
+            offset = after
+    except (CorruptSegment, UnreadableRecord) as error:
+        corrupt.append(str(error))
+    if offset != start:
+        transaction.advance(segment, offset)
+    return found
+
+
+def _count_routed(
+    transaction: Ingestion, tallies: Mapping[int, _Tally], batch: Iterable[tuple[int, Record]]
+) -> None:
+    records = [record for _, record in batch if isinstance(record, Routed)]
+    sticky: dict[int, list[bytes]] = defaultdict(list)
+    for record in records:
+        if Flag.STICKY in record.flags and Flag.EVIDENCE in record.flags:
+            sticky[record.experiment].append(record.unit)
+    first = {experiment: transaction.new_units(experiment, units) for experiment, units in sticky.items()}
+    for record in records:
+        counts = tallies[record.experiment].cell(record.epoch, record.arm)
+        counts.requests += 1
+        counts.masked += Flag.MASKED in record.flags
+        if Flag.EVIDENCE not in record.flags:
+            continue
+        if Flag.STICKY in record.flags:
+            if record.unit not in first[record.experiment]:
+                continue
+            first[record.experiment].discard(record.unit)
+        counts.units += 1
+        counts.count(LATENCY, LATENCY_SCALE.bin_of(record.latency_ms))
+        counts.count(ERROR, int(record.status != 0))
+        if record.status == 0:
+            counts.count(COMPUTE, LATENCY_SCALE.bin_of(record.compute_ms))
+
+
+def _count_pairs(
+    transaction: Ingestion, tallies: Mapping[int, _Tally], batch: Iterable[tuple[int, Record]]
+) -> None:
+    remembered: list[PairRow] = []
+    for lane, record in batch:
+        if not isinstance(record, Pair):
+            continue
+        counts = tallies[record.experiment].pair(record.epoch, record.arm)
+        counts.requests += 1
+        counts.failed += record.status != 0
+        counts.count(TOP1_AGREEMENT, int(record.agrees and record.status == 0))
+        if record.arm and record.baseline_top1 >= 0 and (record.status != 0 or record.top1 >= 0):
+            remembered.append(
+                PairRow(
+                    experiment=record.experiment,
+                    lane=lane,
+                    sequence=record.sequence,
+                    arm=record.arm,
+                    epoch=record.epoch,
+                    baseline_top1=record.baseline_top1,
+                    top1=record.top1 if record.status == 0 else -1,
+                )
+            )
+    for pair, feedback in transaction.add_pairs(remembered):
+        _credit_pair(tallies[pair.experiment], pair, feedback)
+
+
+def _count_feedback(
+    transaction: Ingestion, tallies: Mapping[int, _Tally], batch: Iterable[tuple[int, Record]]
+) -> tuple[int, int]:
+    rows = [_row(record) for _, record in batch if isinstance(record, Feedback)]
+    countable = [row for row in rows if _is_countable(tallies[row.experiment], row)]
+    new, matched = transaction.add_feedback(countable)
+    for pair, feedback in matched:
+        _credit_pair(tallies[pair.experiment], pair, feedback)
+    for row in new:
+        if row.sampled and _is_classified(row):
+            continue
+        tally = tallies[row.experiment]
+        value = float(row.value == row.top1) if row.is_label else row.value
+        tally.cell(row.epoch, row.arm).count(
+            FEEDBACK_PREFIX + row.metric, tally.feedback[row.metric].bin_of(value)
+        )
+    return len(countable) - len(new), len(rows) - len(countable)
+
+
+def _is_classified(row: FeedbackRow) -> bool:
+    """Whether the feedback says if a class was right, so that compared replies can be credited too."""
+    return row.top1 >= 0 and (row.is_label or row.value in (0.0, 1.0))
+
+
+def _is_countable(tally: _Tally, row: FeedbackRow) -> bool:
+    scale = tally.feedback.get(row.metric)
+    if scale is None or row.arm >= len(tally.arms):
+        return False
+    if row.is_label:
+        return row.top1 >= 0
+    return scale.low <= row.value <= scale.high and (isinstance(scale, GridScale) or row.value in (0.0, 1.0))
+
+
+def _credit_pair(tally: _Tally, pair: PairRow, feedback: FeedbackRow) -> None:
+    if feedback.arm != 0 or not _is_classified(feedback):
+        return
+    if not isinstance(tally.feedback.get(feedback.metric), BinaryScale):
+        return
+    if feedback.is_label:
+        difference = int(pair.top1 == feedback.value) - int(pair.baseline_top1 == feedback.value)
+    elif pair.top1 == pair.baseline_top1:
+        difference = 0
+    else:
+        # Without the label, a candidate that differs from a wrong baseline may be right or wrong: no credit.
+        difference = -int(feedback.value)
+    tally.pair(pair.epoch, pair.arm).count(
+        FEEDBACK_PREFIX + feedback.metric, DIFFERENCE_SCALE.bin_of(difference)
+    )
+
+
+def _row(record: Feedback) -> FeedbackRow:
+    return FeedbackRow(
+        experiment=record.experiment,
+        lane=record.lane,
+        sequence=record.sequence,
+        metric=record.metric,
+        epoch=record.epoch,
+        arm=record.arm,
+        sampled=Flag.SAMPLED in record.flags,
+        top1=record.top1,
+        is_label=record.is_label,
+        value=record.value,
+        at_s=record.at_s,
+    )
+
+
+def _append(transaction: Ingestion, identifier: int, tally: _Tally) -> None:
+    if not tally.cells and not tally.pairs:
+        return
+    cells = [
+        Cell(
+            epoch=epoch,
+            variant=tally.arms[arm],
+            units=counts.units,
+            requests=counts.requests,
+            masked=counts.masked,
+            metrics=counts.metrics,
+        )
+        for (epoch, arm), counts in sorted(tally.cells.items())
+    ]
+    pairs = [
+        PairCell(
+            epoch=epoch,
+            variant=tally.arms[arm],
+            pairs=counts.requests,
+            failed=counts.failed,
+            metrics=counts.metrics,
+        )
+        for (epoch, arm), counts in sorted(tally.pairs.items())
+    ]
+    transaction.add_delta(identifier, cells, pairs)
