@@ -1,0 +1,466 @@
+"""HTTP/2 server connections: the one module that knows the engine, ngh2 (Cython over libnghttp2).
+
+A connection turns the engine's events into calls of a `Receiver` and writes what the engine has to say when the flusher
+asks. The engine raises on every call once its session has failed or is terminating, so each call is guarded here; a
+receiver sees `False`, and later `ended`.
+"""
+
+import asyncio
+import socket
+import ssl
+from enum import Enum, auto
+from typing import Any, Final, Protocol, cast
+
+import ngh2
+
+from anabranch.router.grpc_framing import Headers
+from anabranch.router.wire import MIB, Limits, WireStats
+from anabranch.router.wire_flush import Flusher
+
+# Bytes taken from the engine for one write: bounds what waits in the transport behind a slow client.
+_WRITE_BYTES: Final = 1 * MIB
+_READ_BYTES: Final = 256 * 1024
+_SHUTDOWN_PING: Final = b"shutdown"
+# A client closes its end when it has read the last reply; closing first could reset the connection under that reply.
+_LINGER_S: Final = 1.0
+# Streams already on their way when a client is asked for no more arrive within this time.
+_NOTICE_S: Final = 1.0
+
+NO_ERROR: Final = int(ngh2.ErrorCode.NO_ERROR)
+CANCEL: Final = int(ngh2.ErrorCode.CANCEL)
+
+
+class Phase(Enum):
+    """The life of a connection."""
+
+    HANDSHAKE = auto()
+    OPEN = auto()
+    NOTICED = auto()
+    """The client knows that no further streams are wanted; those on their way are still served."""
+    CLOSING = auto()
+    """Streams after the last one announced are refused; the rest end."""
+    LINGERING = auto()
+    """All is sent; waiting for the client to close."""
+    CLOSED = auto()
+
+
+class Receiver(Protocol):
+    """What one connection's streams are given to."""
+
+    __slots__ = ()
+
+    def on_request(self, stream_id: int, headers: Headers, end_stream: bool) -> None:
+        """A stream opened."""
+
+    def on_data(self, stream_id: int, data: bytes, end_stream: bool) -> None:
+        """A stream's bytes arrived, or its end; the receiver acknowledges the bytes."""
+
+    def on_stream_closed(self, stream_id: int) -> None:
+        """A stream is over in both directions."""
+
+    def on_written(self) -> None:
+        """Bytes left, and some may have made room."""
+
+    def on_connection_lost(self) -> None:
+        """All streams are over."""
+
+    def open_calls(self) -> int:
+        """Return the number of calls not yet answered."""
+
+
+class Http2Connection(asyncio.BufferedProtocol):
+    """One client's connection.
+
+    Args:
+        loop: The clock.
+        limits: Windows, counts and times.
+        flusher: Asks for the writes.
+        stats: Counts what goes wrong.
+        buffer: Receives from the socket; shared by all connections of a loop, as the engine copies what it keeps.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_engine",
+        "_flusher",
+        "_last_progress",
+        "_last_received",
+        "_limits",
+        "_linger_until",
+        "_loop",
+        "_marked",
+        "_noticed_at",
+        "_paused",
+        "_pinged_at",
+        "_refused_bodies",
+        "_stats",
+        "_transport",
+        "backlog_bytes",
+        "idle_since",
+        "peer",
+        "phase",
+        "receiver",
+        "refused",
+    )
+
+    receiver: Receiver
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits,
+        flusher: Flusher,
+        stats: WireStats,
+        buffer: memoryview,
+    ) -> None:
+        self._loop = loop
+        self._limits = limits
+        self._flusher = flusher
+        self._stats = stats
+        self._buffer = buffer
+        self._engine = ngh2.Connection(
+            ngh2.Role.SERVER,
+            ngh2.Configuration(
+                auto_window_update=False,
+                # Beyond twice what is announced, the connection is cut.
+                max_inbound_header_list_size=2 * limits.max_header_bytes,
+                max_send_header_block_length=65_536,
+            ),
+        )
+        self._transport: asyncio.Transport | None = None
+        self._paused = False
+        self._marked = False
+        self._refused_bodies: set[int] = set()
+        self._pinged_at: float | None = None
+        self._linger_until = self._noticed_at = 0.0
+        self._last_received = self._last_progress = self.idle_since = loop.time()
+        self.backlog_bytes = 0
+        """Bytes of replies that wait for the client to read."""
+        self.peer = ""
+        self.refused = False
+        """The wire has no room: close once connected."""
+        self.phase = Phase.HANDSHAKE
+
+    # From the transport.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Announce the server's settings."""
+        # uvloop's transports have the methods, not the class.
+        transport = cast(asyncio.Transport, transport)
+        self._transport = transport
+        self.peer = _peer(transport)
+        tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+        if self.refused or (tls is not None and tls.selected_alpn_protocol() != "h2"):
+            transport.close()
+            return
+        transport.set_write_buffer_limits(high=_WRITE_BYTES, low=_WRITE_BYTES // 4)
+        limits = self._limits
+        self._engine.initiate_connection(
+            {
+                ngh2.Setting.MAX_CONCURRENT_STREAMS: limits.max_concurrent_streams,
+                ngh2.Setting.INITIAL_WINDOW_SIZE: limits.stream_window_bytes,
+                ngh2.Setting.MAX_HEADER_LIST_SIZE: limits.max_header_bytes,
+            }
+        )
+        self._engine.set_local_window_size(limits.connection_window_bytes)
+        self.mark()
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # the buffer has one size
+        """Give the transport the buffer to receive into."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what arrived."""
+        self._last_received = self._loop.time()
+        if self.phase is Phase.LINGERING:
+            return
+        try:
+            self._engine.receive_data(self._buffer[:nbytes])
+        except ngh2.NGH2Error:
+            # Beyond a resource limit, or no HTTP/2 at all: the engine has nothing more to say.
+            self._stats.protocol_errors += 1
+            self.abort()
+            return
+        self._dispatch()
+        if not self._marked:
+            self.mark()
+
+    def pause_writing(self) -> None:
+        """The client does not read: keep replies in the engine."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self._paused = False
+        self._last_progress = self._loop.time()
+        self.mark()
+
+    def eof_received(self) -> bool:
+        """The client closed its end: nothing can be answered any more."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the reason changes nothing
+        """End every call."""
+        self.phase = Phase.CLOSED
+        self._transport = None
+        self.receiver.on_connection_lost()
+
+    # From the flusher.
+
+    def mark(self) -> None:
+        """Write at the end of this turn of the loop."""
+        if not self._marked:
+            self._marked = True
+            self._flusher.mark(self)
+
+    def write_out(self) -> None:
+        """Hand to the transport what the client's windows and the transport's buffer allow."""
+        self._marked = False
+        transport = self._transport
+        if transport is None:
+            return
+        before = self.backlog_bytes
+        try:
+            while not self._paused:
+                data = self._engine.data_to_send(_WRITE_BYTES)
+                if data:
+                    transport.write(data)
+                if len(data) < _WRITE_BYTES:
+                    break
+            self.backlog_bytes = self._engine.queued_body_size()
+        except ngh2.NGH2Error:
+            self._stats.protocol_errors += 1
+            self.abort()
+            return
+        if self._paused:
+            self.backlog_bytes += transport.get_write_buffer_size()
+        elif self.backlog_bytes < before:
+            self._last_progress = self._loop.time()
+
+    def after_write(self) -> None:
+        """Report what writing ended or made room for."""
+        if self._transport is None:
+            return
+        self._dispatch()
+        if self._refused_bodies and not self._paused:
+            # Only now: the engine drops a response that it has not written when its stream is reset.
+            for stream_id in self._refused_bodies:
+                self.reset(stream_id, NO_ERROR)
+            self._refused_bodies.clear()
+        self.receiver.on_written()
+        if self.phase is Phase.CLOSING and not self._paused and self._is_done():
+            self._linger()
+
+    def _dispatch(self) -> None:
+        receiver = self.receiver
+        event: Any  # its class says which attributes it has
+        for event in self._engine.events():
+            kind = event.__class__
+            if kind is ngh2.DataReceived:
+                receiver.on_data(event.stream_id, event.data, event.end_stream)
+            elif kind is ngh2.RequestReceived:
+                receiver.on_request(event.stream_id, event.headers, event.end_stream)
+            elif kind is ngh2.StreamClosed:
+                self._refused_bodies.discard(event.stream_id)
+                receiver.on_stream_closed(event.stream_id)
+            elif kind is ngh2.TrailersReceived:
+                receiver.on_data(event.stream_id, b"", True)
+            elif kind is ngh2.SettingsReceived:
+                if self.phase is Phase.HANDSHAKE:
+                    self.phase = Phase.OPEN
+            elif kind is ngh2.PingAcknowledged:
+                if event.opaque_data == _SHUTDOWN_PING:
+                    self.refuse_further()
+            elif kind is ngh2.ConnectionClosed:
+                self._stats.protocol_errors += event.error_code != NO_ERROR
+                self._linger()
+
+    # From the receiver.
+
+    def respond(self, stream_id: int, headers: Headers, body: bytes, trailers: Headers) -> bool:
+        """Queue a whole response.
+
+        Returns:
+            False: the stream is gone.
+        """
+        engine = self._engine
+        try:
+            engine.send_response(stream_id, headers)
+            engine.send_data(stream_id, body)
+            engine.send_trailers(stream_id, trailers)
+        except ngh2.NGH2Error:
+            return False
+        self.backlog_bytes += len(body)
+        if not self._marked:
+            self.mark()
+        return True
+
+    def respond_headers(
+        self, stream_id: int, headers: Headers, *, end_stream: bool, refuse_body: bool = False
+    ) -> bool:
+        """Queue a response's headers.
+
+        Args:
+            stream_id: The stream.
+            headers: With `:status` first.
+            end_stream: The headers are the whole response.
+            refuse_body: The client need not send the rest of its request.
+        """
+        try:
+            self._engine.send_response(stream_id, headers, end_stream=end_stream)
+        except ngh2.NGH2Error:
+            return False
+        if refuse_body:
+            self._refused_bodies.add(stream_id)
+        self.mark()
+        return True
+
+    def send_body(self, stream_id: int, *parts: bytes) -> bool:
+        """Queue bytes of a response that has begun."""
+        try:
+            for part in parts:
+                self._engine.send_data(stream_id, part)
+                self.backlog_bytes += len(part)
+        except ngh2.NGH2Error:
+            return False
+        self.mark()
+        return True
+
+    def send_trailers(self, stream_id: int, trailers: Headers) -> bool:
+        """Queue the end of a response that has begun."""
+        try:
+            self._engine.send_trailers(stream_id, trailers)
+        except ngh2.NGH2Error:
+            return False
+        self.mark()
+        return True
+
+    def reset(self, stream_id: int, error_code: int = CANCEL) -> None:
+        """Abandon a stream and what is queued on it."""
+        try:
+            self._engine.reset_stream(stream_id, error_code)
+        except ngh2.NGH2Error:
+            return
+        self.mark()
+
+    def acknowledge(self, stream_id: int, size: int) -> None:
+        """Let the client send `size` bytes more."""
+        try:
+            self._engine.acknowledge_received_data(size, stream_id)
+        except (ngh2.NGH2Error, ValueError):
+            # The connection is ending: nobody will send more.
+            return
+
+    def stream_backlog_bytes(self, stream_id: int) -> int:
+        """Return the bytes of one stream that wait for the client to read."""
+        return int(self._engine.queued_body_size(stream_id))
+
+    # From the wire.
+
+    def give_notice(self) -> None:
+        """Ask the client for no further streams; after a round trip, refuse them."""
+        if self.phase is Phase.HANDSHAKE:
+            self.close()
+        if self.phase is not Phase.OPEN:
+            return
+        try:
+            self._engine.send_shutdown_notice()
+            self._engine.ping(_SHUTDOWN_PING)
+        except ngh2.NGH2Error:
+            return
+        self.phase = Phase.NOTICED
+        self._noticed_at = self._loop.time()
+        self.mark()
+
+    def refuse_further(self) -> None:
+        """Refuse streams from here on, and close once the open ones have ended."""
+        if self.phase is not Phase.NOTICED:
+            return
+        try:
+            self._engine.send_goaway(NO_ERROR)
+        except ngh2.NGH2Error:
+            return
+        self.phase = Phase.CLOSING
+        self.mark()
+
+    def check(self, now: float) -> None:
+        """Enforce the limits of time; called about once a second.
+
+        Args:
+            now: The loop's time.
+        """
+        limits = self._limits
+        if self.phase is Phase.HANDSHAKE:
+            if now - self.idle_since > limits.handshake_timeout_s:
+                self._stats.connections_stalled += 1
+                self.abort()
+            return
+        if self.phase is Phase.LINGERING:
+            if now > self._linger_until:
+                self.close()
+            return
+        if self.phase is Phase.NOTICED and now - self._noticed_at > _NOTICE_S:
+            self.refuse_further()
+        if not self.backlog_bytes:
+            self._last_progress = now
+        elif now - self._last_progress > limits.write_stall_s:
+            self._stats.connections_stalled += 1
+            self.abort()
+            return
+        if self._pinged_at is not None and self._last_received < self._pinged_at:
+            if now - self._pinged_at > limits.keepalive_timeout_s:
+                self._stats.connections_stalled += 1
+                self.abort()
+            return
+        self._pinged_at = None
+        if self.receiver.open_calls() or self.backlog_bytes:
+            self.idle_since = now
+        elif limits.idle_s is not None and now - self.idle_since > limits.idle_s:
+            self.give_notice()
+        if now - self._last_received > limits.keepalive_s:
+            self._pinged_at = now
+            try:
+                self._engine.ping()
+            except ngh2.NGH2Error:
+                return
+            self.mark()
+
+    def close(self) -> None:
+        """Close after what was written has been sent."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _linger(self) -> None:
+        if self.phase not in (Phase.LINGERING, Phase.CLOSED):
+            self.phase = Phase.LINGERING
+            self._linger_until = self._loop.time() + _LINGER_S
+
+    def _is_done(self) -> bool:
+        if self.receiver.open_calls() or self.backlog_bytes:
+            return False
+        try:
+            return not self._engine.want_write
+        except ngh2.NGH2Error:
+            return True
+
+
+def receive_buffer() -> memoryview:
+    """Return a buffer for all connections of a loop to receive into."""
+    return memoryview(bytearray(_READ_BYTES))
+
+
+def _peer(transport: asyncio.Transport) -> str:
+    """Name the client's address as gRPC does."""
+    connection: socket.socket | None = transport.get_extra_info("socket")
+    address = transport.get_extra_info("peername")
+    if connection is None or not isinstance(address, tuple):
+        return "unix:"
+    if connection.family == socket.AF_INET6:
+        return f"ipv6:[{address[0]}]:{address[1]}"
+    return f"ipv4:{address[0]}:{address[1]}"
