@@ -167,7 +167,8 @@ def log_differs(
         prior_size: the prior's weight in observations, above 0.
     """
     s, n, q = (np.asarray(v, dtype=np.float64) for v in (successes, trials, threshold))
-    a, b = q * prior_size, (1.0 - q) * prior_size
+    size = np.asarray(prior_size, dtype=np.float64)
+    a, b = q * size, (1.0 - q) * size
     result: FloatArray = (
         special.betaln(a + s, b + n - s)
         - special.betaln(a, b)
