@@ -1,0 +1,310 @@
+"""Reads and rewrites the head of an inference message without decoding its tensors.
+
+ModelInferRequest and ModelInferResponse share the numbers of their first four fields: model_name 1, model_version 2, id 3,
+parameters 4. A router needs no more of a message to forward it, and protobuf would copy every tensor twice.
+
+Source: https://protobuf.dev/programming-guides/encoding/
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+ParameterValue = bool | int | float | str | None
+"""An InferParameter; None where none of its choices is set."""
+
+_VARINT: Final = 0
+_FIXED64: Final = 1
+_BYTES: Final = 2
+_GROUP: Final = 3
+_GROUP_END: Final = 4
+_FIXED32: Final = 5
+_MAX_DEPTH: Final = 100
+_RAW_REQUEST: Final = 7
+_RAW_RESPONSE: Final = 6
+_NUMBER_0: Final = "a field has the number 0: 1 to 536870911 are allowed"
+
+
+class ScanError(ValueError):
+    """The bytes are no protobuf message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What a router reads of an inference message.
+
+    Args:
+        model_name: Field 1.
+        model_version: Field 2; empty leaves the choice to the server.
+        id: Field 3, the client's own.
+        parameters: Field 4.
+    """
+
+    model_name: str
+    model_version: str
+    id: str
+    parameters: Mapping[str, ParameterValue]
+
+
+def scan(message: bytes) -> Head:
+    """Read the head of a ModelInferRequest or ModelInferResponse.
+
+    Args:
+        message: The serialized message.
+
+    Raises:
+        ScanError: It is cut short or no protobuf, or its text is no UTF-8.
+    """
+    name = version = request_id = ""
+    parameters: dict[str, ParameterValue] = {}
+    position, end = 0, len(message)
+    try:
+        while position < end:
+            tag = message[position]
+            position += 1
+            if tag >= 0x80:
+                tag, position = _tag(message, position - 1)
+            if tag < 8:
+                raise ScanError(_NUMBER_0)
+            if tag & 7 == _BYTES:
+                size = message[position]
+                position += 1
+                if size >= 0x80:
+                    size, position = _varint(message, position - 1)
+                start, position = position, position + size
+                if position > end:
+                    raise ScanError(_cut(size, end - start))
+                if tag == 0x0A:
+                    name = message[start:position].decode()
+                elif tag == 0x12:
+                    version = message[start:position].decode()
+                elif tag == 0x1A:
+                    request_id = message[start:position].decode()
+                elif tag == 0x22:
+                    key, value = _map_entry(message[start:position])
+                    parameters[key] = value
+            else:
+                position = _skip(message, position, tag)
+    except IndexError:
+        raise ScanError(f"the message ends within a field, after {end} bytes") from None
+    except UnicodeDecodeError as error:
+        raise ScanError(f"a text field is no UTF-8: {error.reason}") from None
+    return Head(model_name=name, model_version=version, id=request_id, parameters=parameters)
+
+
+def rewrite(
+    message: bytes,
+    *,
+    model_name: str | None = None,
+    model_version: str | None = None,
+    parameters: Mapping[str, ParameterValue] | None = None,
+) -> bytes:
+    """Change the head of a ModelInferRequest or ModelInferResponse; its tensors are copied as they are.
+
+    Args:
+        message: The serialized message.
+        model_name: The new name; None keeps it.
+        model_version: The new version; None keeps it.
+        parameters: Set in addition to those there.
+
+    Raises:
+        ScanError: It is cut short or no protobuf.
+    """
+    replaced = {1: model_name, 2: model_version}
+    parts: list[bytes | memoryview] = []
+    for number, text in replaced.items():
+        if text:
+            parts.append(_text_field(number, text))
+    dropped = {number for number, text in replaced.items() if text is not None}
+    view = memoryview(message)
+    kept_from = 0
+    for number, start, _, end in _fields(message):
+        if number in dropped:
+            if start > kept_from:
+                parts.append(view[kept_from:start])
+            kept_from = end
+    parts.append(view[kept_from:])
+    parts += [encode_parameter(4, key, value) for key, value in (parameters or {}).items()]
+    return b"".join(parts)
+
+
+def raw_contents(message: bytes, *, response: bool = False) -> list[memoryview]:
+    """Return the raw tensors of a message as views of its bytes.
+
+    Args:
+        message: The serialized message.
+        response: It is a ModelInferResponse.
+
+    Raises:
+        ScanError: It is cut short or no protobuf.
+    """
+    wanted = _RAW_RESPONSE if response else _RAW_REQUEST
+    view = memoryview(message)
+    return [view[start:end] for number, _, start, end in _fields(message) if number == wanted]
+
+
+def encode_parameter(number: int, key: str, value: ParameterValue) -> bytes:
+    """Serialize one entry of a map from text to InferParameter.
+
+    Args:
+        number: The map's field number.
+        key: The parameter's name.
+        value: Stored as the choice of its type.
+
+    Raises:
+        ScanError: An integer beyond 64 bits.
+    """
+    if value is None:
+        choice = b""
+    elif isinstance(value, bool):
+        choice = b"\x08\x01" if value else b"\x08\x00"
+    elif isinstance(value, int):
+        if -(1 << 63) <= value < 1 << 63:
+            choice = b"\x10" + varint(value & (1 << 64) - 1)
+        elif 0 <= value < 1 << 64:
+            choice = b"\x28" + varint(value)
+        else:
+            raise ScanError(f"parameter {key!r} is {value}: it must fit in 64 bits")
+    elif isinstance(value, str):
+        choice = _text_field(3, value)
+    else:
+        choice = b"\x21" + struct.pack("<d", value)
+    entry = _text_field(1, key) + b"\x12" + varint(len(choice)) + choice
+    return varint(number << 3 | _BYTES) + varint(len(entry)) + entry
+
+
+def varint(value: int) -> bytes:
+    """Serialize a number of 0 to 2**64 - 1."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _text_field(number: int, text: str) -> bytes:
+    data = text.encode()
+    return varint(number << 3 | _BYTES) + varint(len(data)) + data
+
+
+def _fields(message: bytes) -> list[tuple[int, int, int, int]]:
+    """Return each field's number with the offsets of its tag, its value, and its end.
+
+    A field that is not length-delimited gets the number 0, as none of those is read here.
+    """
+    found: list[tuple[int, int, int, int]] = []
+    position, end = 0, len(message)
+    try:
+        while position < end:
+            begin = position
+            tag, position = _tag(message, position)
+            if tag & 7 == _BYTES:
+                size, start = _varint(message, position)
+                position = start + size
+                if position > end:
+                    raise ScanError(_cut(size, end - start))
+                found.append((tag >> 3, begin, start, position))
+            else:
+                position = _skip(message, position, tag)
+                found.append((0, begin, position, position))
+    except IndexError:
+        raise ScanError(f"the message ends within a field, after {end} bytes") from None
+    return found
+
+
+def _map_entry(entry: bytes) -> tuple[str, ParameterValue]:
+    key = ""
+    value: ParameterValue = None
+    for number, _, start, end in _fields(entry):
+        if number == 1:
+            key = entry[start:end].decode()
+        elif number == 2:
+            # A message given twice is merged: the later choice wins, and none leaves the earlier.
+            value = _choice(entry[start:end], value)
+    return key, value
+
+
+def _choice(data: bytes, value: ParameterValue) -> ParameterValue:
+    position, end = 0, len(data)
+    while position < end:
+        tag, position = _tag(data, position)
+        kind = tag & 7
+        if kind == _VARINT:
+            number, position = _varint(data, position)
+            if tag == 0x08:
+                value = number != 0
+            elif tag == 0x10:
+                value = number - (1 << 64) if number >> 63 else number
+            elif tag == 0x28:
+                value = number
+        elif kind == _BYTES:
+            size, start = _varint(data, position)
+            position = start + size
+            if position > end:
+                raise ScanError(_cut(size, end - start))
+            if tag == 0x1A:
+                value = data[start:position].decode()
+        else:
+            start, position = position, _skip(data, position, tag)
+            if tag == 0x21:
+                value = float(struct.unpack_from("<d", data, start)[0])
+    return value
+
+
+def _tag(data: bytes, position: int) -> tuple[int, int]:
+    tag, position = _varint(data, position)
+    if tag < 8:
+        raise ScanError(_NUMBER_0)
+    if tag >> 32:
+        raise ScanError(f"a field has the number {tag >> 3}: 1 to {(1 << 29) - 1} are allowed")
+    return tag, position
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    value = data[position]
+    position += 1
+    if value < 0x80:
+        return value, position
+    value &= 0x7F
+    for shift in range(7, 70, 7):
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & (1 << 64) - 1, position
+    raise ScanError("a number is longer than 10 bytes")
+
+
+def _skip(data: bytes, position: int, tag: int, depth: int = 0) -> int:
+    """Return the offset after a field of a kind that is not read."""
+    kind = tag & 7
+    if kind == _VARINT:
+        return _varint(data, position)[1]
+    if kind == _BYTES:
+        size, position = _varint(data, position)
+        position += size
+    elif kind == _FIXED64:
+        position += 8
+    elif kind == _FIXED32:
+        position += 4
+    elif kind == _GROUP:
+        if depth >= _MAX_DEPTH:
+            raise ScanError(f"groups are nested deeper than {_MAX_DEPTH}")
+        while True:
+            inner, position = _tag(data, position)
+            if inner & 7 == _GROUP_END:
+                if inner >> 3 != tag >> 3:
+                    raise ScanError(f"group {tag >> 3} is closed as {inner >> 3}")
+                return position
+            position = _skip(data, position, inner, depth + 1)
+    else:
+        raise ScanError(f"a field has the wire type {kind}")
+    if position > len(data):
+        raise ScanError(f"the message ends within a field, after {len(data)} bytes")
+    return position
+
+
+def _cut(size: int, left: int) -> str:
+    return f"a field announces {size} bytes, {left} are left"
