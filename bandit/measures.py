@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from anabranch.bandit.paired import BINARY_DIFFERENCES
-from anabranch.bandit.scales import BinaryScale, GridScale, LogScale
+from anabranch.bandit.scales import BINARY, LATENCY_SCALE, BinaryScale, GridScale, LogScale
 from anabranch.bandit.spec import COMPUTE, LATENCY, Experiment, Metric
 
 Scale = BinaryScale | GridScale | LogScale
 
-LATENCY_SCALE = LogScale()
-"""Durations in ms: buckets of 1 % from 10 µs to 100 s, and +inf for what was never answered."""
-
-BINARY_SCALE = BinaryScale()
+BINARY_SCALE = BINARY
 DIFFERENCE_SCALE = BINARY_DIFFERENCES
 _GRID_BINS = 101
 
@@ -34,3 +31,6 @@ def feedback_scales(experiment: Experiment) -> dict[str, BinaryScale | GridScale
             assert not isinstance(scale, LogScale)
             scales[metric.source.removeprefix("feedback.")] = scale
     return scales
+
+
+__all__ = ["BINARY_SCALE", "DIFFERENCE_SCALE", "LATENCY_SCALE", "Scale", "feedback_scales", "scale_of"]

@@ -125,7 +125,11 @@ class Algorithm(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BanditStep:
-    """Move traffic to the best feasible candidate, epoch by epoch, until one is proven better."""
+    """Move traffic to the best feasible candidate, epoch by epoch, until one is proven better.
+
+    Attributes:
+        tolerance: How far behind the best other candidate a winner may be, as a share of the objective.
+    """
 
     algorithm: Algorithm
     max_weight: float
@@ -133,6 +137,7 @@ class BanditStep:
     update_period_s: float
     min_duration_s: float
     max_duration_s: float
+    tolerance: float = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from anabranch.bandit.betting import ContrastState, MeanState
 from anabranch.bandit.evidence import Histogram
 from anabranch.bandit.lifecycle import Phase
+from anabranch.bandit.paired import PairedState
 from anabranch.bandit.verdicts import Verdict
 
 
@@ -38,11 +40,22 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetricTests:
+    """The running tests of one metric of one candidate, for and against it; None where a kind is not used."""
+
+    split_for: ContrastState | None = None
+    split_against: ContrastState | None = None
+    paired_for: PairedState | None = None
+    paired_against: PairedState | None = None
+    mean_for: MeanState | None = None
+    mean_against: MeanState | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentState:
     """Where an experiment stands.
 
     Attributes:
-        version: Counts the saves.
         decisions: How many decisions were taken.
         step: Index into the spec's steps.
         part: Index into the weights of a promote step.
@@ -50,8 +63,8 @@ class ExperimentState:
         weights: Share of every arm by name.
         mirror: Share of the requests that is copied to the live candidates.
         live: Candidates still in the experiment, in the spec's order.
-        tests: Running statistical tests by metric and candidate.
-        verdicts: By metric and candidate, `metric/variant`.
+        tests: The running tests, by `metric/variant`.
+        verdicts: The last verdicts, by `metric/variant`.
         cursor: Last delta folded in.
         allocated_s: When a bandit step last moved the weights.
     """
@@ -71,6 +84,7 @@ class ExperimentState:
     removed: tuple[Removal, ...] = ()
     winner: str | None = None
     totals: Mapping[str, Totals] = field(default_factory=dict)
+    tests: Mapping[str, MetricTests] = field(default_factory=dict)
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     cursor: int = 0
     allocated_s: float = 0.0

@@ -102,10 +102,11 @@ class BanditDocument(_Strict):
 
     algorithm: spec.Algorithm = spec.Algorithm.THOMPSON
     max_weight: Percent = Field(default=50, alias="maxWeight")
-    min_prob: float = Field(default=0.02, alias="minProb", ge=0, le=0.5)
+    min_prob: float = Field(default=0.02, alias="minProb", gt=0, le=0.5)
     update_period: Duration = Field(default=60.0, alias="updatePeriod")
     min_duration: Duration = Field(default=0.0, alias="minDuration")
     max_duration: Duration = Field(alias="maxDuration")
+    tolerance: Percent = 5
 
 
 class PromoteDocument(_Strict):
@@ -309,6 +310,16 @@ def _step_problems(body: SpecDocument) -> list[str]:
             )
         if step.bandit is not None and not objectives:
             problems.append(f"{at}.bandit: needs a metric with role: objective to choose by")
+        if step.bandit is not None:
+            floors = step.bandit.min_prob * len(body.candidates) + 0.1
+            if floors > 1.0:
+                problems.append(
+                    f"{at}.bandit.minProb: {step.bandit.min_prob:g} for each of {len(body.candidates)} candidates and 0.1 for the baseline sum to {floors:g}, at most 1 is possible"
+                )
+            if step.bandit.min_prob * 100 > step.bandit.max_weight:
+                problems.append(
+                    f"{at}.bandit.minProb: {step.bandit.min_prob:g} is over maxWeight {step.bandit.max_weight:g} %"
+                )
         if step.promote is not None:
             if index != len(body.steps) - 1:
                 problems.append(f"{at}.promote: must be the last step")
@@ -363,6 +374,7 @@ def _step(step: StepDocument) -> spec.Step:
             update_period_s=step.bandit.update_period,
             min_duration_s=step.bandit.min_duration,
             max_duration_s=step.bandit.max_duration,
+            tolerance=step.bandit.tolerance / 100,
         )
     if step.promote is not None:
         return spec.PromoteStep(

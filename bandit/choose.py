@@ -1,0 +1,114 @@
+"""Who leads, who has won, and what is still open: the choice among candidates that the tests allow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from anabranch.bandit.evidence import Histogram
+from anabranch.bandit.fold import test_key
+from anabranch.bandit.judge import log_e_ratio, log_need_pass, odds, ratio_test
+from anabranch.bandit.measures import LATENCY_SCALE, scale_of
+from anabranch.bandit.quantiles import RatioClaim, quantile
+from anabranch.bandit.scales import total_of
+from anabranch.bandit.spec import BanditStep, Direction, Experiment, Metric
+from anabranch.bandit.state import ExperimentState, Totals
+from anabranch.bandit.verdicts import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Winner:
+    """A candidate that may be promoted, and why."""
+
+    variant: str
+    reason: str
+
+
+def objective_values(state: ExperimentState, metric: Metric, arm: str) -> Histogram:
+    """An arm's outcomes of the objective."""
+    return state.totals.get(arm, Totals()).metrics.get(metric.source, {})
+
+
+def open_claims(experiment: Experiment, state: ExperimentState, candidate: str) -> list[str]:
+    """Names of the guardrails and of the objective that have not passed."""
+    asked = [*experiment.guardrails, *([experiment.objective] if experiment.objective else [])]
+    return [
+        metric.name
+        for metric in asked
+        if (verdict := state.verdicts.get(test_key(metric.name, candidate))) is None
+        or verdict.outcome is not Outcome.PASS
+    ]
+
+
+def leader(experiment: Experiment, state: ExperimentState, among: Iterable[str]) -> str | None:
+    """The candidate with the best estimate of the objective; without one or without data, the first."""
+    candidates = list(among)
+    metric = experiment.objective
+    if metric is None or not candidates:
+        return candidates[0] if candidates else None
+    return min(candidates, key=lambda candidate: _cost(state, metric, candidate))
+
+
+def sound_leader(experiment: Experiment, state: ExperimentState) -> str | None:
+    """The leader of the live candidates that have passed everything they were asked."""
+    return leader(experiment, state, [c for c in state.live if not open_claims(experiment, state, c)])
+
+
+def winner(
+    experiment: Experiment, state: ExperimentState, step: BanditStep, *, is_last_call: bool
+) -> Winner | None:
+    """The candidate that ends a bandit step, if there is one.
+
+    A winner has passed every guardrail and is proven better than the baseline. Before the step's last call it
+    must also be proven no more than the step's tolerance behind every other live candidate. Each proof has the
+    error delta / candidates, so that a wrong winner has at most delta in all.
+    """
+    best = sound_leader(experiment, state)
+    metric = experiment.objective
+    if best is None or metric is None:
+        return None
+    verdict = state.verdicts[test_key(metric.name, best)]
+    rivals = [candidate for candidate in state.live if candidate != best]
+    better = f"{best} passes every guardrail and {verdict.reason}"
+    if not rivals:
+        return Winner(variant=best, reason=f"{better}; no other candidate is left")
+    need = log_need_pass(experiment)
+    behind = {rival: _log_e_no_worse(state, metric, best, rival, step.tolerance) for rival in rivals}
+    weakest = min(rivals, key=lambda rival: behind[rival])
+    if behind[weakest] >= need:
+        return Winner(
+            variant=best,
+            reason=f"{better}; and no other candidate is more than {step.tolerance:.0%} better "
+            f"(weakest evidence {odds(behind[weakest])} ≥ {odds(need)}, against {weakest})",
+        )
+    if is_last_call:
+        return Winner(
+            variant=best,
+            reason=f"{better}; it leads at the end of the step, though {weakest} is not proven to be behind",
+        )
+    return None
+
+
+def _cost(state: ExperimentState, metric: Metric, candidate: str) -> tuple[float, float]:
+    """Lower is better; the mean breaks ties between equal quantiles."""
+    values = objective_values(state, metric, candidate)
+    if not values:
+        return math.inf, math.inf
+    scale = scale_of(metric)
+    total = total_of(values)
+    mean = sum(min(scale.value_of(index), 1e12) * count for index, count in values.items()) / total
+    if metric.is_latency:
+        tau = metric.statistic.quantile
+        assert tau is not None
+        at = quantile(LATENCY_SCALE, values, tau)
+        return (math.inf if at is None else at), mean
+    return (mean if metric.direction is Direction.MIN else -mean), 0.0
+
+
+def _log_e_no_worse(state: ExperimentState, metric: Metric, best: str, rival: str, tolerance: float) -> float:
+    """Log evidence that the best is at most the tolerance behind a rival."""
+    if not metric.is_latency:
+        return 0.0
+    test = ratio_test(metric, RatioClaim.BELOW, 1.0 + tolerance)
+    return log_e_ratio(test, objective_values(state, metric, best), objective_values(state, metric, rival))

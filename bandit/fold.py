@@ -1,0 +1,237 @@
+"""Fold evidence into an experiment's state: totals for what is shown, and the running tests for what is decided.
+
+Pure and incremental: a tick costs what is new, however old the experiment is. The bets and predictions of one
+fold are constant and come from earlier folds, so the order of the outcomes inside it does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+from anabranch.bandit.betting import Claim, ContrastTest, EpochCell, MeanTest, Side
+from anabranch.bandit.evidence import Cell, Evidence, Histogram, add_histograms
+from anabranch.bandit.measures import BINARY_SCALE, LATENCY_SCALE, scale_of
+from anabranch.bandit.paired import PairedTest
+from anabranch.bandit.quantiles import quantile, threshold_counts
+from anabranch.bandit.scales import BoundedScale, LogScale, flipped
+from anabranch.bandit.spec import TOP1_AGREEMENT, Direction, Experiment, Metric, Role
+from anabranch.bandit.state import ExperimentState, MetricTests, Totals
+
+FOR = True
+AGAINST = False
+
+MIN_BASELINE_OUTCOMES = 50
+"""Outcomes of the baseline before its quantile is a threshold worth comparing at."""
+
+_View = Callable[[Histogram], Histogram]
+
+
+def fold(experiment: Experiment, state: ExperimentState, evidence: Evidence) -> ExperimentState:
+    """The state with the evidence added to totals and tests."""
+    if evidence.is_empty:
+        return state
+    tests = dict(state.tests)
+    for metric in experiment.metrics:
+        for candidate in state.live:
+            key = test_key(metric.name, candidate)
+            tests[key] = _advance(experiment, metric, candidate, state, evidence)
+    totals = {arm: _add(state.totals.get(arm, Totals()), arm, evidence) for arm in experiment.arms}
+    return replace(state, totals=totals, tests=tests, cursor=max(state.cursor, evidence.last))
+
+
+def test_key(metric: str, candidate: str) -> str:
+    """The key of a metric's tests and verdict of one candidate."""
+    return f"{metric}/{candidate}"
+
+
+def is_compared(metric: Metric) -> bool:
+    """Whether the metric is judged against the baseline's, not against a fixed limit."""
+    return metric.role is Role.OBJECTIVE or metric.non_inferiority_margin is not None
+
+
+def is_limited(metric: Metric) -> bool:
+    """Whether the metric is judged against a fixed limit."""
+    return metric.minimum is not None or metric.maximum is not None
+
+
+def contrast_test(metric: Metric, *, direction: bool) -> ContrastTest:
+    """The test on the split for (or against) a metric that is compared with the baseline's."""
+    scale = BINARY_SCALE if metric.is_latency else _bounded(metric)
+    margin = metric.non_inferiority_margin or 0.0
+    return ContrastTest(claim=_claim(metric, direction), scale=scale, margin=margin)
+
+
+def paired_test(metric: Metric, *, direction: bool) -> PairedTest:
+    """The test on mirrored pairs for (or against) a metric that is compared with the baseline's."""
+    return PairedTest(claim=_claim(metric, direction), margin=metric.non_inferiority_margin or 0.0)
+
+
+def mean_test(metric: Metric, *, direction: bool) -> MeanTest:
+    """The test for (or against) a metric with a fixed limit, on what `limited_values` counts."""
+    side = Side.ABOVE if direction else Side.BELOW
+    return MeanTest(side=side, threshold=limit_threshold(metric), scale=_limited_scale(metric))
+
+
+def limited_values(metric: Metric, totals: Mapping[str, Histogram]) -> Histogram:
+    """A metric's outcomes as values whose mean must be at least the threshold: higher is better.
+
+    A latency limit becomes the share of requests within it. The limit is rounded down to a border of the
+    scale, where counts are exact.
+    """
+    values = totals.get(metric.source, {})
+    if metric.is_latency:
+        assert metric.maximum is not None
+        last = LATENCY_SCALE.bin_of(metric.maximum)
+        if LATENCY_SCALE.borders[last] > metric.maximum:
+            last -= 1
+        within = sum(count for index, count in values.items() if index <= last)
+        return {0: sum(values.values()) - within, 1: within}
+    return higher_is_better(metric, values)
+
+
+def limit_threshold(metric: Metric) -> float:
+    """What the mean of `limited_values` must be above."""
+    if metric.is_latency:
+        quantile = metric.statistic.quantile
+        assert quantile is not None
+        return quantile
+    if metric.minimum is not None:
+        return metric.minimum
+    assert metric.maximum is not None
+    return metric.low + metric.high - metric.maximum
+
+
+def _limited_scale(metric: Metric) -> BoundedScale:
+    return BINARY_SCALE if metric.is_latency else _bounded(metric)
+
+
+def _bounded(metric: Metric) -> BoundedScale:
+    scale = scale_of(metric)
+    assert not isinstance(scale, LogScale)
+    return scale
+
+
+def higher_is_better(metric: Metric, values: Histogram) -> Histogram:
+    """The outcomes of a bounded metric, flipped once where lower is better."""
+    lower_is_better = metric.maximum is not None or (
+        metric.minimum is None and metric.direction is Direction.MIN
+    )
+    return flipped(_bounded(metric), values) if lower_is_better else values
+
+
+def _claim(metric: Metric, direction: bool) -> Claim:
+    if direction is AGAINST:
+        return Claim.HARM
+    return Claim.NON_INFERIORITY if metric.non_inferiority_margin is not None else Claim.SUPERIORITY
+
+
+def _advance(
+    experiment: Experiment, metric: Metric, candidate: str, state: ExperimentState, evidence: Evidence
+) -> MetricTests:
+    tests = state.tests.get(test_key(metric.name, candidate), MetricTests())
+    if is_limited(metric):
+        new = _new_limited(metric, candidate, evidence)
+        for_, against = mean_test(metric, direction=FOR), mean_test(metric, direction=AGAINST)
+        return replace(
+            tests,
+            mean_for=for_.advance(tests.mean_for or for_.start(), new),
+            mean_against=against.advance(tests.mean_against or against.start(), new),
+        )
+    if not is_compared(metric):
+        return tests
+    view = _view(experiment, metric, state)
+    if view is None:
+        return tests
+    split_for, split_against = contrast_test(metric, direction=FOR), contrast_test(metric, direction=AGAINST)
+    paired_for, paired_against = paired_test(metric, direction=FOR), paired_test(metric, direction=AGAINST)
+    cells = _contrast_cells(experiment, metric, candidate, evidence, view)
+    pairs = add_histograms(
+        pair.metrics.get(metric.source, {}) for pair in evidence.pairs if pair.variant == candidate
+    )
+    return replace(
+        tests,
+        split_for=split_for.advance(tests.split_for or split_for.start(), cells),
+        split_against=split_against.advance(tests.split_against or split_against.start(), cells),
+        paired_for=paired_for.advance(tests.paired_for or paired_for.start(), pairs),
+        paired_against=paired_against.advance(tests.paired_against or paired_against.start(), pairs),
+    )
+
+
+def _new_limited(metric: Metric, candidate: str, evidence: Evidence) -> Histogram:
+    cells = evidence.pairs if metric.source == TOP1_AGREEMENT else evidence.cells
+    return add_histograms(limited_values(metric, cell.metrics) for cell in cells if cell.variant == candidate)
+
+
+def _view(experiment: Experiment, metric: Metric, state: ExperimentState) -> _View | None:
+    """How a compared metric's outcomes are read, higher is better; None when it cannot be said yet.
+
+    A latency quantile is compared at the baseline's own quantile, taken from the folds before this one: the
+    share of requests within it is a mean, so that the test stays valid under drift and changing weights.
+    """
+    if not metric.is_latency:
+        return partial(higher_is_better, metric)
+    tau = metric.statistic.quantile
+    assert tau is not None
+    seen = state.totals.get(experiment.baseline, Totals()).metrics.get(metric.source, {})
+    if sum(seen.values()) < MIN_BASELINE_OUTCOMES:
+        return None
+    at = quantile(LATENCY_SCALE, seen, tau)
+    assert at is not None
+    border = min(LATENCY_SCALE.bin_of(at), LATENCY_SCALE.bins - 2)
+    return partial(_within, border)
+
+
+def _within(border: int, values: Histogram) -> Histogram:
+    return threshold_counts(LATENCY_SCALE, values, border)
+
+
+def _contrast_cells(
+    experiment: Experiment, metric: Metric, candidate: str, evidence: Evidence, view: _View
+) -> list[EpochCell]:
+    found: list[EpochCell] = []
+    for epoch, weights in sorted(evidence.weights.items()):
+        pi_v, pi_c = weights.get(candidate, 0.0), weights.get(experiment.baseline, 0.0)
+        if not (pi_v > 0.0 and pi_c > 0.0):
+            continue
+        values: dict[str, Histogram] = {
+            cell.variant: cell.metrics.get(metric.source, {})
+            for cell in evidence.cells
+            if cell.epoch == epoch
+        }
+        others = sum(
+            sum(histogram.values())
+            for variant, histogram in values.items()
+            if variant not in (candidate, experiment.baseline)
+        )
+        cell = EpochCell(
+            pi_v=pi_v,
+            pi_c=pi_c,
+            counts_v=view(values.get(candidate, {})),
+            counts_c=view(values.get(experiment.baseline, {})),
+            others=others,
+        )
+        if sum(cell.counts_v.values()) + sum(cell.counts_c.values()) + others:
+            found.append(cell)
+    return found
+
+
+def _add(totals: Totals, arm: str, evidence: Evidence) -> Totals:
+    cells: list[Cell] = [cell for cell in evidence.cells if cell.variant == arm]
+    pairs = [pair for pair in evidence.pairs if pair.variant == arm]
+    return Totals(
+        requests=totals.requests + sum(cell.requests for cell in cells),
+        units=totals.units + sum(cell.units for cell in cells),
+        masked=totals.masked + sum(cell.masked for cell in cells),
+        pairs=totals.pairs + sum(pair.pairs for pair in pairs),
+        pairs_failed=totals.pairs_failed + sum(pair.failed for pair in pairs),
+        metrics=_sum(totals.metrics, [cell.metrics for cell in cells]),
+        paired=_sum(totals.paired, [pair.metrics for pair in pairs]),
+    )
+
+
+def _sum(old: Mapping[str, Histogram], new: list[Mapping[str, Histogram]]) -> dict[str, Histogram]:
+    parts = [old, *new]
+    sources = sorted({source for part in parts for source in part})
+    return {source: add_histograms(part.get(source, {}) for part in parts) for source in sources}

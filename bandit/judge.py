@@ -1,0 +1,241 @@
+"""Verdicts: what the tests say about every metric of every live candidate, in numbers and in words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from anabranch.bandit.evidence import Histogram
+from anabranch.bandit.fold import (
+    AGAINST,
+    FOR,
+    contrast_test,
+    is_compared,
+    is_limited,
+    mean_test,
+    test_key,
+)
+from anabranch.bandit.measures import DIFFERENCE_SCALE, LATENCY_SCALE, scale_of
+from anabranch.bandit.paired import combined_log_e
+from anabranch.bandit.quantiles import QuantileRatioTest, RatioClaim, quantile, quantile_interval
+from anabranch.bandit.scales import BoundedScale, LogScale, total_of
+from anabranch.bandit.sequences import contrast_interval, mean_interval
+from anabranch.bandit.spec import TOP1_AGREEMENT, Direction, Experiment, Metric, Role
+from anabranch.bandit.state import ExperimentState, MetricTests, Totals
+from anabranch.bandit.verdicts import Outcome, Verdict
+
+
+def judge(experiment: Experiment, state: ExperimentState, now: float) -> ExperimentState:
+    """The state with fresh verdicts on the live candidates; a verdict that was reached stays.
+
+    A PASS can still turn into a FAIL: guardrails are watched to the end.
+    """
+    verdicts = dict(state.verdicts)
+    for metric in experiment.metrics:
+        for candidate in state.live:
+            key = test_key(metric.name, candidate)
+            verdicts[key] = _latched(_verdict(experiment, metric, candidate, state), verdicts.get(key), now)
+    return replace(state, verdicts=verdicts)
+
+
+def log_need_pass(experiment: Experiment) -> float:
+    """Evidence that a promotion needs: the error is shared by the candidates, not by one candidate's claims."""
+    return math.log(len(experiment.candidates) / experiment.delta)
+
+
+def log_need_fail(experiment: Experiment) -> float:
+    """Evidence that a removal needs: the error is shared by all guardrails of all candidates."""
+    hypotheses = len(experiment.candidates) * max(1, len(experiment.guardrails))
+    return math.log(hypotheses / experiment.rollback_delta)
+
+
+def ratio_test(metric: Metric, claim: RatioClaim, ratio: float = 1.0) -> QuantileRatioTest:
+    """The count-based test of a latency objective's quantile ratio."""
+    tau = metric.statistic.quantile
+    assert tau is not None
+    return QuantileRatioTest(claim=claim, tau=tau, ratio=ratio, planned_count=1_000.0)
+
+
+def log_e_ratio(test: QuantileRatioTest, first: Histogram, second: Histogram) -> float:
+    """Log evidence for the claim about the first histogram's quantile against the second's."""
+    if not first or not second:
+        return 0.0
+    return test.log_e(test.advance(test.start(), first, second))
+
+
+def _latched(fresh: Verdict, before: Verdict | None, now: float) -> Verdict:
+    if before is None or before.decided_s is None:
+        decided = fresh.outcome in (Outcome.PASS, Outcome.FAIL)
+        return replace(fresh, decided_s=now) if decided else fresh
+    if before.outcome is Outcome.PASS and fresh.outcome is Outcome.FAIL:
+        return replace(fresh, decided_s=now)
+    if before.outcome is fresh.outcome:
+        return replace(fresh, decided_s=before.decided_s)
+    return replace(fresh, outcome=before.outcome, decided_s=before.decided_s, reason=before.reason)
+
+
+def _verdict(experiment: Experiment, metric: Metric, candidate: str, state: ExperimentState) -> Verdict:
+    tests = state.tests.get(test_key(metric.name, candidate), MetricTests())
+    need_pass, need_fail = log_need_pass(experiment), log_need_fail(experiment)
+    numbers = _numbers(experiment, metric, candidate, state, tests)
+    try:
+        log_for, log_against = _evidence(experiment, metric, candidate, state, tests)
+    except ValueError as error:
+        return replace(numbers, outcome=Outcome.ERROR, reason=f"{metric.name} cannot be judged: {error}")
+    outcome = Outcome.INCONCLUSIVE
+    if metric.role is not Role.SIGNAL:
+        if log_against >= need_fail:
+            outcome = Outcome.FAIL
+        elif log_for >= need_pass:
+            outcome = Outcome.PASS
+    verdict = replace(
+        numbers,
+        outcome=outcome,
+        log_e_pass=log_for,
+        log_e_fail=log_against,
+        log_need_pass=need_pass,
+        log_need_fail=need_fail,
+    )
+    return replace(verdict, reason=_reason(metric, verdict))
+
+
+def _evidence(
+    experiment: Experiment, metric: Metric, candidate: str, state: ExperimentState, tests: MetricTests
+) -> tuple[float, float]:
+    if is_limited(metric):
+        if tests.mean_for is None or tests.mean_against is None:
+            return 0.0, 0.0
+        return (
+            mean_test(metric, direction=FOR).log_e(tests.mean_for),
+            mean_test(metric, direction=AGAINST).log_e(tests.mean_against),
+        )
+    if not is_compared(metric) or tests.split_for is None or tests.split_against is None:
+        return 0.0, 0.0
+    if metric.is_latency:
+        # Both must hold: the split's test trusts only the coin, the count test speaks of the quantile itself.
+        mine, base = _values(state, candidate, metric), _values(state, experiment.baseline, metric)
+        return (
+            min(
+                contrast_test(metric, direction=FOR).log_e(tests.split_for),
+                log_e_ratio(ratio_test(metric, RatioClaim.BELOW), mine, base),
+            ),
+            min(
+                contrast_test(metric, direction=AGAINST).log_e(tests.split_against),
+                log_e_ratio(ratio_test(metric, RatioClaim.ABOVE), mine, base),
+            ),
+        )
+    assert tests.paired_for is not None
+    assert tests.paired_against is not None
+    return (
+        combined_log_e([tests.split_for, tests.paired_for]),
+        combined_log_e([tests.split_against, tests.paired_against]),
+    )
+
+
+def _values(state: ExperimentState, arm: str, metric: Metric) -> Histogram:
+    totals = state.totals.get(arm, Totals())
+    by_source = totals.paired if metric.source == TOP1_AGREEMENT else totals.metrics
+    return by_source.get(metric.source, {})
+
+
+def _numbers(
+    experiment: Experiment, metric: Metric, candidate: str, state: ExperimentState, tests: MetricTests
+) -> Verdict:
+    """The estimate, its confidence sequence and the sample size; no conclusion."""
+    verdict = Verdict(
+        metric=metric.name, variant=candidate, outcome=Outcome.INCONCLUSIVE, limit=limit_text(metric)
+    )
+    alpha = experiment.delta / len(experiment.candidates)
+    if is_compared(metric) and not metric.is_latency:
+        return _with_difference(verdict, metric, candidate, state, tests, alpha)
+    values, base = _values(state, candidate, metric), _values(state, experiment.baseline, metric)
+    if not values:
+        return verdict
+    if metric.is_latency:
+        tau = metric.statistic.quantile or 0.5
+        low, high = quantile_interval(LATENCY_SCALE, values, tau, alpha=alpha, planned_count=1_000.0)
+        estimate = quantile(LATENCY_SCALE, values, tau)
+        other = quantile(LATENCY_SCALE, base, tau) if base else None
+    else:
+        scale = scale_of(metric)
+        assert not isinstance(scale, LogScale)
+        low, high = mean_interval(scale, values, alpha=alpha)
+        estimate = _mean(scale, values)
+        other = _mean(scale, base) if base else None
+    return replace(verdict, samples=total_of(values), estimate=estimate, low=low, high=high, baseline=other)
+
+
+def _with_difference(
+    verdict: Verdict, metric: Metric, candidate: str, state: ExperimentState, tests: MetricTests, alpha: float
+) -> Verdict:
+    """Candidate minus baseline: from mirrored pairs where there are any, else from the split."""
+    pairs = state.totals.get(candidate, Totals()).paired.get(metric.source, {})
+    if pairs:
+        low, high = mean_interval(DIFFERENCE_SCALE, pairs, alpha=alpha)
+        return replace(
+            verdict, samples=total_of(pairs), estimate=_mean(DIFFERENCE_SCALE, pairs), low=low, high=high
+        )
+    if tests.split_for is None:
+        return verdict
+    test = contrast_test(metric, direction=FOR)
+    estimate = test.estimate(tests.split_for)
+    if estimate is None:
+        return verdict
+    low, high = contrast_interval(test, tests.split_for, alpha=alpha)
+    if metric.direction is Direction.MIN:
+        estimate, low, high = -estimate, -high, -low
+    return replace(verdict, samples=tests.split_for.count, estimate=estimate, low=low, high=high)
+
+
+def _mean(scale: BoundedScale, values: Histogram) -> float:
+    return sum(scale.value_of(index) * count for index, count in values.items()) / total_of(values)
+
+
+def limit_text(metric: Metric) -> str:
+    """What a metric is held against, as people write it."""
+    if metric.non_inferiority_margin is not None:
+        return f"at most {number(metric, metric.non_inferiority_margin)} worse than the baseline"
+    if metric.minimum is not None:
+        return f"at least {number(metric, metric.minimum)}"
+    if metric.maximum is not None:
+        what = f"{metric.statistic} " if metric.is_latency else ""
+        return f"{what}at most {number(metric, metric.maximum)}"
+    return "better than the baseline" if metric.role is Role.OBJECTIVE else ""
+
+
+def number(metric: Metric, value: float | None) -> str:
+    """A value of a metric in its unit: milliseconds, per cent for shares, plain otherwise."""
+    if value is None:
+        return "no data"
+    if metric.is_latency:
+        return "no answer" if math.isinf(value) else f"{value:.3g} ms"
+    return f"{value:.4g}" if metric.is_graded else f"{100 * value:.2f} %"
+
+
+def odds(log_evidence: float) -> str:
+    """Evidence as a number people can compare, from its logarithm."""
+    return f"{math.exp(log_evidence):,.3g}" if log_evidence < 13.8 else "over 1,000,000"
+
+
+def _reason(metric: Metric, verdict: Verdict) -> str:
+    value = f"{metric.name} {number(metric, verdict.estimate)}"
+    if is_compared(metric) and not metric.is_latency:
+        value = f"{metric.name} differs by {number(metric, verdict.estimate)}"
+    if verdict.low is not None and verdict.high is not None:
+        value += f" [{number(metric, verdict.low)}, {number(metric, verdict.high)}]"
+    if metric.role is Role.OBJECTIVE and verdict.baseline is not None:
+        value += f", baseline {number(metric, verdict.baseline)}"
+    samples = f"n = {verdict.samples:,}"
+    if verdict.outcome is Outcome.PASS:
+        needed = f"evidence for {odds(verdict.log_e_pass)} ≥ {odds(verdict.log_need_pass)}"
+        return f"{value} holds ({verdict.limit}; {needed}, {samples})"
+    if verdict.outcome is Outcome.FAIL:
+        needed = f"evidence against {odds(verdict.log_e_fail)} ≥ {odds(verdict.log_need_fail)}"
+        return f"{value} fails ({verdict.limit}; {needed}, {samples})"
+    if metric.role is Role.SIGNAL:
+        return f"{value} ({samples})"
+    return (
+        f"{value} is open ({verdict.limit}; evidence for {odds(verdict.log_e_pass)} of "
+        f"{odds(verdict.log_need_pass)}, against {odds(verdict.log_e_fail)} of "
+        f"{odds(verdict.log_need_fail)}, {samples})"
+    )
