@@ -19,11 +19,11 @@ Source:
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
 
 import numpy as np
 
 from anabranch.bandit import wealth
+from anabranch.bandit.moments import NO_MOMENTS, ArmMoments
 from anabranch.bandit.scales import BINARY, BoundedScale, FloatArray, Histogram, unit_arrays
 
 
@@ -62,26 +62,6 @@ class EpochCell:
             )
         if self.others < 0:
             raise ValueError(f"others is {self.others}: a count is never negative")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArmMoments:
-    """Running sums of one arm's rescaled outcomes in [0, 1]; what the next segment's predictions are made of."""
-
-    count: int = 0
-    total: float = 0.0
-    squares: float = 0.0
-
-    def plus(self, values: FloatArray, counts: FloatArray) -> "ArmMoments":
-        """The sums with a segment's outcomes added."""
-        return ArmMoments(
-            count=self.count + int(counts.sum()),
-            total=self.total + float(values @ counts),
-            squares=self.squares + float((values * values) @ counts),
-        )
-
-
-NO_MOMENTS: Final = ArmMoments()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,12 +221,8 @@ class ContrastTest:
         m0 = _inside((prior * prior_count + state.baseline.total) / (prior_count + state.baseline.count))
         # The variant's mean is pulled towards the baseline's: a canary sees few requests.
         m1 = _inside((m0 * 20.0 + state.variant.total) / (20.0 + state.variant.count))
-        both = ArmMoments(
-            count=state.baseline.count + state.variant.count,
-            total=state.baseline.total + state.variant.total,
-            squares=state.baseline.squares + state.variant.squares,
-        )
-        return _Prediction(m1=m1, m0=m0, spread=_spread(both))
+        both = state.baseline.joined(state.variant)
+        return _Prediction(m1=m1, m0=m0, spread=both.spread)
 
     def _stakes(self, prediction: "_Prediction", cell: EpochCell) -> FloatArray:
         margin, sign = self._unit_margin, self._sign
@@ -372,7 +348,7 @@ class MeanTest:
         sign, threshold = self._sign, self._unit_threshold
         worst = threshold if self.side is Side.ABOVE else 1.0 - threshold
         mean = _inside(self._unit_planned)
-        planned = [(sign * (v - threshold), p) for v, p in wealth.two_point(mean, _spread(state.seen))]
+        planned = [(sign * (v - threshold), p) for v, p in wealth.two_point(mean, state.seen.spread)]
         bets = wealth.stakes(wealth.growth_optimal(planned, worst), worst)
         growth = wealth.log_growth(bets, sign * (values - threshold), counts)
         return MeanState(
@@ -393,16 +369,3 @@ class MeanTest:
 
 def _inside(mean: float) -> float:
     return min(max(mean, 1e-6), 1.0 - 1e-6)
-
-
-def _spread(seen: ArmMoments) -> float:
-    """Variance as a share of the Bernoulli variance of the same mean, in [0.001, 1]; 1 without data."""
-    if not seen.count:
-        return 1.0
-    mean = seen.total / seen.count
-    bernoulli = mean * (1.0 - mean)
-    if bernoulli <= 0.0:
-        return 1.0
-    # Two pseudo-observations of a Bernoulli metric keep the first estimates away from 0.
-    ratio = max(seen.squares / seen.count - mean * mean, 0.0) / bernoulli
-    return min(max((ratio * seen.count + 2.0) / (seen.count + 2.0), 1e-3), 1.0)

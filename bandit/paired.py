@@ -15,7 +15,8 @@ from typing import Final
 import numpy as np
 
 from anabranch.bandit import wealth
-from anabranch.bandit.betting import NO_MOMENTS, ArmMoments, Claim, ContrastState
+from anabranch.bandit.betting import Claim, ContrastState
+from anabranch.bandit.moments import NO_MOMENTS, ArmMoments
 from anabranch.bandit.scales import FloatArray, GridScale, Histogram, unit_arrays
 
 # Differences of two binary outcomes: bins 0, 1, 2 are -1, 0, +1.

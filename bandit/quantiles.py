@@ -118,7 +118,8 @@ class QuantileRatioTest:
         tau: which quantile, in (0, 1).
         ratio: above 0; rounded to a power of gamma against the claim (see `tested_ratio`).
         scale: of the metric.
-        planned_count: outcomes per arm at which the test is tuned; fixed before the data.
+        planned_count: the variant's outcomes at which the test is tuned; fixed before the data.
+        planned_count_baseline: the baseline's; None: as many as the variant's.
         alpha: error for which it is tuned.
     """
 
@@ -127,6 +128,7 @@ class QuantileRatioTest:
     ratio: float = 1.0
     scale: LogScale = LATENCY_SCALE
     planned_count: float = 5_000.0
+    planned_count_baseline: float | None = None
     alpha: float = 0.05
 
     def __post_init__(self) -> None:
@@ -134,9 +136,14 @@ class QuantileRatioTest:
         _check_tau(self.tau)
         if not 0.0 < self.ratio < math.inf:
             raise ValueError(f"ratio {self.ratio} must be positive and finite: 1.05 tolerates 5 % more")
-        if not self.planned_count > 0.0:
-            raise ValueError(f"planned count {self.planned_count} must be positive")
-        beta_prior_size(self.planned_count, self.alpha, Sides.ONE)
+        for planned in (self.planned_count, self._planned_baseline):
+            if not planned > 0.0:
+                raise ValueError(f"planned count {planned} must be positive")
+            beta_prior_size(planned, self.alpha, Sides.ONE)
+
+    @property
+    def _planned_baseline(self) -> float:
+        return self.planned_count if self.planned_count_baseline is None else self.planned_count_baseline
 
     @property
     def _shift(self) -> int:
@@ -166,11 +173,11 @@ class QuantileRatioTest:
 
     def log_e(self, state: QuantileState) -> float:
         """Log evidence for the claim; decided at error alpha when it reaches ln(1/alpha)."""
+        variant = _Side(counts=dict(state.variant), planned_count=self.planned_count)
+        baseline = _Side(counts=dict(state.baseline), planned_count=self._planned_baseline)
         if self.claim is RatioClaim.BELOW:
-            faster, slower, shift = state.variant, state.baseline, self._shift
-        else:
-            faster, slower, shift = state.baseline, state.variant, -self._shift
-        return self._log_faster(dict(faster), dict(slower), shift)
+            return self._log_faster(variant, baseline, self._shift)
+        return self._log_faster(baseline, variant, -self._shift)
 
     def estimate(self, state: QuantileState) -> float | None:
         """The ratio of the empirical quantiles; None without data in both arms or when the baseline's is infinite."""
@@ -180,37 +187,43 @@ class QuantileRatioTest:
             return None
         return variant / baseline
 
-    def _log_faster(self, faster: Histogram, slower: Histogram, shift: int) -> float:
-        """Log evidence that the first quantile is below the second times gamma^shift."""
-        size = beta_prior_size(self.planned_count, self.alpha, Sides.ONE)
-        below_fast = np.concatenate(([0], counts_at_or_below(self.scale, faster)))
-        below_slow = np.concatenate((counts_at_or_below(self.scale, slower), [total_of(slower)]))
+    def _log_faster(self, faster: "_Side", slower: "_Side", shift: int) -> float:
+        """Log evidence that the first quantile is below the second times gamma^shift.
+
+        The sum of log_above(faster) and log_below(slower) has its minimum over buckets to be found. The first term
+        never falls from bucket to bucket and the second never rises, so the two ends of a stretch of buckets bound what
+        is inside: only stretches that may hold the minimum are refined.
+        """
+        below_fast = np.concatenate(([0], counts_at_or_below(self.scale, faster.counts)))
+        below_slow = np.concatenate(
+            (counts_at_or_below(self.scale, slower.counts), [total_of(slower.counts)])
+        )
         # Bucket k of the slower arm is (border k-1, border k]; times gamma^shift it begins at border k-1+shift.
         begin = np.clip(np.arange(self.scale.bins) + shift, 0, self.scale.bins - 1)
         begin[0] = 0  # the lowest bucket begins at 0, and so does its multiple
-        pairs = np.unique(np.stack((below_fast[begin], below_slow)), axis=1)
-        return _least_sum(pairs, total_of(faster), total_of(slower), self.tau, size)
+        fast, slow = np.unique(np.stack((below_fast[begin], below_slow)), axis=1)
+        size_fast = beta_prior_size(faster.planned_count, self.alpha, Sides.ONE)
+        size_slow = beta_prior_size(slower.planned_count, self.alpha, Sides.ONE)
+        points = np.unique(np.linspace(0, fast.size - 1, min(fast.size, 17)).astype(np.int64))[None, :]
+        best = math.inf
+        while True:
+            rising = log_above(fast[points], total_of(faster.counts), self.tau, size_fast)
+            falling = log_below(slow[points], total_of(slower.counts), self.tau, size_slow)
+            best = min(best, float((rising + falling).min()))
+            left, right = points[:, :-1], points[:, 1:]
+            unsettled = (right - left > 1) & (rising[:, :-1] + falling[:, 1:] < best)
+            if not unsettled.any():
+                return best
+            left, right = left[unsettled], right[unsettled]
+            points = left[:, None] + (right - left)[:, None] * np.arange(9) // 8
 
 
-def _least_sum(pairs: IntArray, total_fast: int, total_slow: int, tau: float, size: float) -> float:
-    """The least of log_above(fast) + log_below(slow) over pairs of counts that grow together.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Side:
+    """One arm in a ratio test."""
 
-    The first term grows with its count and the second falls, so both ends of a stretch bound what is inside: only
-    stretches that may hold the minimum are refined.
-    """
-    last = pairs.shape[1] - 1
-    cuts = np.unique(np.linspace(0, last, min(last + 1, 17)).astype(np.int64))
-    points, best = cuts[None, :], math.inf
-    while True:
-        rising = log_above(pairs[0, points], total_fast, tau, size)
-        falling = log_below(pairs[1, points], total_slow, tau, size)
-        best = min(best, float((rising + falling).min()))
-        begin, end = points[:, :-1], points[:, 1:]
-        open_ = (end - begin > 1) & (rising[:, :-1] + falling[:, 1:] < best)
-        if not open_.any():
-            return best
-        begin, end = begin[open_], end[open_]
-        points = begin[:, None] + (end - begin)[:, None] * np.arange(9) // 8
+    counts: Histogram
+    planned_count: float
 
 
 def threshold_counts(scale: LogScale, histogram: Histogram, border: int) -> dict[int, int]:
