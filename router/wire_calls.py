@@ -1,122 +1,43 @@
-"""The calls of the fast wire: what a handler holds while it works on a request."""
+"""What the calls of both wires share: they end once, and a handler learns when they end without it."""
 
 import logging
 import uuid
-from collections import deque
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable
 
-from anabranch.router.grpc_framing import (
-    OK_TRAILERS,
-    RESPONSE_HEADERS,
-    FramingError,
-    Headers,
-    MessageReader,
-    decode_metadata,
-    encode_metadata,
-    frame,
-    frame_prefix,
-    status_trailers,
-)
-from anabranch.router.wire import INTERNAL_ERROR_MESSAGE, Metadata, Status, UnaryHandler, WireStats
+from anabranch.router.grpc_framing import FramingError
+from anabranch.router.wire import INTERNAL_ERROR_MESSAGE, Metadata, Status, WireStats
 
 logger = logging.getLogger(__name__)
 
-# Below this size, copying a message behind its prefix costs less than queueing the two apart.
-_COPIED_BYTES: Final = 16 * 1024
 
+class ServedCall:
+    """The life of one call.
 
-class CallOwner(Protocol):
-    """The connection that a call is answered on."""
+    Args:
+        method: The full method name.
+        stats: Counts the ways in which calls end.
+    """
 
-    __slots__ = ()
+    __slots__ = ("_callbacks", "_stats", "cancelled", "deadline", "ended", "method", "tick")
 
-    stats: WireStats
-    peer: str
-    stream_limit_bytes: int
-
-    def answer(self, call: "NativeCall", headers: Headers, body: bytes, trailers: Headers) -> bool:
-        """Send a whole response."""
-
-    def answer_bare(self, call: "NativeCall", headers: Headers) -> bool:
-        """Send a response of trailers alone."""
-
-    def send_headers(self, stream_id: int, headers: Headers) -> bool:
-        """Begin a response."""
-
-    def send_message(self, stream_id: int, *parts: bytes) -> bool:
-        """Continue a response."""
-
-    def end(self, call: "NativeCall", trailers: Headers) -> bool:
-        """End a response that has begun."""
-
-    def backlog_bytes(self, stream_id: int) -> int:
-        """Return what waits on a stream."""
-
-    def congested(self) -> bool:
-        """The client leaves too much unread on the whole connection."""
-
-    def acknowledge(self, stream_id: int, size: int) -> None:
-        """Let the client send more."""
-
-    def watch_drain(self, call: "NativeStreamCall") -> None:
-        """Have `call.drained` called after each write."""
-
-
-class NativeCall:
-    """A unary call; see `anabranch.router.wire.Call`."""
-
-    __slots__ = (
-        "_callbacks",
-        "_headers",
-        "_metadata",
-        "body",
-        "cancelled",
-        "deadline",
-        "ended",
-        "half_closed",
-        "handler",
-        "held_bytes",
-        "method",
-        "owner",
-        "reader",
-        "stream_id",
-        "tick",
-    )
-
-    handler: UnaryHandler
-
-    def __init__(self, owner: CallOwner, stream_id: int, method: str, headers: Headers) -> None:
-        self.owner = owner
-        self.stream_id = stream_id
+    def __init__(self, method: str, stats: WireStats) -> None:
         self.method = method
         self.deadline: float | None = None
         self.tick = 0
+        """Where the deadline wheel keeps the call."""
         self.cancelled = False
         self.ended = False
-        self.half_closed = False
-        self.reader: MessageReader | None = None
-        self.body: bytes | None = None
-        self.held_bytes = 0
-        self._headers = headers
-        self._metadata: list[tuple[str, str | bytes]] | None = None
         self._callbacks: list[Callable[[], None]] | None = None
+        self._stats = stats
 
     @property
     def metadata(self) -> Metadata:
-        """The request's metadata.
+        """The request's metadata."""
+        raise NotImplementedError
 
-        Raises:
-            FramingError: The client sent what cannot be read; unhandled, it ends the call.
-        """
-        if self._metadata is None:
-            self._metadata = decode_metadata(self._headers)
-        return self._metadata
-
-    @property
-    def peer(self) -> str:
-        """The client's address."""
-        return self.owner.peer
+    def fail(self, status: Status, message: str, metadata: Metadata = ()) -> None:
+        """End the call with an error."""
+        raise NotImplementedError
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Call back when the call is cancelled."""
@@ -127,235 +48,56 @@ class NativeCall:
                 self._callbacks = []
             self._callbacks.append(callback)
 
-    def reply(self, message: bytes, metadata: Metadata = (), trailing: Metadata = ()) -> None:
-        """End the call with OK."""
-        if self.ended:
-            return
-        headers = [*RESPONSE_HEADERS, *encode_metadata(metadata)] if metadata else RESPONSE_HEADERS
-        trailers = [*OK_TRAILERS, *encode_metadata(trailing)] if trailing else OK_TRAILERS
-        self.ended = True
-        self._callbacks = None
-        self.owner.answer(self, headers, frame(message), trailers)
-
-    def fail(self, status: Status, message: str, metadata: Metadata = ()) -> None:
-        """End the call with an error."""
-        if self.ended:
-            return
-        trailers = status_trailers(status, message, metadata)
-        self.ended = True
-        self._callbacks = None
-        self.owner.answer_bare(self, [*RESPONSE_HEADERS, *trailers])
-
     def expire(self) -> None:
         """End the call at its deadline."""
         if not self.ended:
-            self.owner.stats.deadline_exceeded += 1
+            self._stats.deadline_exceeded += 1
             self.fail_now(Status.DEADLINE_EXCEEDED, "the call's deadline has passed")
 
     def fail_now(self, status: Status, message: str) -> None:
         """End the call without its handler, which learns it as a cancellation."""
+        if self.ended:
+            return
         callbacks, self._callbacks = self._callbacks, None
         self.fail(status, message)
-        self._cancel(callbacks)
+        self._cancel(callbacks or ())
 
     def abandon(self) -> None:
         """End the call: the client is not there any more."""
         if self.ended:
             return
         self.ended = True
-        self.owner.stats.cancelled += 1
+        self._stats.cancelled += 1
         callbacks, self._callbacks = self._callbacks, None
-        self._cancel(callbacks)
+        self._cancel(callbacks or ())
 
-    def _cancel(self, callbacks: list[Callable[[], None]] | None) -> None:
+    def _cancel(self, callbacks: Iterable[Callable[[], None]]) -> None:
         self.cancelled = True
-        for callback in callbacks or ():
+        for callback in callbacks:
             try:
                 callback()
             except Exception:
-                self.owner.stats.handler_errors += 1
+                self._stats.handler_errors += 1
                 logger.exception("a cancellation callback of %s failed", self.method)
 
     def guard(self, error: Exception) -> None:
         """Answer for a handler that raised."""
         if isinstance(error, FramingError):
-            self.owner.stats.refused += 1
+            self._stats.refused += 1
             self.fail_now(error.status, error.message)
             return
-        self.owner.stats.handler_errors += 1
-        request_id = _request_id(self._headers)
+        self._stats.handler_errors += 1
+        request_id = self._request_id()
         logger.error("the handler of %s failed, x-request-id %s", self.method, request_id, exc_info=error)
         self.fail(Status.INTERNAL, INTERNAL_ERROR_MESSAGE, (("x-request-id", request_id),))
 
-
-class NativeStreamCall(NativeCall):
-    """A streaming call; see `anabranch.router.wire.StreamCall`."""
-
-    __slots__ = (
-        "_begun",
-        "_blocked",
-        "_delivering",
-        "_half_close",
-        "_inbox",
-        "_message",
-        "_on_drain",
-        "_paused",
-        "_unacknowledged",
-    )
-
-    def __init__(self, owner: CallOwner, stream_id: int, method: str, headers: Headers) -> None:
-        super().__init__(owner, stream_id, method, headers)
-        self._begun = False
-        self._blocked = False
-        self._paused = False
-        self._delivering = False
-        self._unacknowledged = 0
-        self._inbox: deque[bytes] = deque()
-        self._message: Callable[[bytes], None] | None = None
-        self._half_close: Callable[[], None] | None = None
-        self._on_drain: Callable[[], None] | None = None
-
-    @property
-    def writable(self) -> bool:
-        """The client keeps up."""
-        return not self._blocked
-
-    def on_message(self, callback: Callable[[bytes], None]) -> None:
-        """Deliver messages."""
-        self._message = callback
-        self.deliver()
-
-    def on_half_close(self, callback: Callable[[], None]) -> None:
-        """Tell of the end of the client's messages."""
-        self._half_close = callback
-        self.deliver()
-
-    def on_drain(self, callback: Callable[[], None]) -> None:
-        """Tell when the call is writable again."""
-        self._on_drain = callback
-
-    def start(self, metadata: Metadata = ()) -> None:
-        """Send the initial metadata."""
-        if self._begun or self.ended:
-            return
-        headers = [*RESPONSE_HEADERS, *encode_metadata(metadata)]
-        self._begun = True
-        self.owner.send_headers(self.stream_id, headers)
-
-    def send(self, message: bytes) -> None:
-        """Send one message."""
-        if self.ended:
-            return
-        if not self._begun:
-            self.start()
-        owner, stream_id = self.owner, self.stream_id
-        if len(message) <= _COPIED_BYTES:
-            owner.send_message(stream_id, frame(message))
-        else:
-            owner.send_message(stream_id, frame_prefix(message), message)
-        if not self._blocked and (
-            owner.backlog_bytes(stream_id) > owner.stream_limit_bytes or owner.congested()
-        ):
-            self._blocked = True
-            owner.watch_drain(self)
-
-    def finish(self, status: Status = Status.OK, message: str = "", trailing: Metadata = ()) -> None:
-        """End the call after the messages already sent."""
-        if self.ended:
-            return
-        trailers = status_trailers(status, message, trailing)
-        self.ended = True
-        self._callbacks = None
-        if self._begun:
-            self.owner.end(self, trailers)
-        else:
-            self.owner.answer_bare(self, [*RESPONSE_HEADERS, *trailers])
-        self._release()
-
-    def reply(self, message: bytes, metadata: Metadata = (), trailing: Metadata = ()) -> None:
-        """Send one message and end the call with OK."""
-        self.start(metadata)
-        self.send(message)
-        self.finish(trailing=trailing)
-
-    def fail(self, status: Status, message: str, metadata: Metadata = ()) -> None:
-        """End the call with an error."""
-        self.finish(status, message, metadata)
-
-    def abandon(self) -> None:
-        """End the call: the client is not there any more."""
-        super().abandon()
-        self._release()
-
-    def pause(self) -> None:
-        """Take no further messages."""
-        self._paused = True
-
-    def resume(self) -> None:
-        """Take messages again."""
-        self._paused = False
-        self.deliver()
-
-    def receive(self, data: bytes, messages: list[bytes], end_stream: bool) -> None:
-        """Take what arrived."""
-        self._unacknowledged += len(data)
-        self._inbox.extend(messages)
-        self.half_closed = self.half_closed or end_stream
-        self.deliver()
-
-    def deliver(self) -> None:
-        """Give the handler what it takes, and the client the room for more."""
-        if self._delivering:
-            return
-        self._delivering = True
+    def _request_id(self) -> str:
+        """Return the client's own id of a request where it is fit for a log, else a fresh one."""
         try:
-            while self._inbox and self._message is not None and not self._paused and not self.ended:
-                self._message(self._inbox.popleft())
-            if self.half_closed and not self._inbox and self._half_close is not None and not self.ended:
-                callback, self._half_close = self._half_close, None
-                callback()
-        except Exception as error:  # noqa: BLE001  # whatever a handler raises ends its call alone
-            self.guard(error)
-        finally:
-            self._delivering = False
-        if self._unacknowledged and not self._blocked and not self._inbox:
-            size, self._unacknowledged = self._unacknowledged, 0
-            self.owner.acknowledge(self.stream_id, size)
-
-    def drained(self) -> bool:
-        """Look whether the client has caught up; called after each write.
-
-        Returns:
-            The call need not be asked again.
-        """
-        owner = self.owner
-        if self.ended:
-            return True
-        if owner.congested() or owner.backlog_bytes(self.stream_id) > owner.stream_limit_bytes // 2:
-            return False
-        self._blocked = False
-        if self._on_drain is not None:
-            try:
-                self._on_drain()
-            except Exception as error:  # noqa: BLE001  # whatever a handler raises ends its call alone
-                self.guard(error)
-        self.deliver()
-        return True
-
-    def _release(self) -> None:
-        """Drop what only a living call needs; the handler may keep the call."""
-        self._inbox.clear()
-        self._message = self._half_close = self._on_drain = None
-        if self._unacknowledged:
-            size, self._unacknowledged = self._unacknowledged, 0
-            self.owner.acknowledge(self.stream_id, size)
-
-
-def _request_id(headers: Headers) -> str:
-    """Return the client's own id of a request where it is fit for a log, else a fresh one."""
-    for name, value in headers:
-        if name == b"x-request-id":
-            text = value.decode("latin-1")
-            if 0 < len(text) <= 128 and text.isascii() and text.isprintable():
-                return text.strip(" ") or uuid.uuid4().hex
-    return uuid.uuid4().hex
+            given = [value for name, value in self.metadata if name == "x-request-id"]
+        except FramingError:
+            given = []
+        for value in given:
+            if isinstance(value, str) and 0 < len(value) <= 128 and value.isascii() and value.isprintable():
+                return value.strip(" ") or uuid.uuid4().hex
+        return uuid.uuid4().hex

@@ -1,0 +1,341 @@
+"""gRPC on one HTTP/2 connection: streams to calls, calls to handlers."""
+
+import asyncio
+from collections import deque
+from typing import Protocol
+
+from anabranch.router.grpc_framing import (
+    ACCEPT_ENCODING,
+    CONTENT_TYPE,
+    RESPONSE_HEADERS,
+    FramingError,
+    Headers,
+    MessageReader,
+    check_encoding,
+    is_grpc,
+    parse_timeout,
+    status_trailers,
+)
+from anabranch.router.http2 import Http2Connection
+from anabranch.router.wire import Limits, Status, StreamHandler, UnaryHandler, WireStats
+from anabranch.router.wire_deadlines import DeadlineWheel
+from anabranch.router.wire_flush import Flusher
+from anabranch.router.wire_ngh2_calls import NativeCall, NativeStreamCall
+
+
+class Shared(Protocol):
+    """What all connections of a wire share."""
+
+    limits: Limits
+    stats: WireStats
+    flusher: Flusher
+    wheel: DeadlineWheel
+    loop: asyncio.AbstractEventLoop
+    unary: dict[bytes, tuple[str, UnaryHandler]]
+    stream: dict[bytes, tuple[str, StreamHandler]]
+    buffered_bytes: int
+
+    def forget(self, connection: Http2Connection) -> None:
+        """A connection is gone."""
+
+
+class GrpcConnection:
+    """The calls of one connection.
+
+    Args:
+        wire: Holds what all connections share.
+        http2: The connection.
+    """
+
+    __slots__ = (
+        "_blocked",
+        "_calls",
+        "_held",
+        "_http2",
+        "_limits",
+        "_wire",
+        "peer",
+        "stats",
+        "stream_limit_bytes",
+    )
+
+    def __init__(self, wire: Shared, http2: Http2Connection) -> None:
+        self._wire = wire
+        self._http2 = http2
+        self._limits = wire.limits
+        self._calls: dict[int, NativeCall] = {}
+        self._held: deque[tuple[NativeCall, bytes]] = deque()
+        self._blocked: list[NativeStreamCall] = []
+        self.stats = wire.stats
+        self.peer = ""
+        self.stream_limit_bytes = wire.limits.write_buffer_bytes // 4
+
+    # From the connection.
+
+    def on_request(self, stream_id: int, headers: Headers, end_stream: bool) -> None:
+        """Open a call, or refuse it."""
+        wire = self._wire
+        fields = dict(headers)
+        path = fields.get(b":path", b"")
+        self.peer = self._http2.peer
+        self.stats.calls += 1
+        content_type = fields.get(b"content-type")
+        if content_type != CONTENT_TYPE and not is_grpc(content_type):
+            self._refuse_http(stream_id, b"415", end_stream)
+            return
+        if fields[b":method"] != b"POST":
+            self._refuse_http(stream_id, b"405", end_stream)
+            return
+        known = wire.unary.get(path)
+        call: NativeCall
+        if known is not None:
+            call = NativeCall(self, stream_id, known[0], headers)
+            call.handler = known[1]
+        else:
+            streaming = wire.stream.get(path)
+            if streaming is None:
+                call = NativeCall(self, stream_id, path.decode("latin-1"), headers)
+                call.half_closed = end_stream
+                self.stats.refused += 1
+                call.fail(Status.UNIMPLEMENTED, f"method {call.method} is not served here")
+                return
+            call = NativeStreamCall(self, stream_id, streaming[0], headers)
+        encoding = fields.get(b"grpc-encoding")
+        timeout = fields.get(b"grpc-timeout")
+        if encoding is not None or timeout is not None:
+            try:
+                check_encoding(encoding)
+                timeout_s = None if timeout is None else parse_timeout(timeout)
+            except FramingError as error:
+                call.half_closed = end_stream
+                self.stats.refused += 1
+                extra = [ACCEPT_ENCODING] if error.status is Status.UNIMPLEMENTED else []
+                call.ended = True
+                self.answer_bare(
+                    call, [*RESPONSE_HEADERS, *status_trailers(error.status, error.message), *extra]
+                )
+                return
+            if encoding is not None:
+                call.reader = MessageReader(self._limits.max_message_bytes, encoding)
+            if timeout_s is not None:
+                call.deadline = wire.loop.time() + timeout_s
+                call.tick = wire.wheel.add(call, call.deadline)
+        self._calls[stream_id] = call
+        if isinstance(call, NativeStreamCall):
+            call.reader = call.reader or MessageReader(self._limits.max_message_bytes, None)
+            try:
+                wire.stream[path][1](call)
+            except Exception as error:  # noqa: BLE001  # whatever a handler raises ends its call alone
+                call.guard(error)
+        if end_stream:
+            self.on_data(stream_id, b"", True)
+
+    def on_data(self, stream_id: int, data: bytes, end_stream: bool) -> None:
+        """Take a call's bytes."""
+        call = self._calls.get(stream_id)
+        if call is None:
+            # The call was answered before its request was complete.
+            if data:
+                self._http2.acknowledge(stream_id, len(data))
+            return
+        if isinstance(call, NativeStreamCall):
+            self._on_stream_data(call, data, end_stream)
+            return
+        size = len(data)
+        if size:
+            self._http2.acknowledge(stream_id, size)
+        if end_stream:
+            call.half_closed = True
+            if (
+                call.reader is None
+                and size >= 5
+                and data[0] == 0
+                and int.from_bytes(data[1:5], "big") == size - 5
+                and size - 5 <= self._limits.max_message_bytes
+            ):
+                self._serve(call, data[5:])
+                return
+        self._on_unary_data(call, data, end_stream)
+
+    def _on_unary_data(self, call: NativeCall, data: bytes, end_stream: bool) -> None:
+        """Take a part of a request that is not one uncompressed message in one frame."""
+        reader = call.reader
+        if reader is None:
+            reader = call.reader = MessageReader(self._limits.max_message_bytes, None)
+        try:
+            messages = self._read(call, reader, data)
+            given = len(messages) + (call.body is not None)
+            if given > 1:
+                raise FramingError(
+                    Status.UNIMPLEMENTED, f"{given} messages given to {call.method}, it takes 1"
+                )
+            if messages:
+                call.body = messages[0]
+                self._hold(call, len(call.body))
+            if end_stream and (reader.buffered_bytes or call.body is None):
+                raise FramingError(
+                    Status.INTERNAL, f"the request to {call.method} ended before its message did"
+                )
+        except FramingError as error:
+            self.stats.refused += 1
+            call.fail_now(error.status, error.message)
+            return
+        if end_stream:
+            body, call.body = call.body, None
+            self._hold(call, 0)
+            assert body is not None
+            self._serve(call, body)
+
+    def _on_stream_data(self, call: NativeStreamCall, data: bytes, end_stream: bool) -> None:
+        assert call.reader is not None
+        try:
+            messages = self._read(call, call.reader, data)
+            if end_stream and call.reader.buffered_bytes:
+                raise FramingError(Status.INTERNAL, f"the stream of {call.method} ended within a message")
+        except FramingError as error:
+            self.stats.refused += 1
+            call.half_closed = end_stream
+            self._http2.acknowledge(call.stream_id, len(data))
+            call.fail_now(error.status, error.message)
+            return
+        call.receive(data, messages, end_stream)
+
+    def _read(self, call: NativeCall, reader: MessageReader, data: bytes) -> list[bytes]:
+        """Cut messages, and count what is held of incomplete ones against the wire's limit."""
+        held = self._wire.buffered_bytes - call.held_bytes + reader.buffered_bytes + len(data)
+        if held > self._limits.max_buffered_bytes:
+            raise self._too_much(held)
+        messages = reader.feed(data)
+        self._hold(call, reader.buffered_bytes)
+        return messages
+
+    def _hold(self, call: NativeCall, size: int) -> None:
+        """Count what is kept for a call against the wire's limit."""
+        self._wire.buffered_bytes += size - call.held_bytes
+        call.held_bytes = size
+
+    def _too_much(self, held: int) -> FramingError:
+        return FramingError(
+            Status.RESOURCE_EXHAUSTED,
+            f"the server would hold {held} bytes of waiting requests, the limit is {self._limits.max_buffered_bytes}: "
+            "try again later",
+        )
+
+    def _serve(self, call: NativeCall, message: bytes) -> None:
+        """Hand a whole request to its handler, or hold it while the client leaves its replies unread."""
+        if self._http2.backlog_bytes > self._limits.write_buffer_bytes or self._held:
+            held = self._wire.buffered_bytes + len(message)
+            if held > self._limits.max_buffered_bytes:
+                self.stats.refused += 1
+                error = self._too_much(held)
+                call.fail_now(error.status, error.message)
+                return
+            self._hold(call, len(message))
+            self._held.append((call, message))
+            return
+        try:
+            call.handler(call, message)
+        except Exception as error:  # noqa: BLE001  # whatever a handler raises ends its call alone
+            call.guard(error)
+
+    def on_stream_closed(self, stream_id: int) -> None:
+        """Cancel the call, where it has not ended."""
+        call = self._calls.get(stream_id)
+        if call is not None:
+            self._forget(call)
+            call.abandon()
+
+    def on_written(self) -> None:
+        """Serve what was held, and tell streams that they can go on."""
+        while self._held and self._http2.backlog_bytes <= self._limits.write_buffer_bytes:
+            call, message = self._held.popleft()
+            if call.ended:
+                continue
+            self._hold(call, 0)
+            try:
+                call.handler(call, message)
+            except Exception as error:  # noqa: BLE001  # whatever a handler raises ends its call alone
+                call.guard(error)
+        if self._blocked:
+            blocked, self._blocked = self._blocked, []
+            self._blocked += [call for call in blocked if not call.drained()]
+
+    def on_connection_lost(self) -> None:
+        """Cancel every call."""
+        self._held.clear()
+        self._blocked.clear()
+        for call in list(self._calls.values()):
+            self._forget(call)
+            call.abandon()
+        self._wire.forget(self._http2)
+
+    def open_calls(self) -> int:
+        """Return the number of calls not yet answered."""
+        return len(self._calls)
+
+    def end_all(self, status: Status, message: str) -> None:
+        """End every call."""
+        for call in list(self._calls.values()):
+            call.fail_now(status, message)
+
+    # From calls.
+
+    def answer(self, call: NativeCall, headers: Headers, body: bytes, trailers: Headers) -> bool:
+        """Send a whole response."""
+        self._forget(call)
+        self._wire.flusher.replied()
+        return self._http2.respond(call.stream_id, headers, body, trailers)
+
+    def answer_bare(self, call: NativeCall, headers: Headers) -> bool:
+        """Send a response of trailers alone."""
+        self._forget(call)
+        self._wire.flusher.replied()
+        return self._http2.respond_headers(
+            call.stream_id, headers, end_stream=True, refuse_body=not call.half_closed
+        )
+
+    def send_headers(self, stream_id: int, headers: Headers) -> bool:
+        """Begin a response."""
+        self._wire.flusher.replied()
+        return self._http2.respond_headers(stream_id, headers, end_stream=False)
+
+    def send_message(self, stream_id: int, *parts: bytes) -> bool:
+        """Continue a response."""
+        self._wire.flusher.replied()
+        return self._http2.send_body(stream_id, *parts)
+
+    def end(self, call: NativeCall, trailers: Headers) -> bool:
+        """End a response that has begun."""
+        self._forget(call)
+        self._wire.flusher.replied()
+        return self._http2.send_trailers(call.stream_id, trailers)
+
+    def backlog_bytes(self, stream_id: int) -> int:
+        """Return what waits on a stream."""
+        return self._http2.stream_backlog_bytes(stream_id)
+
+    def congested(self) -> bool:
+        """The client leaves too much unread on the whole connection."""
+        return self._http2.backlog_bytes > self._limits.write_buffer_bytes
+
+    def acknowledge(self, stream_id: int, size: int) -> None:
+        """Let the client send more."""
+        self._http2.acknowledge(stream_id, size)
+        self._http2.mark()
+
+    def watch_drain(self, call: NativeStreamCall) -> None:
+        """Look at the call after each write."""
+        self._blocked.append(call)
+
+    def _forget(self, call: NativeCall) -> None:
+        self._calls.pop(call.stream_id, None)
+        if call.deadline is not None:
+            self._wire.wheel.discard(call, call.tick)
+        if call.held_bytes:
+            self._hold(call, 0)
+
+    def _refuse_http(self, stream_id: int, status: bytes, end_stream: bool) -> None:
+        self.stats.refused += 1
+        self._http2.respond_headers(
+            stream_id, [(b":status", status)], end_stream=True, refuse_body=not end_stream
+        )
