@@ -115,11 +115,11 @@ def rewrite(
     parts: list[bytes | memoryview] = []
     for number, text in replaced.items():
         if text:
-            parts.append(_text_field(number, text))
+            parts.append(text_field(number, text))
     dropped = {number for number, text in replaced.items() if text is not None}
     view = memoryview(message)
     kept_from = 0
-    for number, start, _, end in _fields(message):
+    for number, start, _, end in fields(message):
         if number in dropped:
             if start > kept_from:
                 parts.append(view[kept_from:start])
@@ -141,7 +141,7 @@ def raw_contents(message: bytes, *, response: bool = False) -> list[memoryview]:
     """
     wanted = _RAW_RESPONSE if response else _RAW_REQUEST
     view = memoryview(message)
-    return [view[start:end] for number, _, start, end in _fields(message) if number == wanted]
+    return [view[start:end] for number, _, start, end in fields(message) if number == wanted]
 
 
 def encode_parameter(number: int, key: str, value: ParameterValue) -> bytes:
@@ -167,10 +167,10 @@ def encode_parameter(number: int, key: str, value: ParameterValue) -> bytes:
         else:
             raise ScanError(f"parameter {key!r} is {value}: it must fit in 64 bits")
     elif isinstance(value, str):
-        choice = _text_field(3, value)
+        choice = text_field(3, value)
     else:
         choice = b"\x21" + struct.pack("<d", value)
-    entry = _text_field(1, key) + b"\x12" + varint(len(choice)) + choice
+    entry = text_field(1, key) + b"\x12" + varint(len(choice)) + choice
     return varint(number << 3 | _BYTES) + varint(len(entry)) + entry
 
 
@@ -184,15 +184,28 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _text_field(number: int, text: str) -> bytes:
-    data = text.encode()
+def text_field(number: int, text: str) -> bytes:
+    """Serialize one field of text."""
+    return bytes_field(number, text.encode())
+
+
+def bytes_field(number: int, data: bytes) -> bytes:
+    """Serialize one field of bytes, or of a message."""
     return varint(number << 3 | _BYTES) + varint(len(data)) + data
 
 
-def _fields(message: bytes) -> list[tuple[int, int, int, int]]:
+def varint_field(number: int, value: int) -> bytes:
+    """Serialize one field of a whole number of 0 or more, or of an enum."""
+    return varint(number << 3 | _VARINT) + varint(value)
+
+
+def fields(message: bytes) -> list[tuple[int, int, int, int]]:
     """Return each field's number with the offsets of its tag, its value, and its end.
 
     A field that is not length-delimited gets the number 0, as none of those is read here.
+
+    Raises:
+        ScanError: The message is cut short or no protobuf.
     """
     found: list[tuple[int, int, int, int]] = []
     position, end = 0, len(message)
@@ -217,7 +230,7 @@ def _fields(message: bytes) -> list[tuple[int, int, int, int]]:
 def _map_entry(entry: bytes) -> tuple[str, ParameterValue]:
     key = ""
     value: ParameterValue = None
-    for number, _, start, end in _fields(entry):
+    for number, _, start, end in fields(entry):
         if number == 1:
             key = entry[start:end].decode()
         elif number == 2:

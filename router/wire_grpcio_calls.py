@@ -228,10 +228,13 @@ class GrpcioStreamCall(GrpcioCall):
             self.guard(error)
         try:
             await self._write()
-        except asyncio.CancelledError:
-            self.abandon()
+        except grpc.aio.AbortError:
             raise
+        except grpc.aio.BaseError:
+            # A write that fails means that the client is gone; grpcio cancels this coroutine only where none waits.
+            pass
         finally:
+            self.abandon()
             reader.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reader
@@ -259,7 +262,10 @@ class GrpcioStreamCall(GrpcioCall):
         """Read until the client's last message."""
         while not self.ended:
             await self._gate.wait()
-            message: Any = await self._context.read()
+            try:
+                message: Any = await self._context.read()
+            except grpc.aio.BaseError:
+                return
             if message is grpc.aio.EOF:
                 break
             await self._gate.wait()

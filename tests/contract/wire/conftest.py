@@ -1,0 +1,120 @@
+"""Servers of both wires, each in a process of its own, and what the suite's clients share."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import psutil
+import pytest
+
+_WIRES = ("ngh2", "grpcio")
+
+
+class RunningServer:
+    """A server process and a client of it."""
+
+    def __init__(self, wire: str, **settings: Any) -> None:
+        self.wire = wire
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                str(Path(__file__).with_name("wire_server.py")),
+                json.dumps({"wire": wire, **settings}),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.port = int(self.process.stdout.readline())
+        self.address = f"127.0.0.1:{self.port}"
+        self._channel: grpc.Channel | None = None
+
+    @property
+    def channel(self) -> grpc.Channel:
+        if self._channel is None:
+            self._channel = self.new_channel()
+        return self._channel
+
+    def new_channel(self) -> grpc.Channel:
+        # A connection of its own, not one shared by the process.
+        return grpc.insecure_channel(
+            self.address,
+            options=[("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)],
+        )
+
+    def unary(self, name: str) -> "grpc.UnaryUnaryMultiCallable[bytes, bytes]":
+        return cast(
+            "grpc.UnaryUnaryMultiCallable[bytes, bytes]", self.channel.unary_unary(f"/test.Wire/{name}")
+        )
+
+    def stream(self, name: str) -> "grpc.StreamStreamMultiCallable[bytes, bytes]":
+        return cast(
+            "grpc.StreamStreamMultiCallable[bytes, bytes]", self.channel.stream_stream(f"/test.Wire/{name}")
+        )
+
+    def call(self, name: str, message: bytes = b"", **options: Any) -> bytes:
+        return self.unary(name)(message, timeout=20, **options)
+
+    def failure(self, name: str, message: bytes = b"", timeout: float = 20, **options: Any) -> Any:
+        """Return the error that a call ends with."""
+        with pytest.raises(grpc.RpcError) as caught:
+            self.unary(name)(message, timeout=timeout, **options)
+        return caught.value
+
+    def stats(self) -> dict[str, int]:
+        return cast("dict[str, int]", json.loads(self.call("Stats")))
+
+    def eventually(self, condition: Callable[[], bool], within_s: float = 10) -> None:
+        """Ask until it is true; each question is a round trip."""
+        give_up = time.monotonic() + within_s
+        while not condition():
+            assert time.monotonic() < give_up, self.stats()
+
+    def rss_bytes(self) -> int:
+        return int(psutil.Process(self.process.pid).memory_info().rss)
+
+    def stop(self) -> dict[str, int]:
+        """Drain the server; return its last counters."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self.process.poll() is None:
+            self.process.terminate()
+        out, _ = self.process.communicate(timeout=30)
+        return cast("dict[str, int]", json.loads(out)) if out.strip() else {}
+
+
+@pytest.fixture(scope="session", params=_WIRES)
+def wire(request: pytest.FixtureRequest) -> str:
+    return cast(str, request.param)
+
+
+@pytest.fixture(scope="session")
+def server(wire: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server for the tests that leave it as it was."""
+    journal = tmp_path_factory.mktemp("wire") / "journal"
+    limits = {"max_message_bytes": 20 << 20}
+    running = RunningServer(wire, journal=str(journal), limits=limits)
+    running.journal = journal  # type: ignore[attr-defined]  # read by the one test that looks at it
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def start_server(wire: str) -> Iterator[Callable[..., RunningServer]]:
+    """Start servers with settings of their own."""
+    running: list[RunningServer] = []
+
+    def start(**settings: Any) -> RunningServer:
+        running.append(RunningServer(settings.pop("wire", wire), **settings))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.stop()
