@@ -201,7 +201,9 @@ class QuantileRatioTest:
         # Bucket k of the slower arm is (border k-1, border k]; times gamma^shift it begins at border k-1+shift.
         begin = np.clip(np.arange(self.scale.bins) + shift, 0, self.scale.bins - 1)
         begin[0] = 0  # the lowest bucket begins at 0, and so does its multiple
-        fast, slow = np.unique(np.stack((below_fast[begin], below_slow)), axis=1)
+        fast = below_fast[begin]
+        fresh = np.concatenate(([True], (np.diff(fast) > 0) | (np.diff(below_slow) > 0)))
+        fast, slow = fast[fresh], below_slow[fresh]
         size_fast = beta_prior_size(faster.planned_count, self.alpha, Sides.ONE)
         size_slow = beta_prior_size(slower.planned_count, self.alpha, Sides.ONE)
         points = np.unique(np.linspace(0, fast.size - 1, min(fast.size, 17)).astype(np.int64))[None, :]

@@ -61,7 +61,9 @@ class BinaryScale:
         array = np.asarray(values, dtype=np.float64)
         wrong = (array != 0) & (array != 1)
         if wrong.any():
-            raise ValueError(f"value {array[wrong].flat[0]!r} is not binary: give 0 or 1, or use a GridScale")
+            raise ValueError(
+                f"value {float(array[wrong][0])!r} is not binary: give 0 or 1, or use a GridScale"
+            )
         return array.astype(np.int64)
 
     def value_of(self, index: int) -> float:
@@ -119,7 +121,7 @@ class GridScale:
         wrong = ~((array >= self.low) & (array <= self.high))
         if wrong.any():
             raise ValueError(
-                f"value {array[wrong].flat[0]!r} is outside [{self.low}, {self.high}]: "
+                f"value {float(array[wrong][0])!r} is outside [{self.low}, {self.high}]: "
                 "widen the scale or fix the metric"
             )
         position = np.floor((array - self.low) / (self.high - self.low) * (self.bins - 1) + 0.5)
@@ -214,7 +216,7 @@ class LogScale:
         wrong = ~(array >= 0.0)
         if wrong.any():
             raise ValueError(
-                f"value {array[wrong].flat[0]!r} is negative or not a number: give milliseconds, or inf for a timeout"
+                f"value {float(array[wrong][0])!r} is negative or not a number: give milliseconds, or inf for a timeout"
             )
         return np.searchsorted(_log_border_array(self.gamma, self.low, self.high), array, side="left").astype(
             np.int64
