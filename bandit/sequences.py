@@ -141,9 +141,10 @@ def contrast_interval(
 
 
 def _border(excluded: Callable[[float], bool], *, outside: float, inside: float) -> float:
-    """The border between excluded and kept values, on the excluded side, to 12 digits of the distance."""
-    if excluded(inside):
-        return inside
+    """The border between excluded and kept values, on the excluded side, to 12 digits of the distance.
+
+    Inside is the estimate itself, against which nobody can have won: it is never excluded.
+    """
     start = abs(inside - outside)
     while abs(inside - outside) > 1e-12 * start:
         middle = 0.5 * (inside + outside)

@@ -80,7 +80,7 @@ def _nearest_challenge(sample: Draws, leader: int) -> FloatArray:
 def _squared_distance(gap: FloatArray) -> float:
     """Squared standardised distance of a positive gap from 0; 0 when the gap is not positive."""
     mean = float(gap.mean())
-    if not mean > 0.0:
-        return 0.0
+    if not 0.0 < mean < np.inf:
+        return np.inf if mean > 0.0 else 0.0
     spread = float(gap.std())
-    return (mean / spread) ** 2 if np.isfinite(mean) and spread > 0.0 else np.inf
+    return (mean / spread) ** 2 if spread > 0.0 else np.inf
