@@ -174,8 +174,8 @@ class _Workshop:
         build_s = time.perf_counter() - start
         files = describe_files(draft, [name, *sorted(self._model.assets)])
         self._tell(f"measure {spec.name}")
-        session = open_session(spec.engine, draft / name, threads=1)
         parity, task = self._evaluate(spec, graph, draft / name)
+        session = open_session(spec.engine, draft / name, threads=1)
         requests = self._model.evaluation
         return Manifest(
             version=VERSION,
@@ -207,14 +207,19 @@ class _Workshop:
         if graph is not None:
             session = OnnxSession(with_extra_outputs(graph, self._probes()), threads=self._cores)
         else:
-            session = open_session(spec.engine, artifact, threads=self._cores)
+            from anabranch.variants.torch_encoder import TorchSession
+
+            # One thread: torch's threads wait for each other by spinning, which a shared machine punishes tenfold.
+            session = TorchSession(artifact, threads=1, embedding=True)
         reference = self._reference_outputs()
         is_reference = spec.name == REFERENCE
         outputs = reference if is_reference else run_all(session, self._model.evaluation)
         names = [output.name for output in self._model.outputs]
         for name in names:
             if not np.isfinite(outputs[name].astype(np.float64)).all():
-                raise BuildError(f"{spec.name} answers with values that are not finite in {name!r}: refuse the recipe")
+                raise BuildError(
+                    f"{spec.name} answers with values that are not finite in {name!r}: refuse the recipe"
+                )
         parity = compare(
             reference,
             outputs,

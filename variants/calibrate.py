@@ -48,7 +48,9 @@ class Range:
     high: float
 
 
-def observe(model: onnx.ModelProto, tensors: Sequence[str], requests: Sequence[Request]) -> dict[str, Observed]:
+def observe(
+    model: onnx.ModelProto, tensors: Sequence[str], requests: Sequence[Request]
+) -> dict[str, Observed]:
     """Run the requests one by one, so that no padding is counted, and record the named tensors.
 
     Two passes over the requests keep the memory small: ranges first, then histograms.
@@ -62,13 +64,15 @@ def observe(model: onnx.ModelProto, tensors: Sequence[str], requests: Sequence[R
     low = dict.fromkeys(tensors, 0.0)
     high = dict.fromkeys(tensors, 0.0)
     for request in requests:
-        outputs = session.run(request)
+        # A layer may read an input of the graph directly.
+        outputs = {**request, **session.run(request)}
         for tensor in tensors:
             low[tensor] = min(low[tensor], float(outputs[tensor].min()))
             high[tensor] = max(high[tensor], float(outputs[tensor].max()))
     counts = {tensor: np.zeros(BINS, np.int64) for tensor in tensors}
     for request in requests:
-        outputs = session.run(request)
+        # A layer may read an input of the graph directly.
+        outputs = {**request, **session.run(request)}
         for tensor in tensors:
             top = max(-low[tensor], high[tensor]) or 1.0
             counts[tensor] += np.histogram(np.abs(outputs[tensor]), bins=BINS, range=(0.0, top))[0]

@@ -5,6 +5,7 @@ another call: on a CPU a padded token costs as much as a real one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import TypeAlias
 
 import numpy as np
@@ -110,15 +111,28 @@ def run_joined(run: Run, requests: Sequence[Request], rows: Sequence[int]) -> li
     """
     if len(requests) == 1:
         return [run(requests[0])]
+    names = list(requests[0])
+    if _same_inside(requests, names):
+        feeds = {name: np.concatenate([request[name] for request in requests]) for name in names}
+        return deal_rows(run(feeds), rows)
     groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
     for index, request in enumerate(requests):
-        groups.setdefault(tuple(request[name].shape[1:] for name in request), []).append(index)
+        groups.setdefault(tuple(request[name].shape[1:] for name in names), []).append(index)
     answers: list[dict[str, Array]] = [{} for _ in requests]
     for group in groups.values():
-        feeds = {name: np.concatenate([requests[index][name] for index in group]) for name in requests[group[0]]}
+        feeds = {name: np.concatenate([requests[index][name] for index in group]) for name in names}
         for index, answer in zip(group, deal_rows(run(feeds), [rows[index] for index in group]), strict=True):
             answers[index] = answer
     return answers
+
+
+def _same_inside(requests: Sequence[Request], names: Sequence[str]) -> bool:
+    for name in names:
+        inner = requests[0][name].shape[1:]
+        for request in requests:
+            if request[name].shape[1:] != inner:
+                return False
+    return True
 
 
 def deal_rows(outputs: Mapping[str, Array], rows: Sequence[int]) -> list[dict[str, Array]]:
@@ -134,9 +148,12 @@ def deal_rows(outputs: Mapping[str, Array], rows: Sequence[int]) -> list[dict[st
                 f"output {name!r} has {array.shape[0]} rows for {total} rows of input: "
                 "the model does not keep rows apart, so its requests cannot share a batch"
             )
-    answers: list[dict[str, Array]] = []
-    start = 0
-    for count in rows:
-        answers.append({name: array[start : start + count] for name, array in outputs.items()})
-        start += count
-    return answers
+    stops = list(accumulate(rows))
+    starts = [0, *stops[:-1]]
+    if len(outputs) == 1:
+        [(name, array)] = outputs.items()
+        return [{name: array[start:stop]} for start, stop in zip(starts, stops, strict=True)]
+    return [
+        {name: array[start:stop] for name, array in outputs.items()}
+        for start, stop in zip(starts, stops, strict=True)
+    ]

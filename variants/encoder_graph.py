@@ -12,6 +12,7 @@ Source:
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import onnx
@@ -53,7 +54,7 @@ class _Graph:
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
-    def add(self, operator: str, inputs: list[str], name: str, **attributes: object) -> str:
+    def add(self, operator: str, inputs: list[str], name: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
         return name
 
@@ -66,7 +67,9 @@ def attention_nodes(layers: int) -> frozenset[str]:
 
 def feedforward_nodes(layers: int) -> frozenset[str]:
     """Names of the linear layers inside the feed-forward blocks."""
-    return frozenset(f"layer.{layer}.feedforward.{part}" for layer in range(layers) for part in ("up", "down"))
+    return frozenset(
+        f"layer.{layer}.feedforward.{part}" for layer in range(layers) for part in ("up", "down")
+    )
 
 
 def encoder_graph(
@@ -120,7 +123,10 @@ def encoder_graph(
 def _embed(graph: _Graph, weights: Mapping[str, Array], shape: EncoderShape) -> tuple[str, str]:
     words = graph.constant("embeddings.words", weights["embeddings.word_embeddings.weight"])
     # Every text is of type 0: its row is added to the positions once, here.
-    places = weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
+    places = (
+        weights["embeddings.position_embeddings.weight"]
+        + weights["embeddings.token_type_embeddings.weight"][0]
+    )
     positions = graph.constant("embeddings.positions", places)
     word = graph.add("Gather", [words, "input_ids"], "embeddings.word")
     size = graph.add("Shape", ["input_ids"], "sequence_length", start=1, end=2)
@@ -132,11 +138,15 @@ def _embed(graph: _Graph, weights: Mapping[str, Array], shape: EncoderShape) -> 
     axes = graph.constant("mask_axes", np.array([1, 2], np.int64))
     wide = graph.add("Unsqueeze", [mask, axes], "mask_wide")
     padding = graph.add("Sub", [graph.constant("one", np.array(1, np.float32)), wide], "padding")
-    scores = graph.add("Mul", [padding, graph.constant("masked", np.array(_MASKED, np.float32))], "scores_mask")
+    scores = graph.add(
+        "Mul", [padding, graph.constant("masked", np.array(_MASKED, np.float32))], "scores_mask"
+    )
     return hidden, scores
 
 
-def _norm(graph: _Graph, weights: Mapping[str, Array], shape: EncoderShape, source: str, name: str, key: str) -> str:
+def _norm(
+    graph: _Graph, weights: Mapping[str, Array], shape: EncoderShape, source: str, name: str, key: str
+) -> str:
     scale = graph.constant(f"{name}.norm.scale", weights[f"{key}.weight"])
     bias = graph.constant(f"{name}.norm.bias", weights[f"{key}.bias"])
     return graph.add(
@@ -145,7 +155,14 @@ def _norm(graph: _Graph, weights: Mapping[str, Array], shape: EncoderShape, sour
 
 
 def _linear(
-    graph: _Graph, weights: Mapping[str, Array], source: str, name: str, key: str, *, half: bool, scale: float = 1.0
+    graph: _Graph,
+    weights: Mapping[str, Array],
+    source: str,
+    name: str,
+    key: str,
+    *,
+    half: bool,
+    scale: float = 1.0,
 ) -> str:
     dtype = np.float16 if half else np.float32
     matrix = graph.constant(f"{name}.weight", (weights[f"{key}.weight"].T * np.float32(scale)).astype(dtype))

@@ -152,7 +152,9 @@ def describe_files(folder: Path, names: Sequence[str]) -> tuple[ArtifactFile, ..
 
 def tool_versions(engine: Engine) -> dict[str, str]:
     """Versions of the packages that determine an artifact of this engine."""
-    names = {Engine.ONNX: ("numpy", "onnx", "onnxruntime"), Engine.TORCH: ("numpy", "onnxruntime", "torch")}[engine]
+    names = {Engine.ONNX: ("numpy", "onnx", "onnxruntime"), Engine.TORCH: ("numpy", "onnxruntime", "torch")}[
+        engine
+    ]
     versions = {name: importlib.metadata.version(name) for name in names}
     return {"python": f"{sys.version_info.major}.{sys.version_info.minor}", **versions}
 
@@ -195,7 +197,9 @@ def read_manifest(folder: Path) -> Manifest:
     except pydantic.ValidationError as error:
         raise ManifestError(f"{path} is not a manifest of version {VERSION}: {error}") from error
     if manifest.version != VERSION:
-        raise ManifestError(f"{path} has version {manifest.version}, must be {VERSION}: build the variant again")
+        raise ManifestError(
+            f"{path} has version {manifest.version}, must be {VERSION}: build the variant again"
+        )
     listed = {file.path for file in manifest.files}
     for name in listed:
         inner = PurePosixPath(name)
@@ -203,5 +207,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise ManifestError(f"{path} lists {name!r}, which leaves its folder: it cannot be trusted")
     needed = {manifest.artifact} | ({manifest.text.vocabulary} if manifest.text else set())
     if not needed <= listed:
-        raise ManifestError(f"{path} uses {sorted(needed - listed)} without a digest: build the variant again")
+        raise ManifestError(
+            f"{path} uses {sorted(needed - listed)} without a digest: build the variant again"
+        )
     return manifest

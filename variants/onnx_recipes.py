@@ -59,13 +59,17 @@ class OnnxBuilder:
             raise RecipeError("the graph holds no FP32 weights: fp16 would change nothing")
         result: onnx.ModelProto = convert_float_to_float16(copy, keep_io_types=True)
         if not any(tensor.data_type == TensorProto.FLOAT16 for tensor in result.graph.initializer):
-            raise BuildError("no weight became FP16: the graph keeps its weights where the converter cannot reach")
+            raise BuildError(
+                "no weight became FP16: the graph keeps its weights where the converter cannot reach"
+            )
         return result
 
     def _dynamic(self) -> onnx.ModelProto:
         layers = {layer.node for layer in linear_layers(self._model.graph, self._model.keep)}
         if not layers:
-            raise RecipeError("the graph has no MatMul or Gemm on constant 2-D weights: nothing can become INT8")
+            raise RecipeError(
+                "the graph has no MatMul or Gemm on constant 2-D weights: nothing can become INT8"
+            )
         tables = {node.name for node in self._model.graph.graph.node if node.op_type == "Gather"}
         result = _quantize_dynamic(self._model.graph, layers | tables)
         _require_products(result, len(layers))
@@ -84,10 +88,14 @@ class OnnxBuilder:
 
     def _mixed(self) -> onnx.ModelProto:
         if self._model.half_attention is None:
-            raise RecipeError("mixed needs a model with attention blocks, this one has none: use fp16 or int8-dynamic")
+            raise RecipeError(
+                "mixed needs a model with attention blocks, this one has none: use fp16 or int8-dynamic"
+            )
         result = _quantize_dynamic(self._model.half_attention(), set(self._model.feedforward))
         _require_products(result, len(self._model.feedforward))
-        halves = {tensor.name for tensor in result.graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+        halves = {
+            tensor.name for tensor in result.graph.initializer if tensor.data_type == TensorProto.FLOAT16
+        }
         inside = {node.name for node in result.graph.node if len(node.input) > 1 and node.input[1] in halves}
         missing = self._model.attention - inside
         if missing:
@@ -131,4 +139,6 @@ def _require_products(model: onnx.ModelProto, layers: int) -> None:
     counts = Counter(node.op_type for node in model.graph.node)
     products = sum(counts[name] for name in _INTEGER_PRODUCTS)
     if products != layers:
-        raise BuildError(f"{products} of {layers} linear layers became INT8: the graph is not what was asked for")
+        raise BuildError(
+            f"{products} of {layers} linear layers became INT8: the graph is not what was asked for"
+        )

@@ -117,7 +117,10 @@ _REFUSED: Mapping[tuple[Engine, str], str] = {
     (Engine.TORCH, "int8-static"): _NO_STATIC,
     (Engine.TORCH, "int8-static-percentile"): _NO_STATIC,
     (Engine.TORCH, "int8-static-kl"): _NO_STATIC,
-    (Engine.TORCH, "mixed"): "mixed needs FP16 attention, which torch runs slowly on a CPU: use the onnx engine",
+    (
+        Engine.TORCH,
+        "mixed",
+    ): "mixed needs FP16 attention, which torch runs slowly on a CPU: use the onnx engine",
 }
 _MODULES = {Engine.ONNX: "onnxruntime", Engine.TORCH: "torch"}
 _INSTALL = {Engine.ONNX: "pip install onnxruntime", Engine.TORCH: "pip install 'anabranch[torch]'"}

@@ -57,12 +57,16 @@ def load_tensors(path: Path) -> dict[str, Array]:
 def _view(path: Path, name: str, entry: dict[str, Any], data: Array) -> Array:
     dtype = _DTYPES.get(entry["dtype"])
     if dtype is None:
-        raise VariantError(f"{path}: tensor {name} has dtype {entry['dtype']}, must be one of {sorted(_DTYPES)}")
+        raise VariantError(
+            f"{path}: tensor {name} has dtype {entry['dtype']}, must be one of {sorted(_DTYPES)}"
+        )
     start, end = entry["data_offsets"]
     shape = tuple(entry["shape"])
     wanted = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     if not 0 <= start <= end <= data.nbytes or end - start != wanted:
-        raise VariantError(f"{path}: tensor {name} needs {wanted} bytes, its range is {start}..{end} of {data.nbytes}")
+        raise VariantError(
+            f"{path}: tensor {name} needs {wanted} bytes, its range is {start}..{end} of {data.nbytes}"
+        )
     return np.asarray(data[start:end]).view(dtype).reshape(shape)
 
 
@@ -77,9 +81,15 @@ def save_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
     for name in sorted(tensors):
         array = tensors[name]
         if array.dtype not in _NAMES:
-            raise VariantError(f"tensor {name} has dtype {array.dtype}, must be one of {sorted(map(str, _NAMES))}")
+            raise VariantError(
+                f"tensor {name} has dtype {array.dtype}, must be one of {sorted(map(str, _NAMES))}"
+            )
         end = offset + array.nbytes
-        header[name] = {"dtype": _NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [offset, end]}
+        header[name] = {
+            "dtype": _NAMES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [offset, end],
+        }
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

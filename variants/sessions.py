@@ -91,7 +91,9 @@ class OnnxSession:
 def _spec(node: "onnxruntime.NodeArg") -> TensorSpec:
     datatype = _DATATYPES.get(node.type)
     if datatype is None:
-        raise VariantError(f"tensor {node.name!r} has type {node.type}, must be one of {', '.join(_DATATYPES)}")
+        raise VariantError(
+            f"tensor {node.name!r} has type {node.type}, must be one of {', '.join(_DATATYPES)}"
+        )
     shape = tuple(dim if isinstance(dim, int) and dim >= 0 else -1 for dim in node.shape)
     return TensorSpec(name=node.name, datatype=datatype, shape=shape)
 
@@ -105,4 +107,3 @@ def _decoded(array: Array) -> Array:
 def _encoded(array: Array) -> Array:
     flat = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()]
     return np.array(flat, dtype=np.object_).reshape(array.shape)
-

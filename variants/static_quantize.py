@@ -50,7 +50,9 @@ def linear_layers(model: onnx.ModelProto, keep: frozenset[str] = frozenset()) ->
         if flags.get("transA"):
             continue
         axis = 0 if flags.get("transB") else 1
-        found.append(LinearLayer(node=node.name, source=node.input[0], weight=node.input[1], channel_axis=axis))
+        found.append(
+            LinearLayer(node=node.name, source=node.input[0], weight=node.input[1], channel_axis=axis)
+        )
     return tuple(found)
 
 

@@ -1,0 +1,56 @@
+"""A few threads that run jobs one after the other, and the port that tests replace."""
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Executor(Protocol):
+    """Runs jobs off the loop's thread; a job never raises."""
+
+    @property
+    def threads(self) -> int:
+        """How many jobs run at once."""
+        ...
+
+    def start(self, job: Callable[[], None]) -> None:
+        """Run a job as soon as a thread is free."""
+        ...
+
+    def close(self) -> None:
+        """End the threads after the jobs that were started."""
+        ...
+
+
+class WorkerThreads:
+    """Daemon threads on one queue; cheaper a job than `ThreadPoolExecutor`, which makes a future for each."""
+
+    def __init__(self, threads: int) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"infer-{index}", daemon=True)
+            for index in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def threads(self) -> int:
+        """How many jobs run at once."""
+        return len(self._threads)
+
+    def start(self, job: Callable[[], None]) -> None:
+        """Run a job as soon as a thread is free."""
+        self._jobs.put(job)
+
+    def close(self) -> None:
+        """End the threads after the jobs that were started, and wait for them."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
