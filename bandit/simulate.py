@@ -1,0 +1,171 @@
+"""The closed loop in virtual time: a described world instead of traffic, the real tick instead of a model of it.
+
+Every virtual tick draws the requests of its interval from the world, counts them as the ingester would, and
+calls `step.tick`. The same seed gives the same run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from anabranch.bandit.assignment import lay_out
+from anabranch.bandit.decision import Command
+from anabranch.bandit.evidence import Cell, Evidence, Histogram, PairCell
+from anabranch.bandit.measures import DIFFERENCE_SCALE, LATENCY_SCALE
+from anabranch.bandit.scales import FloatArray, IntArray
+from anabranch.bandit.spec import COMPUTE, ERROR, FEEDBACK_PREFIX, LATENCY, TOP1_AGREEMENT, Experiment
+from anabranch.bandit.state import ExperimentState
+from anabranch.bandit.step import Tick, tick
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """How a variant behaves.
+
+    Attributes:
+        median_ms: Median latency.
+        sigma: Standard deviation of the logarithm of the latency.
+        error_rate: Probability that a request fails.
+        accuracy: Probability that an answered request is right.
+        agreement: Probability that a reply's top class is the baseline's; 1 for the baseline.
+    """
+
+    median_ms: float
+    sigma: float = 0.3
+    error_rate: float = 0.0
+    accuracy: float = 0.9
+    agreement: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What the simulated traffic is like.
+
+    Attributes:
+        arms: By variant name, as a function of virtual seconds since the start, so that anything may drift.
+        requests_per_s: Traffic.
+        metric: Name after `feedback.` of the label feedback.
+        label_share: Probability that a request's label comes.
+    """
+
+    arms: Callable[[float], Mapping[str, Arm]]
+    requests_per_s: float = 100.0
+    metric: str = "correct"
+    label_share: float = 1.0
+
+
+def run(
+    experiment: Experiment,
+    world: World,
+    rng: np.random.Generator,
+    *,
+    interval_s: float = 1.0,
+    max_ticks: int = 10_000,
+    commands: Mapping[int, Sequence[Command]] | None = None,
+) -> Iterator[Tick]:
+    """Run an experiment until it moves no more without a person; yields every tick.
+
+    Args:
+        experiment: What is run.
+        world: What it meets.
+        rng: The only source of randomness besides the experiment's own seeds.
+        interval_s: Virtual time between ticks.
+        max_ticks: Stop here at the latest.
+        commands: Requests of people by number of the tick.
+    """
+    state = ExperimentState()
+    weights: dict[int, Mapping[str, float]] = {}
+    for number in range(max_ticks):
+        now = number * interval_s
+        evidence = Evidence(experiment=experiment.name)
+        if state.weights and not state.phase.is_over:
+            weights[state.epoch] = state.weights
+            evidence = _draw(experiment, world, state, now, interval_s, rng, number, weights)
+        result = tick(experiment, state, evidence, (commands or {}).get(number, ()), now)
+        state = result.state
+        yield result
+        if not (state.phase.is_moving or any(later > number for later in commands or {})):
+            return
+
+
+def _draw(
+    experiment: Experiment,
+    world: World,
+    state: ExperimentState,
+    now: float,
+    interval_s: float,
+    rng: np.random.Generator,
+    number: int,
+    weights: Mapping[int, Mapping[str, float]],
+) -> Evidence:
+    arms = world.arms(now)
+    shares = lay_out([state.weights[name] for name in experiment.candidates]).weights
+    requests = int(rng.poisson(world.requests_per_s * interval_s))
+    sampled = int(rng.binomial(requests, state.mirror))
+    served = rng.multinomial(requests - sampled, shares)
+    cells = [
+        _cell(state.epoch, name, arms[name], int(count), world, rng)
+        for name, count in zip(experiment.arms, served, strict=True)
+        if count
+    ]
+    pairs = [
+        _pair(state.epoch, name, arms[experiment.baseline], arms[name], sampled, world, rng)
+        for name in state.live
+        if sampled
+    ]
+    return Evidence(
+        experiment=experiment.name,
+        first=number,
+        last=number,
+        cells=tuple(cells),
+        pairs=tuple(pairs),
+        weights={state.epoch: weights[state.epoch]},
+    )
+
+
+def _cell(epoch: int, name: str, arm: Arm, count: int, world: World, rng: np.random.Generator) -> Cell:
+    latencies = arm.median_ms * np.exp(arm.sigma * rng.standard_normal(count))
+    failed = int(rng.binomial(count, arm.error_rate))
+    labelled = int(rng.binomial(count, world.label_share))
+    right = int(rng.binomial(labelled, arm.accuracy))
+    latency = _histogram(latencies)
+    return Cell(
+        epoch=epoch,
+        variant=name,
+        units=count,
+        requests=count,
+        masked=failed,
+        metrics={
+            LATENCY: latency,
+            COMPUTE: latency,
+            ERROR: {0: count - failed, 1: failed},
+            FEEDBACK_PREFIX + world.metric: {0: labelled - right, 1: right},
+        },
+    )
+
+
+def _pair(
+    epoch: int, name: str, base: Arm, arm: Arm, count: int, world: World, rng: np.random.Generator
+) -> PairCell:
+    """Of the pairs that differ, as many gain or lose as the two accuracies say."""
+    differ = 1.0 - arm.agreement
+    gain = min(differ, max(0.0, (differ + arm.accuracy - base.accuracy) / 2.0))
+    agreeing = int(rng.binomial(count, arm.agreement))
+    labelled = int(rng.binomial(count, world.label_share))
+    lost, tied, won = rng.multinomial(labelled, [differ - gain, arm.agreement, gain])
+    bins = {DIFFERENCE_SCALE.bin_of(value): int(n) for value, n in ((-1, lost), (0, tied), (1, won))}
+    return PairCell(
+        epoch=epoch,
+        variant=name,
+        pairs=count,
+        metrics={TOP1_AGREEMENT: {0: count - agreeing, 1: agreeing}, FEEDBACK_PREFIX + world.metric: bins},
+    )
+
+
+def _histogram(values: FloatArray) -> Histogram:
+    bins: IntArray = LATENCY_SCALE.bins_of(values)
+    found, counts = np.unique(bins, return_counts=True)
+    return {int(index): int(count) for index, count in zip(found, counts, strict=True)}
