@@ -1,0 +1,74 @@
+"""What applying a document comes to, and how two documents differ."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+import yaml
+
+from anabranch.bandit.spec import Experiment
+from anabranch.store.document import parse
+from anabranch.store.port import Conflict, StoredExperiment
+
+
+class Applied(StrEnum):
+    """What applying a document does to an experiment."""
+
+    CREATED = "created"
+    CONFIGURED = "configured"
+    UNCHANGED = "unchanged"
+
+
+def outcome_of(name: str, document: Mapping[str, Any], kept: Sequence[StoredExperiment]) -> Applied:
+    """What applying the document does, given the experiments there are."""
+    found = next((experiment for experiment in kept if experiment.name == name), None)
+    if found is None:
+        return Applied.CREATED
+    return Applied.UNCHANGED if _same(found.document, document) else Applied.CONFIGURED
+
+
+def check_applicable(
+    experiment: Experiment, document: Mapping[str, Any], kept: Sequence[StoredExperiment]
+) -> None:
+    """Refuse what the store would refuse, without writing.
+
+    Raises:
+        Conflict: If the experiment is still going on, or its model has another one that is.
+    """
+    for other in kept:
+        phase = other.state.phase
+        if phase.is_over:
+            continue
+        if other.name == experiment.name and not _same(other.document, document):
+            raise Conflict(
+                f"experiment {other.name} is {phase}: abort it before applying a changed document, or choose another name"
+            )
+        if other.name != experiment.name and parse(other.document).model == experiment.model:
+            raise Conflict(
+                f"model {experiment.model} already has experiment {other.name}, which is {phase}: wait or abort it"
+            )
+
+
+def unified(applied: Mapping[str, Any] | None, given: Mapping[str, Any], name: str, file: str) -> list[str]:
+    """The unified difference from the applied document to the given one; empty when they are the same.
+
+    Both are compared as values: comments, order of keys and layout do not count.
+    """
+    before = [] if applied is None else _lines(applied)
+    origin = "nothing applied" if applied is None else f"{name} (applied)"
+    return list(difflib.unified_diff(before, _lines(given), origin, file, lineterm=""))
+
+
+def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    return json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
+
+
+def _lines(document: Mapping[str, Any]) -> list[str]:
+    # Keys of the applied document are sorted in the store: the given one is sorted likewise.
+    return yaml.safe_dump(
+        json.loads(json.dumps(document)), sort_keys=True, allow_unicode=True, width=200
+    ).splitlines()

@@ -1,0 +1,122 @@
+"""Open the store a command names, and find what it asks for; reading never creates a database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anabranch.cli.exit_codes import ExitCode
+from anabranch.cli.failures import CommandFailed, did_you_mean
+
+if TYPE_CHECKING:
+    from anabranch.store.port import Store, StoredExperiment
+
+DEFAULT_STORE = "sqlite:///.state/anabranch.db"
+_SQLITE = "sqlite:///"
+_POSTGRES = ("postgresql://", "postgresql+")
+
+
+@contextmanager
+def existing_store(url: str) -> Iterator[Store]:
+    """The store, if it is there.
+
+    Raises:
+        CommandFailed: If there is no such database, or it cannot be opened.
+    """
+    path = sqlite_path(url)
+    if path is not None and not path.is_file():
+        raise CommandFailed(
+            ExitCode.NOT_FOUND,
+            f"no database at {path}",
+            "start one with `anabranch serve`, create one with `anabranch apply -f FILE`, or pass --store",
+        )
+    with _opened(url) as store:
+        yield store
+
+
+@contextmanager
+def created_store(url: str) -> Iterator[Store]:
+    """The store, made when it is not there.
+
+    Raises:
+        CommandFailed: If it cannot be opened.
+    """
+    sqlite_path(url)
+    with _opened(url) as store:
+        yield store
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file of a SQLite URL, None for a database server.
+
+    Raises:
+        CommandFailed: If the text is no store URL.
+    """
+    if url.startswith(_SQLITE) and len(url) > len(_SQLITE):
+        return Path(url.removeprefix(_SQLITE))
+    if url.startswith(_POSTGRES):
+        return None
+    meant = f", did you mean {_SQLITE}{url}?" if "://" not in url and url else ""
+    raise CommandFailed(
+        ExitCode.BAD_INPUT,
+        f"--store {url!r} is not a store URL{meant}",
+        "write sqlite:///path/to/file.db or postgresql://user@host/name",
+    )
+
+
+def find_experiment(store: Store, name: str) -> StoredExperiment:
+    """One experiment.
+
+    Raises:
+        CommandFailed: If there is none of that name; says which there are, and which is near.
+    """
+    from anabranch.store.port import NotFound
+
+    try:
+        return store.experiment(name)
+    except NotFound:
+        known = [experiment.name for experiment in store.experiments()]
+    if not known:
+        raise CommandFailed(
+            ExitCode.NOT_FOUND,
+            f"no experiment {name!r}; there are none yet",
+            "create one with `anabranch apply -f FILE`",
+        )
+    raise CommandFailed(
+        ExitCode.NOT_FOUND,
+        f"no experiment {name!r}; there are: {', '.join(known)}{did_you_mean(name, known)}",
+    )
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[Store]:
+    # Imported when a store is needed: it brings SQLAlchemy and Alembic.
+    from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
+
+    from anabranch.store.sql import open_store
+
+    try:
+        store = open_store(url)
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        raise CommandFailed(ExitCode.BAD_INPUT, f"the store {_shown(url)} cannot be used: {error}") from error
+    except (DatabaseError, OSError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise CommandFailed(
+            ExitCode.FAILURE,
+            f"cannot open the store {_shown(url)}: {reason}",
+            "check --store, and that the database is up and is one of anabranch",
+        ) from error
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _shown(url: str) -> str:
+    """The URL without its password."""
+    scheme, separator, rest = url.partition("://")
+    account, at, place = rest.rpartition("@")
+    user = account.partition(":")[0]
+    return f"{scheme}{separator}{user}{at}{place}" if separator else url

@@ -1,0 +1,43 @@
+"""Load views from a store: the only place where reading verbs meet it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from anabranch.cli.connection import find_experiment
+from anabranch.cli.view_types import DecisionView, ExperimentRow, ExperimentView
+from anabranch.cli.views import decision_views, experiment_row, experiment_view
+from anabranch.store.document import parse
+from anabranch.store.port import Store
+
+
+def load_rows(store: Store, now: float) -> list[ExperimentRow]:
+    """The list of experiments, by name."""
+    return [experiment_row(stored, parse(stored.document), now) for stored in store.experiments()]
+
+
+def load_view(store: Store, name: str, now: float) -> ExperimentView:
+    """Everything about one experiment.
+
+    Raises:
+        CommandFailed: If there is none of that name.
+    """
+    stored = find_experiment(store, name)
+    return experiment_view(
+        stored, parse(stored.document), store.decisions(name), now, requests=store.pending(name)
+    )
+
+
+def load_decisions(store: Store, name: str) -> tuple[DecisionView, ...]:
+    """The whole decision log of one experiment.
+
+    Raises:
+        CommandFailed: If there is none of that name.
+    """
+    find_experiment(store, name)
+    return decision_views(store.decisions(name))
+
+
+def view_loader(store: Store, name: str, now: Callable[[], float]) -> Callable[[], ExperimentView]:
+    """What a dashboard calls for every look."""
+    return lambda: load_view(store, name, now())

@@ -1,0 +1,21 @@
+"""`version`: what is installed."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+import typer
+
+from anabranch.cli.terminal import terminal_of
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(version)
+
+
+def version(context: typer.Context) -> None:
+    """Print the version."""
+    python = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    terminal_of(context).say(f"anabranch {metadata.version('anabranch')} ({python})")

@@ -1,0 +1,125 @@
+"""`apply`, `diff` and `schema`: the documents that experiments are written in."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anabranch.cli import options
+from anabranch.cli.connection import DEFAULT_STORE, created_store, existing_store, sqlite_path
+from anabranch.cli.exit_codes import ExitCode
+from anabranch.cli.failures import CommandFailed, problem_list
+from anabranch.cli.terminal import terminal_of
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for command in (apply, diff, schema):
+        app.command(rich_help_panel=options.DOCUMENTS)(command)
+
+
+def apply(
+    context: typer.Context,
+    file: options.File,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, and say what would happen.")
+    ] = False,
+    store: options.Store = DEFAULT_STORE,
+) -> None:
+    """Create an experiment, or begin it anew with a changed document."""
+    from anabranch.cli.applying import Applied, check_applicable, outcome_of
+    from anabranch.store.document import parse
+
+    terminal = terminal_of(context)
+    document = _read(file)
+    name = _checked(file, document)
+    path = sqlite_path(store)
+    if dry_run:
+        outcome = Applied.CREATED
+        if path is None or path.is_file():
+            with existing_store(store) as opened:
+                kept = opened.experiments()
+                check_applicable(parse(document), document, kept)
+                outcome = outcome_of(name, document, kept)
+        terminal.say(f"experiment {name} {outcome} (dry run)")
+        return
+    if path is not None and not path.is_file():
+        terminal.note(f"creating the database {path}")
+    with created_store(store) as opened:
+        outcome = outcome_of(name, document, opened.experiments())
+        opened.apply(document, terminal.actor, terminal.clock.now())
+    terminal.say(f"experiment {name} {outcome}")
+    if outcome is not Applied.UNCHANGED:
+        terminal.note(
+            "the controller inside `anabranch serve` starts it with its next tick\n"
+            f"follow it with `anabranch get {name} -w`"
+        )
+
+
+def diff(
+    context: typer.Context,
+    file: options.File,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit with 1 when there is a difference.")
+    ] = False,
+    store: options.Store = DEFAULT_STORE,
+) -> None:
+    """Compare a document with the one that is applied."""
+    from anabranch.cli.applying import unified
+
+    terminal = terminal_of(context)
+    document = _read(file)
+    name = _checked(file, document)
+    path = sqlite_path(store)
+    applied = None
+    if path is None or path.is_file():
+        with existing_store(store) as opened:
+            applied = next((kept for kept in opened.experiments() if kept.name == name), None)
+    lines = unified(None if applied is None else applied.document, document, name, file)
+    for line in lines:
+        style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
+        terminal.out.print(line, style=style, markup=False, soft_wrap=True)
+    if not lines:
+        terminal.note(f"{name} is applied as it is in {file}")
+    elif exit_code:
+        raise typer.Exit(ExitCode.FAILURE)
+
+
+def schema(context: typer.Context) -> None:
+    """Print the JSON Schema of the document, for editors."""
+    from anabranch.store.document import json_schema
+
+    terminal_of(context).say(json.dumps(json_schema(), indent=2))
+
+
+def _read(file: str) -> dict[str, object]:
+    from anabranch.store.document import InvalidDocument, read_document
+
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CommandFailed(ExitCode.BAD_INPUT, f"there is no file {file}", "check --file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(ExitCode.BAD_INPUT, f"cannot read {file}: {error}", "check --file") from error
+    try:
+        return read_document(text)
+    except InvalidDocument as error:
+        raise CommandFailed(ExitCode.BAD_INPUT, problem_list(file, error.problems)) from error
+
+
+def _checked(file: str, document: dict[str, object]) -> str:
+    """The experiment's name, once the whole document is found sound."""
+    from anabranch.store.document import InvalidDocument, parse
+
+    try:
+        return parse(document).name
+    except InvalidDocument as error:
+        raise CommandFailed(
+            ExitCode.BAD_INPUT,
+            problem_list(file, error.problems),
+            "`anabranch schema` prints what is allowed",
+        ) from error

@@ -1,0 +1,133 @@
+"""`get` and `describe`: experiments as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from anabranch.cli import options
+from anabranch.cli.connection import DEFAULT_STORE, existing_store
+from anabranch.cli.exit_codes import ExitCode
+from anabranch.cli.failures import CommandFailed
+from anabranch.cli.output import Format, encoded, json_line
+from anabranch.cli.terminal import Terminal, terminal_of
+
+if TYPE_CHECKING:
+    from anabranch.cli.view_types import ExperimentView
+
+_PIPE_WIDTH = 120
+_LEAST_WIDTH = 60
+_LINES = 36
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command(rich_help_panel=options.LOOK)(get)
+    app.command(rich_help_panel=options.LOOK)(describe)
+
+
+def get(
+    context: typer.Context,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="Name of the experiment; all of them when absent.",
+            metavar="[NAME]",
+            autocompletion=options.complete_name,
+            show_default=False,
+        ),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Follow one experiment until it is over.")
+    ] = False,
+    output: options.Output = Format.TABLE,
+    refresh: Annotated[
+        float, typer.Option("--refresh", help="Seconds between two looks with --watch.", min=0.1)
+    ] = 1.0,
+    store: options.Store = DEFAULT_STORE,
+) -> None:
+    """List the experiments, or show one of them."""
+    from anabranch.cli.loading import load_rows, load_view, view_loader
+    from anabranch.cli.tables import experiments_table
+
+    terminal = terminal_of(context)
+    with existing_store(store) as opened:
+        now = terminal.clock.now
+        if watch:
+            name = name or _only([row.name for row in load_rows(opened, now())])
+            _follow(terminal, view_loader(opened, name, now), output, refresh)
+        elif name is not None:
+            view = load_view(opened, name, now())
+            if output is Format.TABLE:
+                _draw(terminal, view)
+            else:
+                terminal.say(encoded(view, output))
+        else:
+            rows = load_rows(opened, now())
+            if output is not Format.TABLE:
+                terminal.say(encoded(rows, output))
+            elif rows:
+                terminal.out.print(experiments_table(rows))
+            else:
+                terminal.note("no experiments yet: create one with `anabranch apply -f FILE`")
+
+
+def describe(context: typer.Context, name: options.Name, store: options.Store = DEFAULT_STORE) -> None:
+    """Explain one experiment: every number, verdict and reason."""
+    from anabranch.cli.description import describe_view
+    from anabranch.cli.loading import load_view
+
+    terminal = terminal_of(context)
+    with existing_store(store) as opened:
+        for line in describe_view(load_view(opened, name, terminal.clock.now())):
+            terminal.out.print(line, soft_wrap=True)
+
+
+def _only(names: list[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise CommandFailed(
+            ExitCode.NOT_FOUND, "there is no experiment to watch", "create one with `anabranch apply -f FILE`"
+        )
+    raise CommandFailed(
+        ExitCode.BAD_INPUT,
+        f"--watch follows one experiment; there are: {', '.join(names)}",
+        "name one of them",
+    )
+
+
+def _draw(terminal: Terminal, view: ExperimentView) -> None:
+    from anabranch.cli.dashboard import render
+
+    console = terminal.out
+    width = console.width if console.is_terminal else min(console.width, _PIPE_WIDTH)
+    # Every variant fits, and the end of the decision log below.
+    console.print(render(view, max(width, _LEAST_WIDTH), _LINES + 2 * len(view.arms)))
+
+
+def _follow(terminal: Terminal, load: Callable[[], ExperimentView], output: Format, refresh_s: float) -> None:
+    from anabranch.cli.live import LiveDashboard
+
+    if output is Format.TABLE:
+        dashboard = LiveDashboard(terminal.out)
+        dashboard.watch(load, until=lambda view: view.is_over, refresh_s=refresh_s, clock=terminal.clock)
+        return
+    shown: ExperimentView | None = None
+    while True:
+        view = load()
+        if shown is None or _timeless(view) != _timeless(shown):
+            terminal.say(json_line(view) if output is Format.JSON else f"---\n{encoded(view, output)}")
+            shown = view
+        if view.is_over:
+            return
+        terminal.clock.wait(refresh_s)
+
+
+def _timeless(view: ExperimentView) -> ExperimentView:
+    """The view without what changes by the clock alone."""
+    arms = tuple(replace(arm, requests_per_s=None) for arm in view.arms)
+    return replace(view, at_s=0.0, age_s=0.0, elapsed_s=None, steps=(), waiting_for=(), arms=arms)

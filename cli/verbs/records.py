@@ -1,0 +1,98 @@
+"""`history`, `events` and `verify`: what was decided, who asked for what, and whether the log is whole."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from anabranch.cli import options
+from anabranch.cli.connection import DEFAULT_STORE, existing_store, find_experiment
+from anabranch.cli.exit_codes import ExitCode
+from anabranch.cli.failures import CommandFailed
+from anabranch.cli.output import Format, encoded
+from anabranch.cli.terminal import terminal_of
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command(rich_help_panel=options.LOOK)(history)
+    app.command(rich_help_panel=options.LOOK)(events)
+    app.command(rich_help_panel=options.LOOK)(verify)
+
+
+def history(
+    context: typer.Context,
+    name: options.Name,
+    output: options.Output = Format.TABLE,
+    last: Annotated[
+        int | None, typer.Option("--last", help="Only the last decisions.", min=1, show_default=False)
+    ] = None,
+    store: options.Store = DEFAULT_STORE,
+) -> None:
+    """Show the decision log: what changed, when, and why."""
+    from anabranch.cli.loading import load_decisions
+    from anabranch.cli.tables import history_table
+
+    terminal = terminal_of(context)
+    with existing_store(store) as opened:
+        decisions = load_decisions(opened, name)
+    shown = decisions if last is None else decisions[-last:]
+    if output is not Format.TABLE:
+        terminal.say(encoded(shown, output))
+    elif shown:
+        terminal.out.print(history_table(shown))
+    else:
+        terminal.note(f"{name} has no decisions yet: the controller inside `anabranch serve` takes them")
+
+
+def events(
+    context: typer.Context,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="Name of the experiment; all of them when absent.",
+            metavar="[NAME]",
+            autocompletion=options.complete_name,
+            show_default=False,
+        ),
+    ] = None,
+    output: options.Output = Format.TABLE,
+    store: options.Store = DEFAULT_STORE,
+) -> None:
+    """Show the audit log: who asked for what, when."""
+    from anabranch.cli.tables import events_table
+
+    terminal = terminal_of(context)
+    with existing_store(store) as opened:
+        if name is not None:
+            find_experiment(opened, name)
+        found = opened.events(name)
+    if output is not Format.TABLE:
+        terminal.say(encoded(found, output))
+    elif found:
+        terminal.out.print(events_table(found))
+    else:
+        terminal.note("no events yet")
+
+
+def verify(context: typer.Context, name: options.Name, store: options.Store = DEFAULT_STORE) -> None:
+    """Check that no decision was changed, removed or added since it was taken."""
+    from anabranch.cli.verification import broken_log
+
+    terminal = terminal_of(context)
+    with existing_store(store) as opened:
+        stored = find_experiment(opened, name)
+        decisions = opened.decisions(name)
+    broken = broken_log(stored, decisions)
+    if broken is not None:
+        raise CommandFailed(
+            ExitCode.FAILURE,
+            f"the decision log of {name} is broken: {broken}",
+            "compare the database with a backup; what was served is in the journal",
+        )
+    if not decisions:
+        terminal.say(f"{name}: no decisions yet, nothing to verify")
+        return
+    terminal.say(f"{name}: {len(decisions)} decisions, every hash follows from the one before it")
+    terminal.say(f"head {decisions[-1].hash}")

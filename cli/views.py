@@ -1,0 +1,158 @@
+"""Views of an experiment: pure functions from what the store keeps to what people see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from anabranch.bandit.decision import Command, Decision
+from anabranch.bandit.lifecycle import Phase
+from anabranch.bandit.spec import Experiment
+from anabranch.bandit.state import ExperimentState
+from anabranch.cli.arm_views import arm_views
+from anabranch.cli.numbers import moment
+from anabranch.cli.step_views import step_views, title
+from anabranch.cli.view_types import (
+    ActionView,
+    ArmView,
+    DecisionView,
+    ExperimentRow,
+    ExperimentView,
+    RequestView,
+)
+from anabranch.cli.waiting import waiting_for
+from anabranch.store.port import StoredDecision, StoredExperiment
+
+DECISIONS_SHOWN = 50
+"""How many of the last decisions a view of an experiment carries; `history` has all of them."""
+
+
+def experiment_row(stored: StoredExperiment, experiment: Experiment, now: float) -> ExperimentRow:
+    """One line of the list.
+
+    Args:
+        stored: What is kept.
+        experiment: Its parsed document.
+        now: Seconds since 1970.
+    """
+    state = stored.state
+    begun = state.phase is not Phase.PENDING
+    going = begun and not state.phase.is_over
+    inside = state.step < len(experiment.steps)
+    return ExperimentRow(
+        name=stored.name,
+        model=experiment.model,
+        phase=state.phase,
+        step=min(state.step + 1, len(experiment.steps)) if begun else 0,
+        steps=len(experiment.steps),
+        step_name=title(experiment.steps[state.step]) if begun and inside else "",
+        step_elapsed_s=max(0.0, now - state.step_started_s) if going else None,
+        weights={arm: weight for arm, weight in state.weights.items() if weight > 0},
+        live=len(state.live) if begun else len(experiment.candidates),
+        candidates=len(experiment.candidates),
+        winner=state.winner,
+        age_s=max(0.0, now - stored.applied_s),
+    )
+
+
+def experiment_view(
+    stored: StoredExperiment,
+    experiment: Experiment,
+    decisions: Sequence[StoredDecision],
+    now: float,
+    requests: Sequence[Command] = (),
+) -> ExperimentView:
+    """Everything about one experiment.
+
+    Args:
+        stored: What is kept.
+        experiment: Its parsed document.
+        decisions: All of its decisions, oldest first.
+        now: Seconds since 1970.
+        requests: What no decision has answered yet.
+    """
+    state = stored.state
+    begun = state.phase is not Phase.PENDING
+    run = _run(stored, decisions)
+    end = run[-1].at_s if state.phase.is_over and run else now
+    elapsed_s = max(0.0, end - state.started_s) if begun else None
+    rows = decision_views(decisions)
+    return ExperimentView(
+        name=stored.name,
+        model=experiment.model,
+        baseline=experiment.baseline,
+        phase=state.phase,
+        is_over=state.phase.is_over,
+        spec_version=stored.spec_version,
+        unit=experiment.unit_metadata,
+        objective=None if experiment.objective is None else experiment.objective.name,
+        delta=experiment.delta,
+        rollback_delta=experiment.rollback_delta,
+        at_s=now,
+        applied_s=stored.applied_s,
+        age_s=max(0.0, now - stored.applied_s),
+        elapsed_s=elapsed_s,
+        step=min(state.step + 1, len(experiment.steps)) if begun else 0,
+        steps=step_views(experiment, state, run, end),
+        mirror=state.mirror,
+        winner=state.winner,
+        arms=arm_views(experiment, state, elapsed_s),
+        waiting_for=waiting_for(experiment, state, now),
+        requests=tuple(
+            RequestView(verb=command.verb, argument=command.argument, actor=command.actor)
+            for command in requests
+        ),
+        decisions=rows[-DECISIONS_SHOWN:],
+        decisions_total=len(rows),
+    )
+
+
+def decision_views(decisions: Sequence[StoredDecision]) -> tuple[DecisionView, ...]:
+    """The decision log, oldest first."""
+    started: dict[int, float] = {}
+    for kept in decisions:
+        started.setdefault(kept.spec_version, kept.decision.at_s)
+    return tuple(
+        DecisionView(
+            number=kept.decision.number,
+            spec_version=kept.spec_version,
+            at_s=kept.decision.at_s,
+            at=moment(kept.decision.at_s),
+            since_start_s=kept.decision.at_s - started[kept.spec_version],
+            phase=kept.decision.phase,
+            step=kept.decision.step + 1,
+            epoch=kept.decision.epoch,
+            weights=dict(kept.decision.weights),
+            actions=tuple(
+                ActionView(change=action.change, variant=action.variant, reason=action.reason)
+                for action in kept.decision.actions
+            ),
+            evidence_last=kept.decision.evidence_last,
+            hash=kept.hash,
+        )
+        for kept in decisions
+    )
+
+
+def with_rates(view: ExperimentView, earlier: ExperimentView) -> ExperimentView:
+    """The view with its request rates taken over the time since an earlier one of the same run."""
+    span_s = view.at_s - earlier.at_s
+    before = {arm.name: arm.requests for arm in earlier.arms}
+    if span_s <= 0 or view.spec_version != earlier.spec_version:
+        return view
+
+    def rated(arm: ArmView) -> ArmView:
+        served = arm.requests - before.get(arm.name, 0)
+        return arm if served < 0 else replace(arm, requests_per_s=served / span_s)
+
+    return replace(view, arms=tuple(rated(arm) for arm in view.arms))
+
+
+def _run(stored: StoredExperiment, decisions: Sequence[StoredDecision]) -> list[Decision]:
+    """The decisions since the experiment was last started."""
+    state: ExperimentState = stored.state
+    return [
+        kept.decision
+        for kept in decisions
+        if kept.spec_version == stored.spec_version and kept.decision.at_s >= state.started_s
+    ]
