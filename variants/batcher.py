@@ -9,12 +9,11 @@ nothing without it. Work past its deadline is refused without running. All metho
 import heapq
 import math
 import time
-from asyncio import AbstractEventLoop, Future, Handle, TimerHandle
+from asyncio import AbstractEventLoop, Future, TimerHandle
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable
 
+from anabranch.variants.batch_run import Batch, Infer
 from anabranch.variants.batching import (
     MIRROR,
     URGENT,
@@ -24,61 +23,18 @@ from anabranch.variants.batching import (
     Failure,
     FailureKind,
     Placement,
+    QueueLoad,
     Ticket,
     Timing,
     VariantQueue,
 )
-from anabranch.variants.errors import VariantError, VariantInputError
-from anabranch.variants.tensors import Array, Request
-from anabranch.variants.worker_threads import Executor, WorkerThreads
+from anabranch.variants.errors import VariantError
+from anabranch.variants.tensors import Request
+from anabranch.variants.worker_threads import Executor, Loop, WorkerThreads
 
-Infer: TypeAlias = Callable[[Sequence[Request]], list[dict[str, Array]]]
 _NEVER = math.inf
 # Weight of the newest batch in the running mean of compute time.
 _NEWEST = 0.2
-
-
-class Loop(Protocol):
-    """What the dispatcher needs of an event loop; asyncio's and uvloop's have it."""
-
-    def time(self) -> float:
-        """The clock of deadlines, in seconds."""
-        ...
-
-    def call_soon(self, callback: Callable[..., Any]) -> Handle:
-        """Call at the end of this tick."""
-        ...
-
-    def call_soon_threadsafe(self, callback: Callable[..., Any]) -> Handle:
-        """Call from another thread."""
-        ...
-
-    def call_later(self, delay: float, callback: Callable[..., Any]) -> TimerHandle:
-        """Call after some seconds."""
-        ...
-
-    def create_future(self) -> Future[Any]:
-        """A future of this loop."""
-        ...
-
-    def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Report an error that nobody awaits."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueLoad:
-    """How busy a variant is.
-
-    Args:
-        queued: Requests that wait.
-        running: Requests in batches that run now.
-        batch_s: Running mean of a batch's compute time, in seconds; 0 before the first.
-    """
-
-    queued: int
-    running: int
-    batch_s: float
 
 
 class _Lane:
@@ -93,18 +49,6 @@ class _Lane:
         self.running = 0
         self.batch_s = 0.0
         self.drained: Future[None] | None = None
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Tickets that run together; filled in by the thread that runs them."""
-
-    lane: _Lane
-    tickets: list[Ticket]
-    rows: int
-    priority: int
-    started_s: float
-    results: list[Answer | Failure]
 
 
 class Dispatcher:
@@ -136,7 +80,7 @@ class Dispatcher:
         self._mirrors_running = 0
         self._lanes: dict[str, _Lane] = {}
         self._sequence = 0
-        self._finished: deque[_Batch] = deque()
+        self._finished: deque[tuple[_Lane, Batch]] = deque()
         self._wake_pending = False
         self._dispatch_pending = False
         self._expiries: list[tuple[float, int, Ticket]] = []
@@ -322,88 +266,44 @@ class Dispatcher:
         return best, next_ripe
 
     def _start(self, lane: _Lane, tickets: list[Ticket]) -> None:
-        rows = sum(ticket.rows for ticket in tickets)
-        priority = tickets[0].priority
-        batch = _Batch(lane, tickets, rows, priority, self._clock(), [])
+        """On a worker thread."""
+        batch = _batch(lane, tickets)
         self._free -= 1
         lane.running += len(tickets)
-        if priority >= MIRROR:
+        if tickets[0].priority >= MIRROR:
             self._mirrors_running += 1
-        self._executor.start(lambda: self._run(batch))
+        self._executor.start(lambda: self._run(lane, batch))
 
-    def _run_here(self, lane: _Lane, tickets: list[Ticket]) -> None:
-        """On the loop's own thread."""
-        batch = _Batch(
-            lane, tickets, sum(ticket.rows for ticket in tickets), tickets[0].priority, self._clock(), []
-        )
-        self._compute(batch)
-        self._hand_out(batch)
-
-    def _run(self, batch: _Batch) -> None:
-        """On a worker thread."""
-        self._compute(batch)
-        self._finished.append(batch)
+    def _run(self, lane: _Lane, batch: Batch) -> None:
+        batch.run(self._clock)
+        self._finished.append((lane, batch))
         if not self._wake_pending:
             self._wake_pending = True
             self._loop.call_soon_threadsafe(self._collect)
 
-    def _compute(self, batch: _Batch) -> None:
-        """Run the batch, and each request alone when that fails."""
-        infer = batch.lane.infer
-        requests = [ticket.inputs or {} for ticket in batch.tickets]
-        started = self._clock()
-        try:
-            outputs = infer(requests)
-            if len(outputs) != len(requests):
-                raise VariantError(f"the variant gave {len(outputs)} answers to {len(requests)} requests")
-        except Exception as error:  # noqa: BLE001  # whatever a variant raises is charged to it, not to the process
-            batch.results = self._run_alone(batch, error, self._clock() - started)
-        else:
-            compute_s = self._clock() - started
-            batch.results = [
-                Answer(output, Timing(started - ticket.submitted_s, compute_s, batch.rows))
-                for ticket, output in zip(batch.tickets, outputs, strict=True)
-            ]
-
-    def _run_alone(self, batch: _Batch, error: Exception, compute_s: float) -> list[Answer | Failure]:
-        first = batch.tickets[0]
-        if len(batch.tickets) == 1:
-            timing = _timing(first, batch.started_s, compute_s, batch.rows)
-            return [_failure(error, timing)]
-        results: list[Answer | Failure] = []
-        for ticket in batch.tickets:
-            started = self._clock()
-            try:
-                outputs = batch.lane.infer([ticket.inputs or {}])
-                if len(outputs) != 1:
-                    raise VariantError(f"the variant gave {len(outputs)} answers to 1 request")
-            except Exception as own:  # noqa: BLE001  # as above
-                timing = _timing(ticket, started, self._clock() - started, ticket.rows)
-                results.append(_failure(own, timing))
-            else:
-                timing = _timing(ticket, started, self._clock() - started, ticket.rows)
-                results.append(Answer(outputs[0], timing))
-        return results
+    def _run_here(self, lane: _Lane, tickets: list[Ticket]) -> None:
+        """On the loop's own thread."""
+        batch = _batch(lane, tickets)
+        batch.run(self._clock)
+        self._hand_out(lane, batch)
 
     def _collect(self) -> None:
         """On the loop: free the threads of finished batches, start what waits, then hand the answers out."""
         # Cleared before the queue is read: a batch that finishes after the last read wakes the loop again.
         self._wake_pending = False
-        finished: list[_Batch] = []
+        finished: list[tuple[_Lane, Batch]] = []
         while self._finished:
-            batch = self._finished.popleft()
-            finished.append(batch)
-            lane = batch.lane
+            lane, batch = self._finished.popleft()
+            finished.append((lane, batch))
             self._free += 1
             lane.running -= len(batch.tickets)
-            if batch.priority >= MIRROR:
+            if batch.tickets[0].priority >= MIRROR:
                 self._mirrors_running -= 1
         self._dispatch()
-        for batch in finished:
-            self._hand_out(batch)
+        for lane, batch in finished:
+            self._hand_out(lane, batch)
 
-    def _hand_out(self, batch: _Batch) -> None:
-        lane = batch.lane
+    def _hand_out(self, lane: _Lane, batch: Batch) -> None:
         compute_s = batch.results[0].timing.compute_s
         lane.batch_s += (compute_s - lane.batch_s) * (_NEWEST if lane.batch_s else 1.0)
         for ticket, result in zip(batch.tickets, batch.results, strict=True):
@@ -420,7 +320,7 @@ class Dispatcher:
             self._loop.call_exception_handler({"message": "a done callback failed", "exception": error})
 
     def _fail(self, ticket: Ticket, kind: FailureKind, message: str) -> None:
-        timing = _timing(ticket, self._clock(), 0.0, 0)
+        timing = Timing(self._clock() - ticket.submitted_s, 0.0, 0)
         self._deliver(ticket, Failure(kind=kind, message=message, timing=timing))
 
     def _fail_soon(self, ticket: Ticket, kind: FailureKind, message: str) -> None:
@@ -466,10 +366,5 @@ class Dispatcher:
         self._dispatch()
 
 
-def _timing(ticket: Ticket, started: float, compute_s: float, rows: int) -> Timing:
-    return Timing(started - ticket.submitted_s, compute_s, rows)
-
-
-def _failure(error: Exception, timing: Timing) -> Failure:
-    kind = FailureKind.INPUT if isinstance(error, VariantInputError) else FailureKind.ERROR
-    return Failure(kind=kind, message=f"{type(error).__name__}: {error}", timing=timing, error=error)
+def _batch(lane: _Lane, tickets: list[Ticket]) -> Batch:
+    return Batch(infer=lane.infer, tickets=tickets, rows=sum(ticket.rows for ticket in tickets))

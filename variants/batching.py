@@ -111,6 +111,21 @@ class Failure:
     error: Exception | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueLoad:
+    """How busy a variant is.
+
+    Args:
+        queued: Requests that wait.
+        running: Requests in batches that run now.
+        batch_s: Running mean of a batch's compute time, in seconds; 0 before the first.
+    """
+
+    queued: int
+    running: int
+    batch_s: float
+
+
 Done: TypeAlias = Callable[[Answer | Failure], None]
 
 

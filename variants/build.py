@@ -43,8 +43,20 @@ _WORK = ".work"
 _DRAFT = ".building-"
 _ONNX_FILE = "model.onnx"
 _TORCH_FILE = "model.safetensors"
-# Raised when builders change what they write for the same recipe; older variants are then built again.
-_BUILDERS = "1"
+# The modules that decide an artifact's bytes: when one of them changes, variants are built again.
+_BUILDERS = (
+    "calibrate",
+    "encoder_graph",
+    "head",
+    "minilm",
+    "onnx_recipes",
+    "own_models",
+    "recipes",
+    "reviews",
+    "static_quantize",
+    "torch_encoder",
+    "wordpiece",
+)
 
 
 def build(
@@ -97,9 +109,15 @@ def cache_key(source: ModelSource, spec: VariantSpec) -> str:
         "recipe": recipe_fields(spec.recipe),
         "tools": tool_versions(spec.engine),
         "manifest": VERSION,
-        "builders": _BUILDERS,
+        "builders": _builders_digest(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _builders_digest() -> str:
+    folder = Path(__file__).parent
+    sources = b"".join((folder / f"{name}.py").read_bytes() for name in _BUILDERS)
+    return hashlib.sha256(sources).hexdigest()
 
 
 def _silent(_: str) -> None:

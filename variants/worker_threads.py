@@ -1,9 +1,10 @@
-"""A few threads that run jobs one after the other, and the port that tests replace."""
+"""A few threads that run jobs one after the other, and the two ports of a dispatcher: its threads and its loop."""
 
 import queue
 import threading
+from asyncio import Future, Handle, TimerHandle
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Executor(Protocol):
@@ -20,6 +21,34 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """End the threads after the jobs that were started."""
+        ...
+
+
+class Loop(Protocol):
+    """What the dispatcher needs of an event loop; asyncio's and uvloop's have it."""
+
+    def time(self) -> float:
+        """The clock of deadlines, in seconds."""
+        ...
+
+    def call_soon(self, callback: Callable[..., Any]) -> Handle:
+        """Call at the end of this tick."""
+        ...
+
+    def call_soon_threadsafe(self, callback: Callable[..., Any]) -> Handle:
+        """Call from another thread."""
+        ...
+
+    def call_later(self, delay: float, callback: Callable[..., Any]) -> TimerHandle:
+        """Call after some seconds."""
+        ...
+
+    def create_future(self) -> Future[Any]:
+        """A future of this loop."""
+        ...
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Report an error that nobody awaits."""
         ...
 
 
