@@ -31,8 +31,8 @@ class RatioClaim(StrEnum):
 def counts_at_or_below(scale: LogScale, histogram: Histogram) -> IntArray:
     """How many values lie at or below each finite border, shape (bins - 1,)."""
     counts = np.zeros(scale.bins, dtype=np.int64)
-    for index, count in checked(scale, histogram).items():
-        counts[index] = count
+    if checked(scale, histogram):
+        counts[list(histogram)] = list(histogram.values())
     return np.cumsum(counts)[:-1]
 
 

@@ -276,10 +276,12 @@ def checked(scale: Scale, histogram: Histogram) -> Histogram:
     Raises:
         ValueError: with the first wrong bin or count.
     """
-    for index, count in histogram.items():
-        _checked(index, scale.bins)
-        if count < 0:
-            raise ValueError(f"bin {index} has count {count}: counts are never negative")
+    if histogram:
+        bins = scale.bins
+        _checked(min(histogram), bins)
+        _checked(max(histogram), bins)
+        if min(histogram.values()) < 0:
+            raise ValueError(f"histogram {dict(histogram)} has a negative count: counts are never negative")
     return histogram
 
 
