@@ -9,6 +9,7 @@ from rich.text import Text
 
 from anabranch.cli.marks import PHASE_MARKS, PHASE_STYLES, STEP_MARKS, STEP_STYLES
 from anabranch.cli.numbers import duration, share
+from anabranch.cli.story import shortened, telling
 from anabranch.cli.traffic_table import name_width, traffic_table
 from anabranch.cli.verdict_grid import verdict_grid
 from anabranch.cli.view_types import ArmState, ArmView, DecisionView, ExperimentView, StepState
@@ -70,12 +71,11 @@ def log_lines(decisions: Iterable[DecisionView], width: int, most: int) -> list[
     """The end of the decision log, a line for each thing a decision did, newest last."""
     lines: list[Text] = []
     for decision in decisions:
-        stamp = f"+{duration(decision.since_start_s)}".rjust(8) + f"  #{decision.number}"
-        for index, action in enumerate(decision.actions):
+        stamp = f"+{duration(decision.since_start_s)}".rjust(8) + f"  #{decision.number}  "
+        for index, action in enumerate(telling(decision)):
             head = stamp if index == 0 else " " * len(stamp)
-            lines.append(
-                _clipped(Text.assemble((head, "dim"), "  ", (action.reason, _tone(action.change))), width)
-            )
+            reason = shortened(action.reason, width - len(head))
+            lines.append(_clipped(Text.assemble((head, "dim"), (reason, _tone(action.change))), width))
     return lines[-most:] if most > 0 else []
 
 

@@ -16,7 +16,8 @@ from anabranch.cli.marks import (
     VERDICT_MARKS,
     VERDICT_STYLES,
 )
-from anabranch.cli.numbers import count, duration, in_unit, interval, milliseconds, moment, odds, rate, share
+from anabranch.cli.numbers import count, duration, in_unit, interval, milliseconds, moment, rate, share
+from anabranch.cli.story import outcome, reason_of
 from anabranch.cli.view_types import ArmState, ArmView, ExperimentView, Unit, VerdictView
 
 _LABEL = 14
@@ -25,6 +26,8 @@ _LABEL = 14
 def describe_view(view: ExperimentView) -> Iterator[Text]:
     """The lines of the description."""
     yield from _head(view)
+    yield Text()
+    yield Text(outcome(view))
     yield from _section("Steps")
     for step in view.steps:
         spent = "" if step.elapsed_s is None else f"  {duration(step.elapsed_s)}"
@@ -57,7 +60,7 @@ def describe_view(view: ExperimentView) -> Iterator[Text]:
                 (decision.phase, PHASE_STYLES[decision.phase]),
             )
             for action in decision.actions:
-                yield Text(f"      {action.change}: {action.reason}")
+                yield Text(f"      {action.change}: {reason_of(action)}")
 
 
 def _head(view: ExperimentView) -> Iterator[Text]:
@@ -109,17 +112,10 @@ def _arm(arm: ArmView) -> Iterator[Text]:
 
 def _verdict(verdict: VerdictView) -> Text:
     mark = "·" if verdict.role == "signal" else VERDICT_MARKS[verdict.outcome]
-    evidence = ""
-    if verdict.role != "signal" and verdict.samples:
-        evidence = (
-            f"  for {odds(verdict.evidence_for)} of {odds(verdict.evidence_for_needed)}, "
-            f"against {odds(verdict.evidence_against)} of {odds(verdict.evidence_against_needed)}"
-        )
     return Text.assemble(
         f"      {verdict.metric:<10} ",
         (f"{mark} ", VERDICT_STYLES[verdict.outcome]),
         verdict.reason,
-        (evidence if verdict.outcome in ("PASS", "FAIL") else "", "dim"),
     )
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from anabranch.cli.clock import Clock, SystemClock
 from anabranch.cli.dashboard import render
 from anabranch.cli.numbers import duration
+from anabranch.cli.story import reason_of, telling
 from anabranch.cli.view_types import ExperimentView
 from anabranch.cli.views import with_rates
 
@@ -104,10 +105,10 @@ class LiveDashboard:
             place = (decision.spec_version, decision.number)
             if self._printed is not None and place <= self._printed:
                 continue
-            for action in decision.actions:
+            for action in telling(decision):
                 self._line(
                     f"+{duration(decision.since_start_s)} #{decision.number} {decision.phase} "
-                    f"{action.change}: {action.reason}"
+                    f"{action.change}: {reason_of(action)}"
                 )
         last = view.decisions[-1] if view.decisions else None
         self._printed = (0, 0) if last is None else (last.spec_version, last.number)

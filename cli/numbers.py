@@ -105,10 +105,3 @@ def interval(unit: Unit, low: float, high: float, *, is_difference: bool = False
     """An interval without its unit: `[98.9, 99.5]`."""
     ends = (bare(unit, end, is_difference=is_difference) for end in (low, high))
     return f"[{', '.join(ends)}]"
-
-
-def odds(value: float) -> str:
-    """Evidence as a multiple: `12×`, `over a million×`."""
-    if value >= 1e6:
-        return ">1e6"
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"

@@ -10,10 +10,12 @@ from anabranch.cli.connection import DEFAULT_STORE, existing_store
 from anabranch.cli.failures import CommandFailed
 from anabranch.cli.output import Format
 
+RUN = "Run"
 LOOK = "Look"
 CHANGE = "Change"
 DOCUMENTS = "Documents"
-"""Panels of `--help`; a verb group elsewhere may name its own."""
+ABOUT = "About"
+"""Panels of `--help`, in the order in which their first verb is registered."""
 
 
 def complete_name(context: typer.Context, incomplete: str) -> list[str]:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from anabranch.cli.marks import PHASE_STYLES
 from anabranch.cli.numbers import duration, moment, share
+from anabranch.cli.story import reason_of
 from anabranch.cli.view_types import DecisionView, ExperimentRow
 from anabranch.store.port import AuditEvent
 
@@ -42,7 +43,7 @@ def history_table(decisions: Sequence[DecisionView]) -> Table:
         number = f"{decision.spec_version}.{decision.number}" if len(versions) > 1 else str(decision.number)
         for index, action in enumerate(decision.actions):
             head = (number, decision.at, decision.phase) if index == 0 else ("", "", "")
-            table.add_row(*head, action.change, action.reason)
+            table.add_row(*head, action.change, reason_of(action))
     return table
 
 

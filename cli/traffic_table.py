@@ -42,20 +42,24 @@ def traffic_table(arms: Sequence[ArmView], width: int, names: int) -> Table:
     for arm in arms:
         style = ARM_STYLES[arm.state]
         cells = [
-            per_second(arm.requests_per_s),
-            milliseconds(arm.p50_ms),
-            milliseconds(arm.p95_ms),
-            milliseconds(arm.p99_ms),
-            rate(arm.error_rate),
+            Text(text, style=style)
+            for text in (
+                per_second(arm.requests_per_s),
+                milliseconds(arm.p50_ms),
+                milliseconds(arm.p95_ms),
+                milliseconds(arm.p99_ms),
+                rate(arm.error_rate),
+            )
         ]
         if wide:
-            cells += [count(arm.requests), count(arm.masked), count(arm.mirrored_pairs)]
+            cells += [
+                Text(count(arm.requests), style=style),
+                Text(count(arm.masked), style="red" if arm.masked else style),
+                Text(count(arm.mirrored_pairs), style=style),
+            ]
         table.add_row(
             Text(f"{ARM_MARKS[arm.state]} {arm.name}", style=style),
             Text(f"{bar(arm.weight, bars)}{share(arm.weight):>6}", style=style),
-            *(
-                Text(text, style="red" if arm.masked and heading == 6 else style)
-                for heading, text in enumerate(cells)
-            ),
+            *cells,
         )
     return table

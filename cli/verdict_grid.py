@@ -76,12 +76,12 @@ def limit_short(verdict: VerdictView) -> str:
 
 def cell(verdict: VerdictView, detail: Detail) -> str:
     """A verdict as its mark, estimate and interval, without the unit."""
-    mark = "" if verdict.role == "signal" else VERDICT_MARKS[verdict.outcome]
+    mark = "·" if verdict.role == "signal" else VERDICT_MARKS[verdict.outcome]
     if detail is Detail.MARK:
-        return mark or "·"
+        return mark
     if verdict.estimate is None:
-        return f"{mark} -".strip()
-    text = f"{mark} {bare(verdict.unit, verdict.estimate, is_difference=verdict.is_difference)}".strip()
+        return f"{mark} -"
+    text = f"{mark} {bare(verdict.unit, verdict.estimate, is_difference=verdict.is_difference)}"
     if detail is Detail.INTERVAL and verdict.low is not None and verdict.high is not None:
         text += f" {interval(verdict.unit, verdict.low, verdict.high, is_difference=verdict.is_difference)}"
     return text

@@ -7,12 +7,13 @@ from importlib import metadata
 
 import typer
 
+from anabranch.cli import options
 from anabranch.cli.terminal import terminal_of
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(version)
+    app.command(rich_help_panel=options.ABOUT)(version)
 
 
 def version(context: typer.Context) -> None:

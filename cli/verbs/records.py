@@ -1,7 +1,8 @@
-"""`history`, `events` and `verify`: what was decided, who asked for what, and whether the log is whole."""
+"""`history`, `report`, `events` and `verify`: what was decided, who asked for what, and whether the log is whole."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +18,7 @@ from anabranch.cli.terminal import terminal_of
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command(rich_help_panel=options.LOOK)(history)
+    app.command(rich_help_panel=options.LOOK)(report)
     app.command(rich_help_panel=options.LOOK)(events)
     app.command(rich_help_panel=options.LOOK)(verify)
 
@@ -44,6 +46,38 @@ def history(
         terminal.out.print(history_table(shown))
     else:
         terminal.note(f"{name} has no decisions yet: the controller inside `anabranch serve` takes them")
+
+
+def report(
+    context: typer.Context,
+    name: options.Name,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", "-f", help="Write there instead of stdout.", dir_okay=False, show_default=False
+        ),
+    ] = None,
+    store: options.Store = DEFAULT_STORE,
+) -> None:
+    """Tell the experiment's story in Markdown: what was asked, what happened, why."""
+    from anabranch.cli.loading import load_decisions, load_view
+    from anabranch.cli.report import report as write_report
+
+    terminal = terminal_of(context)
+    with existing_store(store) as opened:
+        view = load_view(opened, name, terminal.clock.now())
+        page = write_report(view, load_decisions(opened, name), find_experiment(opened, name).document)
+    if file is None:
+        terminal.say(page.rstrip("\n"))
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise CommandFailed(
+            ExitCode.FAILURE, f"cannot write {file}: {error.strerror}", "check --file"
+        ) from error
+    terminal.note(f"wrote {file}")
 
 
 def events(
