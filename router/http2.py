@@ -44,10 +44,16 @@ class Phase(Enum):
     CLOSED = auto()
 
 
+_DEAF: Final = (Phase.LINGERING, Phase.CLOSED)
+
+
 class Receiver(Protocol):
     """What one connection's streams are given to."""
 
     __slots__ = ()
+
+    def on_connected(self) -> bool:
+        """Tell whether there is room for the connection."""
 
     def on_request(self, stream_id: int, headers: Headers, end_stream: bool) -> None:
         """A stream opened."""
@@ -100,7 +106,6 @@ class Http2Connection(asyncio.BufferedProtocol):
         "peer",
         "phase",
         "receiver",
-        "refused",
     )
 
     receiver: Receiver
@@ -138,8 +143,6 @@ class Http2Connection(asyncio.BufferedProtocol):
         self.backlog_bytes = 0
         """Bytes of replies that wait for the client to read."""
         self.peer = ""
-        self.refused = False
-        """The wire has no room: close once connected."""
         self.phase = Phase.HANDSHAKE
 
     # From the transport.
@@ -150,8 +153,11 @@ class Http2Connection(asyncio.BufferedProtocol):
         transport = cast(asyncio.Transport, transport)
         self._transport = transport
         self.peer = _peer(transport)
+        if not self.receiver.on_connected():
+            transport.abort()
+            return
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
-        if self.refused or (tls is not None and tls.selected_alpn_protocol() != "h2"):
+        if tls is not None and tls.selected_alpn_protocol() != "h2":
             transport.close()
             return
         transport.set_write_buffer_limits(high=_WRITE_BYTES, low=_WRITE_BYTES // 4)
@@ -173,14 +179,13 @@ class Http2Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Take what arrived."""
         self._last_received = self._loop.time()
-        if self.phase is Phase.LINGERING:
+        if self.phase in _DEAF:
             return
         try:
             self._engine.receive_data(self._buffer[:nbytes])
         except ngh2.NGH2Error:
             # Beyond a resource limit, or no HTTP/2 at all: the engine has nothing more to say.
-            self._stats.protocol_errors += 1
-            self.abort()
+            self._break()
             return
         self._dispatch()
         if not self._marked:
@@ -218,7 +223,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         """Hand to the transport what the client's windows and the transport's buffer allow."""
         self._marked = False
         transport = self._transport
-        if transport is None:
+        if transport is None or self.phase is Phase.CLOSED:
             return
         before = self.backlog_bytes
         try:
@@ -230,8 +235,7 @@ class Http2Connection(asyncio.BufferedProtocol):
                     break
             self.backlog_bytes = self._engine.queued_body_size()
         except ngh2.NGH2Error:
-            self._stats.protocol_errors += 1
-            self.abort()
+            self._break()
             return
         if self._paused:
             self.backlog_bytes += transport.get_write_buffer_size()
@@ -240,7 +244,7 @@ class Http2Connection(asyncio.BufferedProtocol):
 
     def after_write(self) -> None:
         """Report what writing ended or made room for."""
-        if self._transport is None:
+        if self._transport is None or self.phase is Phase.CLOSED:
             return
         self._dispatch()
         if self._refused_bodies and not self._paused:
@@ -396,6 +400,8 @@ class Http2Connection(asyncio.BufferedProtocol):
                 self._stats.connections_stalled += 1
                 self.abort()
             return
+        if self.phase is Phase.CLOSED:
+            return
         if self.phase is Phase.LINGERING:
             if now > self._linger_until:
                 self.close()
@@ -435,6 +441,12 @@ class Http2Connection(asyncio.BufferedProtocol):
         """Close at once."""
         if self._transport is not None:
             self._transport.abort()
+
+    def _break(self) -> None:
+        """Close: the engine has given the connection up."""
+        self._stats.protocol_errors += 1
+        self.phase = Phase.CLOSED
+        self.abort()
 
     def _linger(self) -> None:
         if self.phase not in (Phase.LINGERING, Phase.CLOSED):

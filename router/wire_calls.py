@@ -2,6 +2,7 @@
 
 import logging
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
 from anabranch.router.grpc_framing import FramingError
@@ -10,7 +11,7 @@ from anabranch.router.wire import INTERNAL_ERROR_MESSAGE, Metadata, Status, Wire
 logger = logging.getLogger(__name__)
 
 
-class ServedCall:
+class ServedCall(ABC):
     """The life of one call.
 
     Args:
@@ -31,13 +32,13 @@ class ServedCall:
         self._stats = stats
 
     @property
+    @abstractmethod
     def metadata(self) -> Metadata:
         """The request's metadata."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fail(self, status: Status, message: str, metadata: Metadata = ()) -> None:
         """End the call with an error."""
-        raise NotImplementedError
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Call back when the call is cancelled."""

@@ -5,6 +5,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
+from typing import Any
 
 from anabranch.router.http2 import Http2Connection, receive_buffer
 from anabranch.router.wire import Handlers, Limits, Status, StreamHandler, Tls, UnaryHandler, WireStats
@@ -55,7 +56,7 @@ class Ngh2Wire:
         try:
             for listener in bound:
                 self._servers.append(
-                    await self.loop.create_server(self._accept, sock=listener, ssl=self._tls)
+                    await self.loop.create_server(self._accept, sock=listener, **self._secure())
                 )
         except BaseException:
             await self.close()
@@ -65,7 +66,7 @@ class Ngh2Wire:
 
     async def adopt(self, connection: socket.socket) -> None:
         """Serve a connection that another process accepted."""
-        await self.loop.connect_accepted_socket(self._accept, connection, ssl=self._tls)
+        await self.loop.connect_accepted_socket(self._accept, connection, **self._secure())
 
     async def drain(self, grace_s: float) -> None:
         """Take no further calls, let those in flight end, then close."""
@@ -113,17 +114,24 @@ class Ngh2Wire:
         connection = Http2Connection(
             loop=self.loop, limits=self.limits, flusher=self.flusher, stats=self.stats, buffer=self._buffer
         )
-        calls = GrpcConnection(self, connection)
-        connection.receiver = calls
+        connection.receiver = GrpcConnection(self, connection)
+        return connection
+
+    def remember(self, connection: Http2Connection, calls: GrpcConnection) -> bool:
+        """Tell whether there is room for a connection, and keep it."""
         if len(self._connections) >= self.limits.max_connections:
             self.stats.connections_refused += 1
-            connection.refused = True
-            return connection
+            return False
         self.stats.connections += 1
         assert self._empty is not None
         self._empty.clear()
         self._connections[connection] = calls
-        return connection
+        return True
+
+    def _secure(self) -> dict[str, Any]:
+        if self._tls is None:
+            return {}
+        return {"ssl": self._tls, "ssl_handshake_timeout": self.limits.handshake_timeout_s}
 
     def _sweep(self) -> None:
         now = self.loop.time()

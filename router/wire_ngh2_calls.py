@@ -266,7 +266,9 @@ class NativeStreamCall(NativeCall):
         owner = self.owner
         if self.ended:
             return True
-        if owner.congested() or owner.backlog_bytes(self.stream_id) > owner.stream_limit_bytes // 2:
+        waiting = owner.backlog_bytes(self.stream_id)
+        # With nothing waiting of its own, a stream goes on, one message a turn, whatever others leave unread.
+        if waiting > owner.stream_limit_bytes // 2 or (waiting and owner.congested()):
             return False
         self._blocked = False
         if self._on_drain is not None:

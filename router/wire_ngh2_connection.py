@@ -35,6 +35,9 @@ class Shared(Protocol):
     stream: dict[bytes, tuple[str, StreamHandler]]
     buffered_bytes: int
 
+    def remember(self, connection: Http2Connection, calls: "GrpcConnection") -> bool:
+        """Tell whether there is room for a connection, and keep it."""
+
     def forget(self, connection: Http2Connection) -> None:
         """A connection is gone."""
 
@@ -71,6 +74,10 @@ class GrpcConnection:
         self.stream_limit_bytes = wire.limits.write_buffer_bytes // 4
 
     # From the connection.
+
+    def on_connected(self) -> bool:
+        """Tell whether there is room for the connection."""
+        return self._wire.remember(self._http2, self)
 
     def on_request(self, stream_id: int, headers: Headers, end_stream: bool) -> None:
         """Open a call, or refuse it."""
@@ -223,7 +230,7 @@ class GrpcConnection:
 
     def _serve(self, call: NativeCall, message: bytes) -> None:
         """Hand a whole request to its handler, or hold it while the client leaves its replies unread."""
-        if self._http2.backlog_bytes > self._limits.write_buffer_bytes or self._held:
+        if self._held or self._crowded():
             held = self._wire.buffered_bytes + len(message)
             if held > self._limits.max_buffered_bytes:
                 self.stats.refused += 1
@@ -238,6 +245,16 @@ class GrpcConnection:
         except Exception as error:  # noqa: BLE001  # whatever a handler raises ends its call alone
             call.guard(error)
 
+    def _crowded(self) -> bool:
+        """Tell whether too many replies are unread; what a stalled stream left unread holds up that stream alone."""
+        limit = self._limits.write_buffer_bytes
+        unread = self._http2.backlog_bytes
+        if unread <= limit:
+            return False
+        return (
+            unread - sum(self._http2.stream_backlog_bytes(call.stream_id) for call in self._blocked) > limit
+        )
+
     def on_stream_closed(self, stream_id: int) -> None:
         """Cancel the call, where it has not ended."""
         call = self._calls.get(stream_id)
@@ -247,7 +264,7 @@ class GrpcConnection:
 
     def on_written(self) -> None:
         """Serve what was held, and tell streams that they can go on."""
-        while self._held and self._http2.backlog_bytes <= self._limits.write_buffer_bytes:
+        while self._held and not self._crowded():
             call, message = self._held.popleft()
             if call.ended:
                 continue

@@ -1,14 +1,16 @@
 """Servers of both wires, each in a process of its own, and what the suite's clients share."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import grpc
+import ngh2
 import psutil
 import pytest
 
@@ -118,3 +120,101 @@ def start_server(wire: str) -> Iterator[Callable[..., RunningServer]]:
     yield start
     for each in running:
         each.stop()
+
+
+class RawClient:
+    """An HTTP/2 client that can misbehave: it reads and writes only when told.
+
+    Args:
+        port: The server's.
+        window_bytes: Its receive windows.
+    """
+
+    def __init__(self, port: int, *, window_bytes: int = 1 << 30) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.engine = ngh2.Connection(ngh2.Role.CLIENT, ngh2.Configuration(auto_window_update=True))
+        self.engine.initiate_connection({ngh2.Setting.INITIAL_WINDOW_SIZE: window_bytes})
+        self.engine.set_local_window_size(window_bytes)
+        self.events: list[Any] = []
+        self.closed = False
+
+    def request(
+        self,
+        method: str,
+        body: bytes | None = b"\0\0\0\0\0",
+        *,
+        headers: Mapping[bytes, bytes] | None = None,
+        end_stream: bool = True,
+    ) -> int:
+        """Queue a request; without a body, leave it open."""
+        fields = {
+            b":method": b"POST",
+            b":scheme": b"http",
+            b":path": f"/test.Wire/{method}".encode(),
+            b":authority": b"test",
+            b"te": b"trailers",
+            b"content-type": b"application/grpc",
+            **(headers or {}),
+        }
+        stream_id = self.engine.send_request(list(fields.items()))
+        if body is not None:
+            self.engine.send_data(stream_id, body, end_stream=end_stream)
+        return stream_id
+
+    def flush(self) -> None:
+        """Send all that is queued."""
+        self.socket.sendall(self.engine.data_to_send())
+
+    def pump(self, until: Callable[[list[Any]], bool] | None = None) -> list[Any]:
+        """Send and receive until the events satisfy `until`, or the server closes; return them all."""
+        self.flush()
+        while not self.closed and (until is None or not until(self.events)):
+            try:
+                data = self.socket.recv(1 << 20)
+            except ConnectionError:
+                data = b""
+            if not data:
+                self.closed = True
+                break
+            self.engine.receive_data(data)
+            self.events += self.engine.events()
+            self.flush()
+        assert until is None or until(self.events), self.events[-10:]
+        return self.events
+
+    def headers_of(self, stream_id: int) -> dict[bytes, bytes]:
+        """Return a stream's response headers and trailers together."""
+        found: dict[bytes, bytes] = {}
+        for event in self.events:
+            if (
+                isinstance(event, (ngh2.ResponseReceived, ngh2.TrailersReceived))
+                and event.stream_id == stream_id
+            ):
+                found.update(event.headers)
+        return found
+
+    def ended(self, stream_id: int) -> Callable[[list[Any]], bool]:
+        """Return a condition for `pump`: the stream is over."""
+        return lambda events: any(
+            isinstance(e, ngh2.StreamClosed) and e.stream_id == stream_id for e in events
+        )
+
+    def body_of(self, stream_id: int) -> bytes:
+        """Return what was received on a stream."""
+        return b"".join(
+            e.data for e in self.events if isinstance(e, ngh2.DataReceived) and e.stream_id == stream_id
+        )
+
+
+@pytest.fixture
+def raw_client() -> Iterator[Callable[..., RawClient]]:
+    """Open raw connections."""
+    clients: list[RawClient] = []
+
+    def connect(port: int, **options: Any) -> RawClient:
+        clients.append(RawClient(port, **options))
+        return clients[-1]
+
+    yield connect
+    for client in clients:
+        client.socket.close()
