@@ -1,0 +1,92 @@
+"""Who gets traffic from now on: the arms' weights, and the share of requests that is mirrored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import assert_never
+
+from anabranch.bandit.allocation import next_weights
+from anabranch.bandit.course import Course, full_weights
+from anabranch.bandit.decision import Change
+from anabranch.bandit.lifecycle import Phase
+from anabranch.bandit.spec import BanditStep, MirrorStep, PromoteStep, SetWeightStep
+
+
+def settle_mirror(course: Course) -> None:
+    """Stop copying when nothing asks for it any more."""
+    state, step = course.state, course.step
+    if state.mirror == 0.0 or (isinstance(step, MirrorStep) and state.phase.is_moving):
+        return
+    asked = next(
+        (s for s in reversed(course.experiment.steps[: state.step]) if isinstance(s, MirrorStep)), None
+    )
+    open_ = asked is not None and any(
+        not course.passes(name, candidate) for candidate in state.live for name in asked.until_decided
+    )
+    if not open_ or state.phase.is_over or state.phase in (Phase.INCONCLUSIVE, Phase.PROMOTING):
+        course.state = replace(state, mirror=0.0)
+        course.note(Change.STEP, "mirroring ends")
+
+
+def set_weights(course: Course) -> None:
+    """Begin a new epoch when the weights that are wanted are not the ones in use."""
+    weights = _wanted_weights(course)
+    state = course.state
+    if weights is None or full_weights(course.experiment, weights) == dict(state.weights):
+        return
+    full = full_weights(course.experiment, weights)
+    course.state = replace(
+        course.state,
+        weights=full,
+        epoch=state.epoch + 1,
+        epoch_started_s=course.now,
+    )
+    shares = ", ".join(f"{arm} {share:.1%}" for arm, share in full.items() if share > 0)
+    course.note(Change.WEIGHTS, f"weights: {shares}")
+
+
+def _wanted_weights(course: Course) -> Mapping[str, float] | None:
+    """The candidates' shares from now on; None keeps what is."""
+    state, step = course.state, course.step
+    live = {candidate: state.weights.get(candidate, 0.0) for candidate in state.live}
+    match state.phase:
+        case Phase.PENDING:
+            return None
+        case Phase.ROLLED_BACK | Phase.ABORTED | Phase.INCONCLUSIVE:
+            return {}
+        case Phase.PROMOTED:
+            return {state.winner: 1.0} if state.winner else {}
+        case Phase.PROMOTING:
+            assert state.winner is not None
+            return {state.winner: step.weights[state.part] if isinstance(step, PromoteStep) else 1.0}
+        case Phase.PAUSED:
+            return live
+        case Phase.PROGRESSING:
+            if isinstance(step, BanditStep):
+                return _bandit_weights(course, step, live)
+            return _last_set_weight(course, live)
+        case _:
+            assert_never(state.phase)
+
+
+def _bandit_weights(course: Course, step: BanditStep, live: Mapping[str, float]) -> Mapping[str, float]:
+    state = course.state
+    lost_arm = set(live) != {arm for arm, share in state.weights.items() if share > 0} - {
+        course.experiment.baseline
+    }
+    begins = state.allocated_s < state.step_started_s
+    if not (begins or lost_arm or course.now - state.allocated_s >= step.update_period_s):
+        return live
+    course.state = replace(state, allocated_s=course.now)
+    return next_weights(course.experiment, state, step)
+
+
+def _last_set_weight(course: Course, live: Mapping[str, float]) -> Mapping[str, float]:
+    """What the last `setWeight` step up to here says, for the candidates that are left."""
+    for step in reversed(course.experiment.steps[: course.state.step + 1]):
+        if isinstance(step, SetWeightStep):
+            return dict.fromkeys(live, step.weight)
+        if isinstance(step, BanditStep):
+            return live
+    return dict.fromkeys(live, 0.0)

@@ -1,0 +1,128 @@
+"""When a step is over: one rule per kind of step, each with its reason in a sentence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import assert_never
+
+from anabranch.bandit import choose
+from anabranch.bandit.course import Course, next_step, win
+from anabranch.bandit.decision import Change
+from anabranch.bandit.lifecycle import Event, Phase
+from anabranch.bandit.spec import (
+    AnalysisStep,
+    BanditStep,
+    MirrorStep,
+    PauseStep,
+    PromoteStep,
+    SetWeightStep,
+    Step,
+)
+
+
+def advance_steps(course: Course) -> None:
+    """Leave every step that is over; a step that is entered here may be over at once."""
+    while course.state.phase.is_moving:
+        if course.step is None:
+            course.enter(Event.PAUSE, "all steps are done: promote or abort")
+            return
+        reason = _why_over(course, course.step)
+        if reason is None:
+            return
+        course.note(Change.STEP, reason)
+        next_step(course)
+
+
+def _why_over(course: Course, step: Step) -> str | None:
+    """Why a step is over, or None while it is not."""
+    match step:
+        case MirrorStep():
+            return _mirror_over(course, step)
+        case SetWeightStep():
+            return f"every live candidate gets {step.weight:.1%} of the traffic"
+        case PauseStep():
+            over = step.duration_s is not None and course.elapsed_s >= step.duration_s
+            return f"waited {course.elapsed_s:.0f} s" if over else None
+        case AnalysisStep():
+            return _analysis_over(course, step)
+        case BanditStep():
+            return _bandit_over(course, step)
+        case PromoteStep():
+            return _promote_over(course, step)
+        case _:
+            assert_never(step)
+
+
+def _mirror_over(course: Course, step: MirrorStep) -> str | None:
+    undecided = sorted(
+        {
+            name
+            for candidate in course.state.live
+            for name in step.until_decided
+            if not course.passes(name, candidate)
+        }
+    )
+    if step.until_decided and not undecided:
+        course.state = replace(course.state, mirror=0.0)
+        return f"mirroring ends: {', '.join(step.until_decided)} decided for every live candidate"
+    if course.elapsed_s < step.max_duration_s:
+        return None
+    if not undecided:
+        course.state = replace(course.state, mirror=0.0)
+        return f"mirroring ends after {course.elapsed_s:.0f} s"
+    return f"mirroring goes on beside the next steps: {', '.join(undecided)} undecided after {course.elapsed_s:.0f} s"
+
+
+def _analysis_over(course: Course, step: AnalysisStep) -> str | None:
+    if course.elapsed_s < step.min_duration_s:
+        return None
+    undecided = {candidate: course.open_guardrails(candidate) for candidate in course.state.live}
+    undecided = {candidate: names for candidate, names in undecided.items() if names}
+    if not undecided:
+        return f"every guardrail holds for {', '.join(course.state.live)}"
+    if step.max_duration_s is not None and course.elapsed_s >= step.max_duration_s:
+        listed = "; ".join(f"{candidate}: {', '.join(names)}" for candidate, names in undecided.items())
+        course.enter(
+            Event.UNDECIDED, f"undecided after {course.elapsed_s:.0f} s, the baseline is kept: {listed}"
+        )
+    return None
+
+
+def _bandit_over(course: Course, step: BanditStep) -> str | None:
+    if course.elapsed_s < step.min_duration_s:
+        return None
+    verdict = choose.winner(
+        course.experiment, course.state, step, is_last_call=course.elapsed_s >= step.max_duration_s
+    )
+    if verdict is not None:
+        course.state = replace(course.state, winner=verdict.variant)
+        course.note(Change.WINNER, verdict.reason, verdict.variant)
+        return f"the bandit ends with {verdict.variant}"
+    if course.elapsed_s >= step.max_duration_s:
+        listed = "; ".join(
+            f"{candidate}: {', '.join(choose.open_claims(course.experiment, course.state, candidate))}"
+            for candidate in course.state.live
+        )
+        course.enter(
+            Event.UNDECIDED,
+            f"no candidate is proven after {course.elapsed_s:.0f} s, the baseline is kept: {listed}",
+        )
+    return None
+
+
+def _promote_over(course: Course, step: PromoteStep) -> str | None:
+    if course.state.phase is Phase.PROGRESSING:
+        candidate = course.state.winner or choose.sound_leader(course.experiment, course.state)
+        if candidate is None:
+            course.enter(Event.UNDECIDED, "no candidate has passed every guardrail, the baseline is kept")
+            return None
+        win(course, candidate, f"promotion of {candidate} begins")
+        return None
+    last = len(step.weights) - 1
+    if course.state.part < last and course.elapsed_s >= step.interval_s:
+        course.state = replace(course.state, part=course.state.part + 1, step_started_s=course.now)
+        course.note(Change.STEP, f"{course.state.winner} goes to {step.weights[course.state.part]:.0%}")
+    elif course.state.part == last and course.elapsed_s >= step.bake_s:
+        course.promoted = course.state.winner
+        course.enter(Event.COMMIT, f"{course.state.winner} is the new baseline of {course.experiment.model}")
+    return None
