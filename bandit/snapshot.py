@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from anabranch.bandit.assignment import Layout
 
@@ -24,6 +24,19 @@ class MirrorPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackRule:
+    """Which values a feedback metric takes.
+
+    Attributes:
+        is_graded: Whether values between the ends occur.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    is_graded: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """How one model is routed.
 
@@ -32,8 +45,9 @@ class Route:
         experiment: Name of the experiment, empty when the model has none.
         experiment_id: Number of the experiment in journal records, 0 when there is none.
         epoch: Number of the stretch of constant weights.
-        salt: Key of the unit hash.
+        salt: Key of the unit hash, as hexadecimal text.
         unit_metadata: Request metadata key that names the unit, or None for a fresh draw per request.
+        feedback: By name after `feedback.`, what the experiment takes.
     """
 
     model: str
@@ -42,9 +56,10 @@ class Route:
     experiment: str = ""
     experiment_id: int = 0
     epoch: int = 0
-    salt: bytes = b""
+    salt: str = ""
     unit_metadata: str | None = None
     mirror: MirrorPlan | None = None
+    feedback: Mapping[str, FeedbackRule] = field(default_factory=dict)
 
     @property
     def baseline(self) -> str:

@@ -9,11 +9,13 @@ from pydantic import TypeAdapter
 
 from anabranch.bandit.decision import Decision
 from anabranch.bandit.evidence import Cell, Evidence, PairCell
+from anabranch.bandit.snapshot import Snapshot
 from anabranch.bandit.state import ExperimentState
 
 _STATE: TypeAdapter[ExperimentState] = TypeAdapter(ExperimentState)
 _DECISION: TypeAdapter[Decision] = TypeAdapter(Decision)
 _EVIDENCE: TypeAdapter[Evidence] = TypeAdapter(Evidence)
+_SNAPSHOT: TypeAdapter[Snapshot] = TypeAdapter(Snapshot)
 _CELLS: TypeAdapter[tuple[Cell, ...]] = TypeAdapter(tuple[Cell, ...])
 _PAIRS: TypeAdapter[tuple[PairCell, ...]] = TypeAdapter(tuple[PairCell, ...])
 
@@ -71,3 +73,13 @@ def pairs_text(pairs: tuple[PairCell, ...]) -> str:
 def pairs_from(text: str) -> tuple[PairCell, ...]:
     """The pair cells in a JSON text."""
     return _PAIRS.validate_json(text)
+
+
+def snapshot_text(snapshot: Snapshot) -> str:
+    """A snapshot as one line of JSON."""
+    return _text(_SNAPSHOT, snapshot)
+
+
+def snapshot_from(text: str | bytes) -> Snapshot:
+    """The snapshot in a JSON text."""
+    return _SNAPSHOT.validate_json(text)

@@ -1,0 +1,106 @@
+"""The assignment id: signed and self-describing, so that feedback is credited without a look-up.
+
+It names the variant that really served, whatever the weights are when the feedback comes.
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as Base64Error
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from anabranch.store.records import Flag
+
+_VERSION = 1
+_BODY = struct.Struct("<BIIBBIQif")
+_MAC_BYTES = 8
+
+
+class ForgedAssignment(ValueError):
+    """The assignment id was not given out by this installation, or was changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """What an assignment id says.
+
+    Attributes:
+        experiment: Number of the experiment.
+        lane: Journal lane that recorded the request.
+        sequence: Number of the request in that lane.
+        top1: Class of the reply, -1 when it has none.
+    """
+
+    experiment: int
+    epoch: int
+    arm: int
+    flags: Flag
+    lane: int
+    sequence: int
+    top1: int
+    propensity: float
+
+
+class AssignmentIds:
+    """Gives out and reads assignment ids with one installation's key."""
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) < 16:
+            raise ValueError(f"the key has {len(key)} bytes, at least 16 are needed")
+        self._key = key
+
+    def seal(self, assignment: Assignment) -> str:
+        """The id of an assignment."""
+        body = _BODY.pack(
+            _VERSION,
+            assignment.experiment,
+            assignment.epoch,
+            assignment.arm,
+            assignment.flags,
+            assignment.lane,
+            assignment.sequence,
+            assignment.top1,
+            assignment.propensity,
+        )
+        return urlsafe_b64encode(body + self._mac(body)).decode().rstrip("=")
+
+    def open(self, text: str) -> Assignment:
+        """The assignment of an id.
+
+        Raises:
+            ForgedAssignment: If the id is malformed, of another installation, or changed.
+        """
+        try:
+            sealed = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        except (Base64Error, ValueError) as error:
+            raise ForgedAssignment(
+                "assignment_id is not base64: send it as it came with the answer"
+            ) from error
+        body, mac = sealed[: _BODY.size], sealed[_BODY.size :]
+        if len(sealed) != _BODY.size + _MAC_BYTES or not hmac.compare_digest(mac, self._mac(body)):
+            raise ForgedAssignment(
+                "assignment_id was not given out by this installation: send it as it came with the answer"
+            )
+        version, experiment, epoch, arm, flags, lane, sequence, top1, propensity = _BODY.unpack(body)
+        if version != _VERSION:
+            raise ForgedAssignment(f"assignment_id has format {version}, this server reads {_VERSION}")
+        return Assignment(
+            experiment=experiment,
+            epoch=epoch,
+            arm=arm,
+            flags=Flag(flags),
+            lane=lane,
+            sequence=sequence,
+            top1=top1,
+            propensity=propensity,
+        )
+
+    def digest(self, unit: bytes) -> bytes:
+        """16 bytes that stand for a unit in records, so that journals hold no user ids."""
+        return blake2b(unit, digest_size=16, key=self._key).digest()
+
+    def _mac(self, body: bytes) -> bytes:
+        return blake2b(body, digest_size=_MAC_BYTES, key=self._key).digest()

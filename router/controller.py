@@ -1,0 +1,124 @@
+"""The controller: ingest, tick every experiment, save, then publish. Restartable at any point.
+
+A tick that dies between save and publish is repeated harmlessly: what is published is built from what is saved.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from anabranch.bandit.decision import Command, Decision, Verb
+from anabranch.bandit.lifecycle import Phase
+from anabranch.bandit.routing import plain_route, route_of
+from anabranch.bandit.snapshot import Route, Snapshot
+from anabranch.bandit.step import tick
+from anabranch.router.admission import problems
+from anabranch.store.document import parse
+from anabranch.store.ingest import Ingested, ingest
+from anabranch.store.port import Conflict, Store, StoredExperiment
+from anabranch.variants.manifest import Manifest
+
+_log = logging.getLogger(__name__)
+
+
+class Controller:
+    """Moves every experiment of a store on.
+
+    Args:
+        store: Where experiments and evidence are.
+        journal: Folder of the workers' journals.
+        manifests: The served variants, by model and name.
+        baselines: By model, what serves until a promotion says otherwise.
+        wall_clock: Seconds since 1970.
+        publish: Takes every new snapshot; may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        journal: Path,
+        *,
+        manifests: Mapping[str, Mapping[str, Manifest]],
+        baselines: Mapping[str, str],
+        wall_clock: Callable[[], float],
+        publish: Callable[[Snapshot], None],
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._manifests = manifests
+        self._baselines = baselines
+        self._wall_clock = wall_clock
+        self._publish = publish
+        self._published: Mapping[str, Route] | None = None
+        self._version = 0
+        self._lock = threading.Lock()
+        self.ingested = Ingested()
+
+    def run_once(self) -> list[Decision]:
+        """One round over everything; answers what was decided."""
+        with self._lock:
+            self.ingested = ingest(self._store, self._journal)
+            for reason in self.ingested.corrupt:
+                _log.error("the journal is damaged, its lane is read no further: %s", reason)
+            decided = [decision for kept in self._store.experiments() if (decision := self._tick(kept))]
+            self.publish()
+            return decided
+
+    def publish(self) -> None:
+        """Publish the routes that the store says, if they differ from the published ones."""
+        routes = self._routes()
+        if routes == self._published:
+            return
+        now = self._wall_clock()
+        # Versions grow over restarts too: workers ignore a version below their own.
+        self._version = max(self._version + 1, int(now * 1000))
+        self._published = routes
+        self._publish(Snapshot(version=self._version, published_s=now, routes=routes))
+
+    def _tick(self, kept: StoredExperiment) -> Decision | None:
+        experiment = parse(kept.document)
+        commands = self._store.pending(kept.name)
+        if kept.state.phase.is_over and not commands:
+            return None
+        if kept.state.phase is Phase.PENDING and (found := problems(experiment, self._manifests)):
+            commands = (*commands, Command(id=0, verb=Verb.ABORT, actor=f"admission ({'; '.join(found)})"))
+        evidence = self._store.load_evidence(kept.name, kept.state.cursor)
+        result = tick(experiment, kept.state, evidence, commands, self._wall_clock())
+        if result.decision is None and evidence.is_empty and result.state == kept.state:
+            return None
+        new_baseline = None
+        if result.promoted is not None:
+            new_baseline = (experiment.model, result.promoted)
+        elif result.reverted:
+            new_baseline = (experiment.model, experiment.baseline)
+        try:
+            self._store.save(
+                kept.name,
+                expected=kept.state_version,
+                state=result.state,
+                evidence=evidence,
+                decision=result.decision,
+                new_baseline=new_baseline,
+            )
+        except Conflict as conflict:
+            _log.warning("a tick of %s is dropped: %s", kept.name, conflict)
+            return None
+        if result.decision is not None:
+            _log.info("%s: %s", kept.name, result.decision.summary)
+        return result.decision
+
+    def _routes(self) -> dict[str, Route]:
+        routes = {
+            model: plain_route(model, self._store.baseline(model) or baseline)
+            for model, baseline in self._baselines.items()
+        }
+        for kept in self._store.experiments():
+            if kept.state.phase.is_over or kept.state.phase is Phase.PENDING:
+                continue
+            experiment = parse(kept.document)
+            if experiment.model in routes:
+                routes[experiment.model] = route_of(experiment, kept.state, kept.id, kept.salt.hex())
+        return routes

@@ -1,0 +1,125 @@
+"""The line between the supervisor and its workers: snapshots go down, acknowledgements and counters come up.
+
+One JSON object a line over a Unix socket. The supervisor repeats the current snapshot's version as a heartbeat,
+so that a worker knows how fresh its routes are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from anabranch.bandit.snapshot import Snapshot
+from anabranch.store import codec
+
+_LINE_BYTES = 16 << 20
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class WorkerReport:
+    """What a worker said last.
+
+    Attributes:
+        version: Snapshot it routes by.
+        counts: Its counters by name.
+    """
+
+    lane: int
+    version: int = 0
+    is_serving: bool = False
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+class LinkServer:
+    """The supervisor's end."""
+
+    def __init__(self, path: Path, *, on_report: Callable[[WorkerReport], None]) -> None:
+        self._path = path
+        self._on_report = on_report
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._snapshot: Snapshot | None = None
+
+    async def start(self) -> None:
+        """Listen; the socket is for this user only."""
+        self._path.unlink(missing_ok=True)
+        self._server = await asyncio.start_unix_server(self._serve, self._path, limit=_LINE_BYTES)
+        self._path.chmod(0o600)
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Send a snapshot to every worker; later workers get it when they connect."""
+        self._snapshot = snapshot
+        line = _snapshot_line(snapshot)
+        for writer in self._writers:
+            writer.write(line)
+
+    def heartbeat(self) -> None:
+        """Tell every worker that the current snapshot is still the current one."""
+        for writer in self._writers:
+            writer.write(b'{"heartbeat":true}\n')
+
+    async def close(self) -> None:
+        """Hang up; workers drain and end."""
+        for writer in self._writers:
+            writer.close()
+        if self._server is not None:
+            self._server.close()
+        self._path.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        try:
+            if self._snapshot is not None:
+                writer.write(_snapshot_line(self._snapshot))
+            while line := await reader.readline():
+                said: dict[str, Any] = orjson.loads(line)
+                self._on_report(WorkerReport(**said))
+        except (ConnectionError, ValueError) as error:
+            _log.warning("a worker's line broke: %s", error)
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+
+class LinkClient:
+    """A worker's end."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def connect(cls, path: Path) -> LinkClient:
+        """Call the supervisor."""
+        return cls(*await asyncio.open_unix_connection(path, limit=_LINE_BYTES))
+
+    async def listen(
+        self, *, on_snapshot: Callable[[Snapshot], None], on_heartbeat: Callable[[], None]
+    ) -> None:
+        """Take what comes until the supervisor hangs up."""
+        while line := await self._reader.readline():
+            if line.startswith(b'{"heartbeat"'):
+                on_heartbeat()
+            else:
+                on_snapshot(codec.snapshot_from(line))
+
+    def report(self, report: WorkerReport) -> None:
+        """Send what the supervisor should know."""
+        said = {
+            "lane": report.lane,
+            "version": report.version,
+            "is_serving": report.is_serving,
+            "counts": dict(report.counts),
+        }
+        self._writer.write(orjson.dumps(said) + b"\n")
+
+
+def _snapshot_line(snapshot: Snapshot) -> bytes:
+    return codec.snapshot_text(snapshot).encode() + b"\n"

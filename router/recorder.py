@@ -1,0 +1,72 @@
+"""What a worker writes down: one place numbers the assignments and appends to the journal.
+
+When the disk refuses, requests are still answered: the recorder keeps what it can, counts what it must drop,
+and reports itself unable, so that new requests go to the baseline outside the experiment until it recovers.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from anabranch.store.records import Record
+
+_MOST_WAITING = 100_000
+_log = logging.getLogger(__name__)
+
+
+class Journal(Protocol):
+    """Where records go."""
+
+    def append(self, record: Record) -> None:
+        """Queue a record."""
+        ...
+
+    def commit(self) -> None:
+        """Make queued records durable; raises OSError and keeps them when the disk refuses."""
+        ...
+
+
+class Recorder:
+    """Numbers assignments and records outcomes; used by the event loop's thread only."""
+
+    def __init__(self, journal: Journal, lane: int) -> None:
+        self._journal = journal
+        self._waiting = 0
+        self._failing = False
+        self.lane = lane
+        self.sequence = 0
+        self.dropped = 0
+
+    def is_able(self) -> bool:
+        """Whether the last commit went through."""
+        return not self._failing
+
+    def next_sequence(self) -> int:
+        """A number no other assignment of this lane has."""
+        self.sequence += 1
+        return self.sequence
+
+    def record(self, record: Record) -> None:
+        """Append a record; it is durable after the next commit."""
+        if self._waiting >= _MOST_WAITING:
+            self.dropped += 1
+            return
+        self._waiting += 1
+        self._journal.append(record)
+
+    def commit(self) -> None:
+        """Make everything recorded durable; called before the replies of a loop turn leave."""
+        if not self._waiting:
+            return
+        try:
+            self._journal.commit()
+        except OSError as error:
+            if not self._failing:
+                _log.error("the journal cannot be written, traffic goes to the baseline: %s", error)
+            self._failing = True
+            return
+        if self._failing:
+            _log.warning("the journal can be written again; %d records were dropped", self.dropped)
+        self._failing = False
+        self._waiting = 0

@@ -1,0 +1,169 @@
+"""The supervisor: the composition root of a server. It owns the workers, the controller and the snapshot.
+
+Workers are spawned, never forked, and share one port. One that dies is started again; only its requests in
+flight are lost, and what it had answered is in its journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import orjson
+
+from anabranch.bandit.decision import Decision
+from anabranch.bandit.snapshot import Snapshot
+from anabranch.router.controller import Controller
+from anabranch.router.link import LinkServer, WorkerReport
+from anabranch.router.models import default_baseline, find_manifests
+from anabranch.router.settings import Settings, assignment_key, settings_text
+from anabranch.store.sql import open_store
+
+RESTART_S = 1.0
+_log = logging.getLogger(__name__)
+
+
+class Server:
+    """One process tree that serves models and moves their experiments on.
+
+    Args:
+        settings: How it runs.
+        on_ready: Called with the port once every worker serves.
+        on_decision: Called with every decision, from the controller's thread.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_ready: Callable[[int], None],
+        on_decision: Callable[[Decision], None] | None = None,
+    ) -> None:
+        settings.journal.mkdir(parents=True, exist_ok=True)
+        assignment_key(settings)
+        manifests = find_manifests(settings.models)
+        unknown = sorted(set(settings.baselines) - set(manifests))
+        if unknown:
+            raise LookupError(
+                f"baseline given for {unknown[0]!r}; served models are {', '.join(sorted(manifests))}"
+            )
+        baselines = {
+            model: settings.baselines.get(model) or default_baseline(variants)
+            for model, variants in manifests.items()
+        }
+        self._settings = replace(settings, baselines=baselines)
+        self._on_ready = on_ready
+        self._on_decision = on_decision or (lambda _decision: None)
+        self._store = open_store(settings.store_url)
+        self._link = LinkServer(settings.socket, on_report=self._heard)
+        self._reports: dict[int, WorkerReport] = {}
+        self._workers: dict[int, asyncio.subprocess.Process] = {}
+        self._port = settings.port
+        self._is_ready = False
+        self._stop = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._controller = Controller(
+            self._store,
+            settings.journal,
+            manifests=manifests,
+            baselines=baselines,
+            wall_clock=time.time,
+            publish=self._publish,
+        )
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stop.set)
+        reserved = _reserve(self._settings.host, self._settings.port)
+        self._port = reserved.getsockname()[1]
+        await self._link.start()
+        self._controller.publish()
+        tasks = [asyncio.create_task(self._keep_worker()) for _ in range(self._settings.workers)]
+        tasks.append(asyncio.create_task(self._tick()))
+        await self._stop.wait()
+        await self._shut_down(tasks)
+        reserved.close()
+
+    async def _tick(self) -> None:
+        while True:
+            begun = self._loop.time()
+            try:
+                for decision in await asyncio.to_thread(self._controller.run_once):
+                    self._on_decision(decision)
+                self._link.heartbeat()
+            except Exception:  # noqa: BLE001  # a tick that fails is tried again: routing goes on by the last snapshot
+                _log.exception("a tick failed")
+            await asyncio.sleep(max(0.0, self._settings.tick_s - (self._loop.time() - begun)))
+
+    async def _keep_worker(self) -> None:
+        while not self._stop.is_set():
+            lane = await asyncio.to_thread(self._store.next_lane)
+            told = {"settings": settings_text(self._settings), "lane": lane, "port": self._port}
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "anabranch.router.worker", stdin=asyncio.subprocess.PIPE
+            )
+            self._workers[lane] = process
+            assert process.stdin is not None
+            process.stdin.write(orjson.dumps(told))
+            process.stdin.close()
+            code = await process.wait()
+            del self._workers[lane]
+            self._reports.pop(lane, None)
+            if self._stop.is_set():
+                return
+            _log.error("worker %d ended with code %d: starting another in %g s", lane, code, RESTART_S)
+            await asyncio.sleep(RESTART_S)
+
+    async def _shut_down(self, tasks: list[asyncio.Task[None]]) -> None:
+        for process in self._workers.values():
+            process.terminate()
+        grace_s = self._settings.drain_s + 5.0
+        ended = [process.wait() for process in self._workers.values()]
+        try:
+            await asyncio.wait_for(asyncio.gather(*ended), grace_s)
+        except TimeoutError:
+            _log.error("workers did not end within %g s: killing them", grace_s)
+            for process in self._workers.values():
+                process.kill()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # What the workers recorded last is read now, so that a later look at the database shows all of it.
+        await asyncio.to_thread(self._controller.run_once)
+        await self._link.close()
+        self._store.close()
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        self._loop.call_soon_threadsafe(self._link.publish, snapshot)
+
+    def _heard(self, report: WorkerReport) -> None:
+        self._reports[report.lane] = report
+        serving = [known for known in self._reports.values() if known.is_serving]
+        if not self._is_ready and len(serving) == self._settings.workers:
+            self._is_ready = True
+            self._on_ready(self._port)
+
+
+def _reserve(host: str, port: int) -> socket.socket:
+    """Hold the port before the workers share it, so that two servers do not share one by accident.
+
+    Raises:
+        OSError: If the port is taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        # Without SO_REUSEPORT this fails where any other server listens.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+        taken = probe.getsockname()[1]
+    held = socket.socket(family)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    held.bind((host, taken))
+    return held

@@ -1,0 +1,182 @@
+"""One worker process: the composition root of the request path.
+
+Started as `python -m anabranch.router.worker` with its settings and lane on standard input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import sys
+import time
+from typing import Any
+
+import orjson
+import uvloop
+
+from anabranch.proto import feedback_pb2, open_inference_pb2
+from anabranch.router.assignment_id import AssignmentIds
+from anabranch.router.feedback import FeedbackService
+from anabranch.router.infer import Inference, queue_name
+from anabranch.router.link import LinkClient, WorkerReport
+from anabranch.router.mirror import Mirror
+from anabranch.router.models import Models, load_models
+from anabranch.router.oip import SERVICE, OpenInference
+from anabranch.router.recorder import Recorder
+from anabranch.router.routes import Routes
+from anabranch.router.settings import Settings, WireKind, assignment_key, settings_from
+from anabranch.router.wire import Limits, Wire
+from anabranch.router.wire_health import Health, Serving
+from anabranch.router.wire_reflection import Reflection
+from anabranch.store.journal import JournalWriter
+from anabranch.variants.batcher import Dispatcher
+from anabranch.variants.batching import BatchPolicy
+from anabranch.variants.runtime import suitable_placement
+
+REPORT_S = 1.0
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Serves the inference port until it is told to stop, or the supervisor hangs up."""
+
+    def __init__(self, settings: Settings, lane: int, port: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._settings = settings
+        self._port = port
+        self._models: Models = load_models(settings.models)
+        self._journal = JournalWriter(settings.journal, lane)
+        self._recorder = Recorder(self._journal, lane)
+        self._dispatcher = Dispatcher(settings.model_threads, loop)
+        self._routes = Routes(settings.baselines, loop_time=loop.time, max_age_s=settings.snapshot_max_age_s)
+        self._health = Health()
+        self._wire = _wire(settings.wire)
+        self._stop = asyncio.Event()
+        self._routed = asyncio.Event()
+        self._is_serving = False
+        ids = AssignmentIds(assignment_key(settings))
+        self._mirror = Mirror(
+            self._dispatcher,
+            self._recorder,
+            wall_clock=time.time,
+            loop_time=loop.time,
+            queue_name=queue_name,
+        )
+        self._inference = Inference(
+            models=self._models,
+            routes=self._routes,
+            dispatcher=self._dispatcher,
+            recorder=self._recorder,
+            mirror=self._mirror,
+            ids=ids,
+            loop_time=loop.time,
+            wall_clock=time.time,
+            draw=random.SystemRandom().random,
+        )
+        self._feedback = FeedbackService(
+            ids=ids, routes=self._routes, recorder=self._recorder, wall_clock=time.time
+        )
+
+    async def run(self) -> None:
+        """Serve; returns after a drain."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        self._add_queues()
+        link = await LinkClient.connect(self._settings.socket)
+        listening = asyncio.create_task(self._listen(link))
+        reporting = asyncio.create_task(self._report(link))
+        # Without a snapshot a restarted worker would send sticky users elsewhere: wait for the first one.
+        await self._routed.wait()
+        await self._open()
+        await self._stop.wait()
+        self._health.shut_down()
+        await self._wire.drain(self._settings.drain_s)
+        reporting.cancel()
+        listening.cancel()
+        await self._dispatcher.close()
+        self._journal.close()
+
+    def _add_queues(self) -> None:
+        policy = BatchPolicy(
+            max_batch_size=self._settings.max_batch_size,
+            max_queue_size=self._settings.max_queue_size,
+            max_queue_delay_microseconds=self._settings.max_queue_delay_microseconds,
+        )
+        for model in self._models:
+            for name, variant in model.variants.items():
+                placement = suitable_placement(variant.manifest)
+                self._dispatcher.add(queue_name(model.name, name), variant.infer, policy, placement=placement)
+
+    async def _open(self) -> None:
+        service = OpenInference(self._models, self._routes, self._inference)
+        descriptors = [open_inference_pb2.DESCRIPTOR, feedback_pb2.DESCRIPTOR]
+        handlers = (
+            service.handlers()
+            | self._feedback.handlers()
+            | self._health.handlers()
+            | Reflection(descriptors).handlers()
+        )
+        await self._wire.start(
+            host=self._settings.host,
+            port=self._port,
+            handlers=handlers,
+            limits=Limits(),
+            before_flush=self._recorder.commit,
+            reuse_port=True,
+        )
+        self._is_serving = True
+        _log.info("serving on %s:%d", self._settings.host, self._port)
+        self._health.set(SERVICE, Serving.SERVING)
+
+    async def _listen(self, link: LinkClient) -> None:
+        def on_snapshot(snapshot: Any) -> None:
+            self._routes.publish(snapshot)
+            self._routed.set()
+
+        await link.listen(on_snapshot=on_snapshot, on_heartbeat=self._routes.heard)
+        _log.info("the supervisor is gone: draining")
+        self._routed.set()
+        self._stop.set()
+
+    async def _report(self, link: LinkClient) -> None:
+        while True:
+            # Mirrored pairs are recorded outside any reply: they become durable here at the latest.
+            self._recorder.commit()
+            link.report(
+                WorkerReport(
+                    lane=self._recorder.lane,
+                    version=self._routes.version,
+                    is_serving=self._is_serving,
+                    counts=self._counts(),
+                )
+            )
+            await asyncio.sleep(REPORT_S)
+
+    def _counts(self) -> dict[str, int]:
+        counts = {f"requests {name}": count for name, count in self._inference.counts.items()}
+        counts |= {f"mirror dropped: {name}": count for name, count in self._mirror.drops.items()}
+        counts |= {f"feedback {name}": count for name, count in self._feedback.counts.items()}
+        return {**counts, "records dropped": self._recorder.dropped}
+
+
+def _wire(kind: WireKind) -> Wire:
+    if kind is WireKind.GRPCIO:
+        from anabranch.router.wire_grpcio import GrpcioWire  # loaded only where it serves
+
+        return GrpcioWire()
+    from anabranch.router.wire_ngh2 import Ngh2Wire  # as above
+
+    return Ngh2Wire()
+
+
+async def _main(settings: Settings, lane: int, port: int) -> None:
+    worker = Worker(settings, lane, port, asyncio.get_running_loop())
+    await worker.run()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    told: dict[str, Any] = orjson.loads(sys.stdin.buffer.read())
+    uvloop.run(_main(settings_from(told["settings"]), told["lane"], told["port"]))
