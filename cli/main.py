@@ -14,9 +14,9 @@ from typer.core import TyperGroup
 from anabranch.cli.exit_codes import ExitCode, epilogue
 from anabranch.cli.failures import explain
 from anabranch.cli.terminal import Terminal, system_terminal
-from anabranch.cli.verbs import about, asking, documents, looking, records
+from anabranch.cli.verbs import about, asking, documents, looking, records, running
 
-GROUPS: tuple[ModuleType, ...] = (looking, records, asking, documents, about)
+GROUPS: tuple[ModuleType, ...] = (running, looking, records, asking, documents, about)
 
 
 class _Commands(TyperGroup):
@@ -58,3 +58,7 @@ def assemble() -> typer.Typer:
 def main() -> None:
     """Run the command of this process."""
     assemble()()
+
+
+if __name__ == "__main__":
+    main()

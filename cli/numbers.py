@@ -42,7 +42,7 @@ def share(value: float | None) -> str:
     if 0 < percent < 0.1:
         return f"{percent:.1g}%"
     if 99.9 < percent < 100:
-        return f"{percent:.2f}%"
+        return f"{percent:.2f}%" if percent < 99.995 else "<100%"
     return f"{round(percent, 1):g}%"
 
 

@@ -10,7 +10,7 @@ import yaml
 from anabranch.cli.marks import VERDICT_MARKS
 from anabranch.cli.numbers import count, duration, in_unit, interval, milliseconds, moment, rate, share
 from anabranch.cli.story import outcome, reason_of, telling, traffic
-from anabranch.cli.verdict_grid import heading, limit_short
+from anabranch.cli.verdict_grid import limit_short
 from anabranch.cli.view_types import ArmState, DecisionView, ExperimentView, VerdictView
 
 
@@ -93,7 +93,7 @@ def _verdicts(view: ExperimentView) -> list[str]:
     if not candidates:
         return []
     metrics = candidates[0].verdicts
-    head = ["Candidate", *(f"{heading(metric)} ({limit_short(metric) or metric.role})" for metric in metrics)]
+    head = ["Candidate", *(f"{metric.metric} ({limit_short(metric) or metric.role})" for metric in metrics)]
     rows = [(f"`{arm.name}`", *(_cell(verdict) for verdict in arm.verdicts)) for arm in candidates]
     legend = (
         "✓ holds, ✗ does not, … open, · shown only. Estimates with intervals that hold at all times of looking; "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from rich.table import Table
 from rich.text import Text
@@ -11,55 +12,70 @@ from anabranch.cli.marks import ARM_MARKS, ARM_STYLES, bar
 from anabranch.cli.numbers import count, milliseconds, per_second, rate, share
 from anabranch.cli.view_types import ArmView
 
-WIDE = 100
-"""From this many columns on the table has its long form."""
+GAP = 2
+_PERCENT = 6
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    heading: str
+    cell: Callable[[ArmView], str]
+
+
+_RATE = _Column("REQ/S", lambda arm: per_second(arm.requests_per_s))
+_P50 = _Column("P50 MS", lambda arm: milliseconds(arm.p50_ms))
+_P95 = _Column("P95", lambda arm: milliseconds(arm.p95_ms))
+_P99 = _Column("P99", lambda arm: milliseconds(arm.p99_ms))
+_ERRORS = _Column("ERRORS", lambda arm: rate(arm.error_rate))
+_REQUESTS = _Column("REQUESTS", lambda arm: count(arm.requests))
+_MASKED = _Column("MASKED", lambda arm: count(arm.masked))
+_PAIRS = _Column("PAIRS", lambda arm: count(arm.mirrored_pairs))
+
+_FEW = (_RATE, _P50, _P95, _P99, _ERRORS)
+_ALL = (*_FEW, _REQUESTS, _MASKED, _PAIRS)
+# Width of the bar and the columns, the richest form first; the last is taken when nothing fits.
+_FORMS = ((20, _ALL), (8, _ALL), (20, _FEW), (8, _FEW), (4, _FEW), (0, (_RATE, _P95, _P99)), (0, ()))
 
 
 def name_width(arms: Sequence[ArmView], width: int) -> int:
-    """Columns for the names with mark and gap: what they need, within what the screen can spare."""
+    """Columns for the names with mark and gap: what they need, within three tenths of the screen."""
     longest = max((len(arm.name) for arm in arms), default=0)
-    return min(longest + 4, 34 if width >= WIDE else 24)
+    return min(longest + 2 + GAP, 3 * width // 10)
 
 
 def traffic_table(arms: Sequence[ArmView], width: int, names: int) -> Table:
-    """One row a variant.
+    """One row a variant, with as many columns as fit.
 
     Args:
         arms: The variants.
         width: Columns of the screen.
         names: Columns for the names.
     """
-    wide = width >= WIDE
-    bars = 20 if wide else 8
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("VARIANT", width=names - 2, no_wrap=True, overflow="ellipsis")
-    table.add_column("SHARE", width=bars + 6, no_wrap=True)
-    for heading in ["REQ/S", "P50 MS", "P95", "P99", "ERRORS"]:
-        table.add_column(heading, justify="right", no_wrap=True)
-    if wide:
-        for heading in ["REQUESTS", "MASKED", "PAIRS"]:
-            table.add_column(heading, justify="right", no_wrap=True)
+    bars, columns = next(
+        (form for form in _FORMS if names + _needed(arms, *form) <= width),
+        _FORMS[-1],
+    )
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("VARIANT", width=names - GAP, no_wrap=True, overflow="ellipsis")
+    table.add_column("SHARE", width=bars + _PERCENT, no_wrap=True)
+    for column in columns:
+        table.add_column(column.heading, justify="right", no_wrap=True)
     for arm in arms:
         style = ARM_STYLES[arm.state]
-        cells = [
-            Text(text, style=style)
-            for text in (
-                per_second(arm.requests_per_s),
-                milliseconds(arm.p50_ms),
-                milliseconds(arm.p95_ms),
-                milliseconds(arm.p99_ms),
-                rate(arm.error_rate),
-            )
-        ]
-        if wide:
-            cells += [
-                Text(count(arm.requests), style=style),
-                Text(count(arm.masked), style="red" if arm.masked else style),
-                Text(count(arm.mirrored_pairs), style=style),
-            ]
         table.add_row(
             Text(f"{ARM_MARKS[arm.state]} {arm.name}", style=style),
-            Text(f"{bar(arm.weight, bars)}{share(arm.weight):>6}", style=style),
-            *cells,
+            Text(f"{bar(arm.weight, bars)}{share(arm.weight):>{_PERCENT}}", style=style),
+            *(
+                Text(column.cell(arm), style="red" if column is _MASKED and arm.masked else style)
+                for column in columns
+            ),
         )
     return table
+
+
+def _needed(arms: Sequence[ArmView], bars: int, columns: Sequence[_Column]) -> int:
+    widths = [
+        max(len(column.heading), *(len(column.cell(arm)) for arm in arms)) if arms else len(column.heading)
+        for column in columns
+    ]
+    return bars + _PERCENT + sum(GAP + width for width in widths)

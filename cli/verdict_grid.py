@@ -14,14 +14,16 @@ from anabranch.cli.view_types import ArmState, ArmView, Limit, Unit, VerdictView
 
 
 class Detail(IntEnum):
-    """How much a cell says."""
+    """How much a metric's cells say."""
 
-    MARK = 0
-    ESTIMATE = 1
-    INTERVAL = 2
+    HIDDEN = 0
+    MARK = 1
+    ESTIMATE = 2
+    INTERVAL = 3
 
 
 _GAP = 2
+_SIGNAL = 3
 _UNITS = {Unit.MS: " ms", Unit.SHARE: "%", Unit.PLAIN: ""}
 
 
@@ -33,45 +35,40 @@ def verdict_grid(arms: Sequence[ArmView], width: int, name_width: int) -> Table:
         width: Columns of the screen.
         name_width: Columns for the names.
     """
-    metrics = len(arms[0].verdicts) if arms else 0
     details = choose_details(arms, width - name_width)
+    shown = [index for index, detail in enumerate(details) if detail is not Detail.HIDDEN]
+    hidden = len(details) - len(shown)
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim", show_header=True)
-    table.add_column("VERDICTS\n", width=name_width - _GAP, no_wrap=True, overflow="ellipsis")
-    for index in range(metrics):
+    left_out = f"({hidden} not shown)" if hidden else ""
+    table.add_column(f"VERDICTS\n{left_out}", width=name_width - _GAP, no_wrap=True, overflow="ellipsis")
+    for index in shown:
         verdict = arms[0].verdicts[index]
         table.add_column(
-            f"{heading(verdict)}\n{limit_short(verdict)}",
+            f"{verdict.metric}\n{limit_short(verdict)}",
             no_wrap=True,
             overflow="ellipsis",
-            max_width=max(_width(arms, index, details[index]), 1),
+            max_width=_width(arms, index, details[index]),
         )
     for arm in arms:
-        style = ARM_STYLES[arm.state]
         cells = [
             Text(cell(arm.verdicts[index], details[index]), style=_cell_style(arm, arm.verdicts[index]))
-            for index in range(metrics)
+            for index in shown
         ]
-        table.add_row(Text(f"{ARM_MARKS[arm.state]} {arm.name}", style=style), *cells)
+        table.add_row(Text(f"{ARM_MARKS[arm.state]} {arm.name}", style=ARM_STYLES[arm.state]), *cells)
     return table
 
 
-def heading(verdict: VerdictView) -> str:
-    """The metric's name, with its quantile where it has one."""
-    return verdict.metric if verdict.statistic == "mean" else f"{verdict.metric} {verdict.statistic}"
-
-
 def limit_short(verdict: VerdictView) -> str:
-    """The limit in a few characters: `≥ 99%`, `≤ 50 ms`, `margin 1%`, `better`."""
+    """The limit in a few characters: `≥ 99%`, `p99 ≤ 50 ms`, `margin 1%`; the unit when there is none."""
     unit = _UNITS[verdict.unit]
-    if verdict.limit_kind is Limit.BETTER:
-        return "better" + (f", {unit.strip()}" if unit else "")
+    quantile = "" if verdict.statistic == "mean" else f"{verdict.statistic} "
     if verdict.limit_value is None:
-        return unit.strip()
+        return f"{quantile}{unit.strip()}".strip()
     number = (
         f"{100 * verdict.limit_value:.4g}" if verdict.unit is Unit.SHARE else f"{verdict.limit_value:.4g}"
     )
     sign = {Limit.MINIMUM: "≥ ", Limit.MAXIMUM: "≤ ", Limit.MARGIN: "margin "}[verdict.limit_kind]
-    return f"{sign}{number}{unit}"
+    return f"{quantile}{sign}{number}{unit}"
 
 
 def cell(verdict: VerdictView, detail: Detail) -> str:
@@ -83,26 +80,47 @@ def cell(verdict: VerdictView, detail: Detail) -> str:
         return f"{mark} -"
     text = f"{mark} {bare(verdict.unit, verdict.estimate, is_difference=verdict.is_difference)}"
     if detail is Detail.INTERVAL and verdict.low is not None and verdict.high is not None:
-        text += f" {interval(verdict.unit, verdict.low, verdict.high, is_difference=verdict.is_difference)}"
+        ends = interval(verdict.unit, verdict.low, verdict.high, is_difference=verdict.is_difference)
+        text += f" {ends.replace(', ', ',')}"
     return text
 
 
 def choose_details(arms: Sequence[ArmView], space: int) -> list[Detail]:
-    """By metric, how much its cells say: estimates before intervals, the metrics people decide by first."""
-    metrics = len(arms[0].verdicts) if arms else 0
-    details = [Detail.MARK] * metrics
-    order = sorted(range(metrics), key=lambda index: _rank(arms[0].verdicts[index]))
-    for detail in (Detail.ESTIMATE, Detail.INTERVAL):
+    """By metric, how much its cells say.
+
+    Every metric that fits is shown, the ones that people decide by with their intervals; shown-only metrics give
+    way to those intervals.
+    """
+    metrics = range(len(arms[0].verdicts)) if arms else range(0)
+    ranks = [_rank(arms[0].verdicts[index]) for index in metrics]
+    full = _fitted(arms, ranks, list(metrics), space)
+    judged = [index for index in metrics if ranks[index] < _SIGNAL]
+    if len(judged) == len(metrics) or all(
+        full[index] is Detail.INTERVAL for index in judged if ranks[index] == 0
+    ):
+        return full
+    return _fitted(arms, ranks, judged, space)
+
+
+def _fitted(arms: Sequence[ArmView], ranks: Sequence[int], wanted: list[int], space: int) -> list[Detail]:
+    order = sorted(wanted, key=lambda index: ranks[index])
+    details = [Detail.HIDDEN] * len(ranks)
+    for detail in (Detail.MARK, Detail.ESTIMATE, Detail.INTERVAL):
         for index in order:
+            if details[index] != detail - 1:
+                continue
             tried = [*details[:index], detail, *details[index + 1 :]]
-            if sum(_width(arms, place, tried[place]) + _GAP for place in range(metrics)) - _GAP <= space:
+            widths = [
+                _width(arms, place, kind) for place, kind in enumerate(tried) if kind is not Detail.HIDDEN
+            ]
+            if sum(widths) + _GAP * (len(widths) - 1) <= space:
                 details = tried
     return details
 
 
 def _rank(verdict: VerdictView) -> int:
     if verdict.role == "signal":
-        return 3
+        return _SIGNAL
     if verdict.source.startswith("mirror.") or verdict.is_difference:
         return 0 if verdict.source != "error" else 2
     return 1
@@ -111,7 +129,7 @@ def _rank(verdict: VerdictView) -> int:
 def _width(arms: Sequence[ArmView], index: int, detail: Detail) -> int:
     cells = max((len(cell(arm.verdicts[index], detail)) for arm in arms), default=0)
     verdict = arms[0].verdicts[index]
-    return max(cells, len(heading(verdict)), len(limit_short(verdict)))
+    return max(cells, len(verdict.metric), len(limit_short(verdict)), 1)
 
 
 def _cell_style(arm: ArmView, verdict: VerdictView) -> str:

@@ -1,0 +1,81 @@
+"""Run a server in this process, from what the command line says."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from anabranch.cli.exit_codes import ExitCode
+from anabranch.cli.failures import CommandFailed
+from anabranch.router.models import UnknownModel
+from anabranch.router.serve import Server
+from anabranch.router.settings import InvalidSettings, Settings, WireKind
+from anabranch.variants.errors import VariantError
+
+READY = "serving on "
+"""What the line begins with that says the port is open; the address follows."""
+
+
+def run_server(
+    *,
+    models: Path,
+    state: Path,
+    store: str,
+    baselines: Sequence[str],
+    host: str,
+    port: int,
+    workers: int,
+    threads: int,
+    wire: str,
+    tick_s: float,
+    say: Callable[[str], None],
+) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        settings = Settings(
+            models=models,
+            state=state,
+            store=store,
+            baselines=_baselines(baselines),
+            host=host,
+            port=port,
+            workers=workers,
+            threads=threads,
+            wire=_wire(wire),
+            tick_s=tick_s,
+        )
+        asyncio.run(_serve(settings, say))
+    except (InvalidSettings, VariantError) as error:
+        raise CommandFailed(ExitCode.BAD_INPUT, str(error)) from error
+    except (FileNotFoundError, UnknownModel, LookupError) as error:
+        raise CommandFailed(ExitCode.NOT_FOUND, str(error)) from error
+    except OSError as error:
+        raise CommandFailed(
+            ExitCode.FAILURE, f"cannot serve on {host}:{port}: {error.strerror}", "choose another --port"
+        ) from error
+
+
+async def _serve(settings: Settings, say: Callable[[str], None]) -> None:
+    server = Server(settings, on_ready=lambda port: say(f"{READY}{settings.host}:{port}"))
+    await server.run()
+
+
+def _wire(name: str) -> WireKind:
+    try:
+        return WireKind(name)
+    except ValueError as error:
+        known = ", ".join(WireKind)
+        raise CommandFailed(ExitCode.BAD_INPUT, f"wire {name!r} is unknown: use one of {known}") from error
+
+
+def _baselines(given: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in given:
+        model, separator, variant = text.partition("=")
+        if not (model and separator and variant):
+            raise CommandFailed(ExitCode.BAD_INPUT, f"baseline {text!r} must be MODEL=VARIANT")
+        found[model] = variant
+    return found

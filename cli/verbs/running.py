@@ -1,0 +1,144 @@
+"""`build`, `variants`, `serve` and `demo`: the verbs that do the work the others look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anabranch.cli import options
+from anabranch.cli.exit_codes import ExitCode
+from anabranch.cli.failures import CommandFailed
+from anabranch.cli.output import Format
+from anabranch.cli.terminal import terminal_of
+
+DEFAULT_MODELS = Path(".state/models")
+DEFAULT_STATE = Path(".state")
+
+Models = Annotated[
+    Path, typer.Option("--models", envvar="ANABRANCH_MODELS", help="Folder of built variants.", metavar="DIR")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for command in (demo, serve, build, variants):
+        app.command(rich_help_panel=options.RUN)(command)
+
+
+def build(
+    context: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(help="`minilm`, the sentence classifier of the demo, or an ONNX file of your own."),
+    ],
+    variant: Annotated[
+        list[str] | None,
+        typer.Option("--variant", help="What to build, such as onnx-int8-dynamic; repeat for several."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="What clients will call the model; the file's name by default.")
+    ] = "",
+    models: Models = DEFAULT_MODELS,
+) -> None:
+    """Build variants of a model, each with a manifest of what it is and how it compares.
+
+    Example: anabranch build classifier.onnx --variant onnx-fp32 --variant onnx-int8-dynamic
+    """
+    from anabranch.cli.building import build_variants, variant_table
+
+    terminal = terminal_of(context)
+    manifests = build_variants(source, variant or [], model, models, progress=terminal.note)
+    terminal.out.print(variant_table(manifests))
+    terminal.note(f"serve them with `anabranch serve --models {models}`")
+
+
+def variants(
+    context: typer.Context, models: Models = DEFAULT_MODELS, output: options.Output = Format.TABLE
+) -> None:
+    """List the built variants: size, accuracy, agreement with the reference, latency."""
+    from anabranch.cli.building import variant_table
+    from anabranch.cli.output import encoded
+    from anabranch.router.models import find_manifests
+
+    terminal = terminal_of(context)
+    try:
+        found = find_manifests(models)
+    except FileNotFoundError as error:
+        raise CommandFailed(ExitCode.NOT_FOUND, str(error)) from error
+    manifests = [manifest for variants in found.values() for manifest in variants.values()]
+    if output is Format.TABLE:
+        terminal.out.print(variant_table(manifests))
+    else:
+        terminal.say(encoded(manifests, output))
+
+
+def serve(
+    context: typer.Context,
+    models: Models = DEFAULT_MODELS,
+    state: Annotated[
+        Path, typer.Option(help="Folder of the journal and the default database.", metavar="DIR")
+    ] = DEFAULT_STATE,
+    store: Annotated[
+        str,
+        typer.Option(
+            "--store",
+            envvar="ANABRANCH_STORE",
+            help="Database; a file in the state folder by default.",
+            metavar="URL",
+        ),
+    ] = "",
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="MODEL=VARIANT that serves without an experiment; by default the variants' reference."
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Inference port; 0 takes a free one.")] = 8001,
+    workers: Annotated[int, typer.Option(help="Processes that share the port.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads a worker runs models with; 0: a fair share.")] = 0,
+    wire: Annotated[str, typer.Option(help="Transport of the inference port: ngh2 or grpcio.")] = "ngh2",
+    tick: Annotated[float, typer.Option(help="Seconds between two looks at the evidence.")] = 1.0,
+) -> None:
+    """Serve models over gRPC (Open Inference Protocol), and move their experiments on.
+
+    Example: anabranch serve --models .state/models --port 8001
+    """
+    from anabranch.cli.serving import run_server
+
+    terminal = terminal_of(context)
+    run_server(
+        models=models,
+        state=state,
+        store=store,
+        baselines=baseline or [],
+        host=host,
+        port=port,
+        workers=workers,
+        threads=threads,
+        wire=wire,
+        tick_s=tick,
+        say=terminal.say,
+    )
+
+
+def demo(
+    context: typer.Context,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Fewer variants and coarser claims: a short run for CI.")
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Go on serving afterwards.")] = False,
+    state: Annotated[Path, typer.Option(help="Folder of everything the demo leaves.", metavar="DIR")] = Path(
+        ".state/demo"
+    ),
+    rate: Annotated[float, typer.Option(help="Requests a second.")] = 60.0,
+    port: Annotated[int, typer.Option(help="Inference port; 0 takes a free one.")] = 8001,
+) -> None:
+    """Build real variants of a real model, serve them, and let live traffic find the one to promote."""
+    from anabranch.cli.demo.run import Demo, DemoSettings
+
+    terminal = terminal_of(context)
+    settings = DemoSettings(state=state, is_fast=fast, keeps_serving=keep, requests_per_s=rate, port=port)
+    raise typer.Exit(Demo(settings, terminal).run())
