@@ -8,7 +8,13 @@ from hashlib import blake2b
 import numpy as np
 
 from anabranch.bandit.choose import objective_values
-from anabranch.bandit.fold import higher_is_better, is_limited, limit_threshold, limited_values
+from anabranch.bandit.fold import (
+    higher_differences,
+    higher_is_better,
+    is_limited,
+    limit_threshold,
+    limited_values,
+)
 from anabranch.bandit.measures import BINARY_SCALE, DIFFERENCE_SCALE, scale_of
 from anabranch.bandit.policies.registry import Algorithm, allocate
 from anabranch.bandit.scales import BoundedScale, Histogram, LogScale, total_of
@@ -82,7 +88,7 @@ def _outcomes(experiment: Experiment, state: ExperimentState, objective: Metric,
     differences: dict[str, tuple[int, int, int]] = {}
     for metric in experiment.guardrails:
         rates |= _rate(metric, totals)
-        pairs = totals.paired.get(metric.source, {})
+        pairs = higher_differences(metric, totals.paired.get(metric.source, {}))
         if arm != experiment.baseline and not is_limited(metric) and pairs:
             lost, tied, won = (pairs.get(DIFFERENCE_SCALE.bin_of(value), 0) for value in (-1, 0, 1))
             differences[metric.name] = (lost, tied, won)

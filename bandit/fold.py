@@ -12,11 +12,11 @@ from functools import partial
 
 from anabranch.bandit.betting import Claim, ContrastTest, EpochCell, MeanTest, Side
 from anabranch.bandit.evidence import Cell, Evidence, Histogram, add_histograms
-from anabranch.bandit.measures import BINARY_SCALE, LATENCY_SCALE, scale_of
+from anabranch.bandit.measures import BINARY_SCALE, DIFFERENCE_SCALE, LATENCY_SCALE, scale_of
 from anabranch.bandit.paired import PairedTest
 from anabranch.bandit.quantiles import quantile, threshold_counts
 from anabranch.bandit.scales import BoundedScale, LogScale, flipped
-from anabranch.bandit.spec import TOP1_AGREEMENT, Direction, Experiment, Metric, Role
+from anabranch.bandit.spec import TOP1_AGREEMENT, Experiment, Metric, Role
 from anabranch.bandit.state import ExperimentState, MetricTests, Totals
 
 FOR = True
@@ -115,10 +115,12 @@ def _bounded(metric: Metric) -> BoundedScale:
 
 def higher_is_better(metric: Metric, values: Histogram) -> Histogram:
     """The outcomes of a bounded metric, flipped once where lower is better."""
-    lower_is_better = metric.maximum is not None or (
-        metric.minimum is None and metric.direction is Direction.MIN
-    )
-    return flipped(_bounded(metric), values) if lower_is_better else values
+    return flipped(_bounded(metric), values) if metric.lower_is_better else values
+
+
+def higher_differences(metric: Metric, pairs: Histogram) -> Histogram:
+    """The differences candidate minus baseline of a metric, flipped once where lower is better."""
+    return flipped(DIFFERENCE_SCALE, pairs) if metric.lower_is_better else pairs
 
 
 def _claim(metric: Metric, direction: bool) -> Claim:
@@ -147,8 +149,11 @@ def _advance(
     split_for, split_against = contrast_test(metric, direction=FOR), contrast_test(metric, direction=AGAINST)
     paired_for, paired_against = paired_test(metric, direction=FOR), paired_test(metric, direction=AGAINST)
     cells = _contrast_cells(experiment, metric, candidate, evidence, view)
-    pairs = add_histograms(
-        pair.metrics.get(metric.source, {}) for pair in evidence.pairs if pair.variant == candidate
+    pairs = higher_differences(
+        metric,
+        add_histograms(
+            pair.metrics.get(metric.source, {}) for pair in evidence.pairs if pair.variant == candidate
+        ),
     )
     return replace(
         tests,

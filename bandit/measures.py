@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from anabranch.bandit.paired import BINARY_DIFFERENCES
 from anabranch.bandit.scales import BINARY, LATENCY_SCALE, BinaryScale, GridScale, LogScale
-from anabranch.bandit.spec import COMPUTE, LATENCY, Experiment, Metric
+from anabranch.bandit.spec import COMPUTE, FEEDBACK_PREFIX, LATENCY, Experiment, Metric
 
 Scale = BinaryScale | GridScale | LogScale
 
@@ -26,11 +26,28 @@ def feedback_scales(experiment: Experiment) -> dict[str, BinaryScale | GridScale
     """By name after `feedback.`, the scale of every feedback the experiment uses."""
     scales: dict[str, BinaryScale | GridScale] = {}
     for metric in experiment.metrics:
-        if metric.source.startswith("feedback."):
+        if metric.source.startswith(FEEDBACK_PREFIX):
             scale = scale_of(metric)
             assert not isinstance(scale, LogScale)
-            scales[metric.source.removeprefix("feedback.")] = scale
+            scales[metric.source.removeprefix(FEEDBACK_PREFIX)] = scale
     return scales
 
 
-__all__ = ["BINARY_SCALE", "DIFFERENCE_SCALE", "LATENCY_SCALE", "Scale", "feedback_scales", "scale_of"]
+def worst_feedback(experiment: Experiment) -> dict[str, float]:
+    """By name after `feedback.`, the worst value there is: the low end, the high end where lower is better."""
+    return {
+        metric.source.removeprefix(FEEDBACK_PREFIX): metric.high if metric.lower_is_better else metric.low
+        for metric in experiment.metrics
+        if metric.source.startswith(FEEDBACK_PREFIX)
+    }
+
+
+__all__ = [
+    "BINARY_SCALE",
+    "DIFFERENCE_SCALE",
+    "LATENCY_SCALE",
+    "Scale",
+    "feedback_scales",
+    "scale_of",
+    "worst_feedback",
+]

@@ -73,6 +73,11 @@ class Metric:
         return self.source in (LATENCY, COMPUTE)
 
     @property
+    def lower_is_better(self) -> bool:
+        """Whether smaller values are better: what `max` limits, or `direction: min` asks for."""
+        return self.maximum is not None or (self.minimum is None and self.direction is Direction.MIN)
+
+    @property
     def is_binary(self) -> bool:
         """Whether every value is 0 or 1."""
         return not self.is_latency and (self.low, self.high) == (0.0, 1.0) and not self.is_graded

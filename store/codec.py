@@ -37,7 +37,8 @@ def state_from(text: str) -> ExperimentState:
 
 def decision_text(decision: Decision) -> str:
     """A decision as JSON; equal decisions give equal texts, so that it can be hashed."""
-    return _text(_DECISION, decision)
+    # Once there and back: a whole number in a place for a float is written as what it is read as.
+    return _text(_DECISION, decision_from(_text(_DECISION, decision)))
 
 
 def decision_from(text: str) -> Decision:

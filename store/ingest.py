@@ -2,11 +2,14 @@
 
 What a record means is decided here and nowhere else:
 
+- A record of an earlier spec version counts for nothing: its arms were others. So does one that cannot be
+  counted at all: an unknown arm, a latency that is no number, a value outside its metric's range.
 - A routed request is evidence of the split when the experiment's coin drew it; with a sticky unit, only the
   unit's first request is. Latency is what the client waited, infinite when nothing was answered.
 - A compared reply counts as agreeing or not; one that the candidate did not answer counts as not agreeing.
-- Feedback about a request that was sampled for mirroring is evidence about the pairs, all other feedback is
-  evidence about the split: an outcome is counted on one side only.
+- Feedback is evidence of the split when its request is. Feedback about a request that was sampled for mirroring
+  is evidence about the pairs instead, where it says if a class was right: an outcome is counted on one side only.
+  What it says about a candidate's differing reply is taken against the candidate where it is not known.
 """
 
 from __future__ import annotations
@@ -21,12 +24,13 @@ from anabranch.bandit.measures import (
     DIFFERENCE_SCALE,
     LATENCY_SCALE,
     feedback_scales,
+    worst_feedback,
 )
 from anabranch.bandit.scales import BinaryScale, GridScale
 from anabranch.bandit.spec import COMPUTE, ERROR, FEEDBACK_PREFIX, LATENCY, TOP1_AGREEMENT
 from anabranch.store.document import parse
 from anabranch.store.journal import CorruptSegment, SegmentName, read_records, segments
-from anabranch.store.port import FeedbackRow, Ingestion, PairRow, Store
+from anabranch.store.port import FeedbackRow, Ingestion, PairRow, Store, UnitRow
 from anabranch.store.records import Feedback, Flag, Pair, Record, Routed, UnreadableRecord
 
 
@@ -53,8 +57,17 @@ class _Tally:
 
     arms: tuple[str, ...]
     feedback: Mapping[str, BinaryScale | GridScale]
+    worst: Mapping[str, float]
+    first_epoch: int
     cells: dict[tuple[int, int], _Counts] = field(default_factory=dict)
     pairs: dict[tuple[int, int], _Counts] = field(default_factory=dict)
+
+    def knows(self, record: Record) -> bool:
+        """Whether the record belongs to this spec version and can be counted."""
+        if record.epoch < self.first_epoch or record.arm >= len(self.arms):
+            return False
+        # Not "< 0": what is no number is refused too.
+        return not isinstance(record, Routed) or (record.latency_ms >= 0.0 and record.compute_ms >= 0.0)
 
     def cell(self, epoch: int, arm: int) -> _Counts:
         return self.cells.setdefault((epoch, arm), _Counts())
@@ -85,7 +98,12 @@ def ingest(store: Store, directory: Path, *, limit: int = 20_000) -> Ingested:
         limit: At most this many records, so that a backlog does not become one long transaction.
     """
     tallies = {
-        kept.id: _Tally(arms=parse(kept.document).arms, feedback=feedback_scales(parse(kept.document)))
+        kept.id: _Tally(
+            arms=(experiment := parse(kept.document)).arms,
+            feedback=feedback_scales(experiment),
+            worst=worst_feedback(experiment),
+            first_epoch=kept.first_epoch,
+        )
         for kept in store.experiments()
     }
     corrupt: list[str] = []
@@ -95,7 +113,11 @@ def ingest(store: Store, directory: Path, *, limit: int = 20_000) -> Ingested:
             if len(batch) >= limit:
                 break
             batch.extend(_read(transaction, directory, segment, limit - len(batch), corrupt))
-        known = [(lane, record) for lane, record in batch if record.experiment in tallies]
+        known = [
+            (lane, record)
+            for lane, record in batch
+            if (tally := tallies.get(record.experiment)) is not None and tally.knows(record)
+        ]
         _count_routed(transaction, tallies, known)
         _count_pairs(transaction, tallies, known)
         duplicates, unknown = _count_feedback(transaction, tallies, known)
@@ -128,27 +150,28 @@ def _read(
 def _count_routed(
     transaction: Ingestion, tallies: Mapping[int, _Tally], batch: Iterable[tuple[int, Record]]
 ) -> None:
-    records = [record for _, record in batch if isinstance(record, Routed)]
-    sticky: dict[int, list[bytes]] = defaultdict(list)
-    for record in records:
-        if Flag.STICKY in record.flags and Flag.EVIDENCE in record.flags:
-            sticky[record.experiment].append(record.unit)
-    first = {experiment: transaction.new_units(experiment, units) for experiment, units in sticky.items()}
-    for record in records:
+    routed = [(lane, record) for lane, record in batch if isinstance(record, Routed)]
+    new, early = transaction.add_units(
+        UnitRow(experiment=record.experiment, unit=record.unit, lane=lane, sequence=record.sequence)
+        for lane, record in routed
+        if Flag.STICKY in record.flags and Flag.EVIDENCE in record.flags
+    )
+    first = {(row.experiment, row.lane, row.sequence) for row in new}
+    for lane, record in routed:
         counts = tallies[record.experiment].cell(record.epoch, record.arm)
         counts.requests += 1
         counts.masked += Flag.MASKED in record.flags
         if Flag.EVIDENCE not in record.flags:
             continue
-        if Flag.STICKY in record.flags:
-            if record.unit not in first[record.experiment]:
-                continue
-            first[record.experiment].discard(record.unit)
+        if Flag.STICKY in record.flags and (record.experiment, lane, record.sequence) not in first:
+            continue
         counts.units += 1
         counts.count(LATENCY, LATENCY_SCALE.bin_of(record.latency_ms))
         counts.count(ERROR, int(record.status != 0))
         if record.status == 0:
             counts.count(COMPUTE, LATENCY_SCALE.bin_of(record.compute_ms))
+    for row in early:
+        _credit_split(tallies[row.experiment], row)
 
 
 def _count_pairs(
@@ -181,48 +204,59 @@ def _count_pairs(
 def _count_feedback(
     transaction: Ingestion, tallies: Mapping[int, _Tally], batch: Iterable[tuple[int, Record]]
 ) -> tuple[int, int]:
-    rows = [_row(record) for _, record in batch if isinstance(record, Feedback)]
-    countable = [row for row in rows if _is_countable(tallies[row.experiment], row)]
+    records = [record for _, record in batch if isinstance(record, Feedback)]
+    countable = [row for record in records if _is_countable(tallies[record.experiment], row := _row(record))]
+    flags = {(r.experiment, r.lane, r.sequence): r.flags for r in records}
     new, matched = transaction.add_feedback(countable)
     for pair, feedback in matched:
         _credit_pair(tallies[pair.experiment], pair, feedback)
-    for row in new:
-        if row.sampled and _is_classified(row):
-            continue
-        tally = tallies[row.experiment]
-        value = float(row.value == row.top1) if row.is_label else row.value
-        tally.cell(row.epoch, row.arm).count(
-            FEEDBACK_PREFIX + row.metric, tally.feedback[row.metric].bin_of(value)
-        )
-    return len(countable) - len(new), len(rows) - len(countable)
+    drawn = [row for row in new if Flag.EVIDENCE in flags[_assignment(row)]]
+    sticky = [row for row in drawn if Flag.STICKY in flags[_assignment(row)]]
+    firsts = {_assignment(row) for row in transaction.of_first_requests(sticky)}
+    for row in drawn:
+        if Flag.STICKY not in flags[_assignment(row)] or _assignment(row) in firsts:
+            _credit_split(tallies[row.experiment], row)
+    return len(countable) - len(new), len(records) - len(countable)
 
 
-def _is_classified(row: FeedbackRow) -> bool:
+def _credit_split(tally: _Tally, row: FeedbackRow) -> None:
+    if not _is_countable(tally, row) or (row.sampled and _is_classified(tally, row)):
+        return
+    value = float(row.value == row.top1) if row.is_label else row.value
+    tally.cell(row.epoch, row.arm).count(
+        FEEDBACK_PREFIX + row.metric, tally.feedback[row.metric].bin_of(value)
+    )
+
+
+def _assignment(row: FeedbackRow) -> tuple[int, int, int]:
+    return row.experiment, row.lane, row.sequence
+
+
+def _is_classified(tally: _Tally, row: FeedbackRow) -> bool:
     """Whether the feedback says if a class was right, so that compared replies can be credited too."""
-    return row.top1 >= 0 and (row.is_label or row.value in (0.0, 1.0))
+    return isinstance(tally.feedback[row.metric], BinaryScale) and row.top1 >= 0
 
 
 def _is_countable(tally: _Tally, row: FeedbackRow) -> bool:
     scale = tally.feedback.get(row.metric)
-    if scale is None or row.arm >= len(tally.arms):
+    if scale is None:
         return False
     if row.is_label:
-        return row.top1 >= 0
+        return isinstance(scale, BinaryScale) and row.top1 >= 0
     return scale.low <= row.value <= scale.high and (isinstance(scale, GridScale) or row.value in (0.0, 1.0))
 
 
 def _credit_pair(tally: _Tally, pair: PairRow, feedback: FeedbackRow) -> None:
-    if feedback.arm != 0 or not _is_classified(feedback):
-        return
-    if not isinstance(tally.feedback.get(feedback.metric), BinaryScale):
+    is_about_pair = feedback.arm == 0 and feedback.sampled and _is_countable(tally, feedback)
+    if not is_about_pair or not _is_classified(tally, feedback):
         return
     if feedback.is_label:
         difference = int(pair.top1 == feedback.value) - int(pair.baseline_top1 == feedback.value)
     elif pair.top1 == pair.baseline_top1:
         difference = 0
     else:
-        # Without the label, a candidate that differs from a wrong baseline may be right or wrong: no credit.
-        difference = -int(feedback.value)
+        # Without the label nobody knows what a differing reply would have got: the worst is assumed.
+        difference = int(tally.worst[feedback.metric] - feedback.value)
     tally.pair(pair.epoch, pair.arm).count(
         FEEDBACK_PREFIX + feedback.metric, DIFFERENCE_SCALE.bin_of(difference)
     )

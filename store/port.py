@@ -29,7 +29,8 @@ class StoredExperiment:
         id: Its number in journal records.
         spec_version: Counts the applied documents from 1.
         salt: Key of the unit hash; new with every spec version.
-        first_delta: Evidence before this delta belongs to an earlier spec version.
+        first_delta: Evidence up to this delta belongs to an earlier spec version.
+        first_epoch: Records of an earlier epoch belong to an earlier spec version.
         state_version: Counts the saves; the handle of compare-and-set.
     """
 
@@ -40,6 +41,7 @@ class StoredExperiment:
     salt: bytes
     applied_s: float
     first_delta: int
+    first_epoch: int
     state_version: int
     state: ExperimentState
 
@@ -64,6 +66,16 @@ class AuditEvent:
     experiment: str
     verb: str
     detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitRow:
+    """The first request of a sticky unit: the only one that is evidence."""
+
+    experiment: int
+    unit: bytes
+    lane: int
+    sequence: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +119,15 @@ class Ingestion(Protocol):
         """Remember how far the segment has been read."""
         ...
 
-    def new_units(self, experiment: int, units: Iterable[bytes]) -> set[bytes]:
-        """Remember units, and say which were never seen before in this experiment."""
+    def add_units(self, rows: Iterable[UnitRow]) -> tuple[list[UnitRow], list[FeedbackRow]]:
+        """Remember units; answers those never seen in this spec version, and their feedback that came first.
+
+        The first row of a unit counts.
+        """
+        ...
+
+    def of_first_requests(self, rows: Iterable[FeedbackRow]) -> list[FeedbackRow]:
+        """Those of the feedback that are about a remembered unit's first request."""
         ...
 
     def add_pairs(self, rows: Iterable[PairRow]) -> list[tuple[PairRow, FeedbackRow]]:
@@ -132,7 +151,8 @@ class Store(Protocol):
     def apply(self, document: Mapping[str, Any], actor: str, now: float) -> StoredExperiment:
         """Create the experiment, or begin a new spec version of one that is over.
 
-        An unchanged document changes nothing.
+        An unchanged document changes nothing. A new spec version has a new salt, so every unit is new to it;
+        epochs count on.
 
         Raises:
             InvalidDocument: If the document has problems.

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
+from sqlalchemy import Connection, Engine, create_engine, delete, event, func, insert, select, update
 
 from anabranch.bandit.decision import Command, Decision, Verb
 from anabranch.bandit.evidence import Evidence, merge_cells, merge_pairs
@@ -36,6 +36,7 @@ from anabranch.store.tables import (
     EXPERIMENT,
     MODEL,
     SPEC_VERSION,
+    UNIT,
 )
 
 
@@ -77,8 +78,10 @@ class SqlStore:
         experiment = parse(document)
         text = json.dumps(document, sort_keys=True)
         with self._engine.begin() as connection:
-            self._refuse_second_on_model(connection, experiment.name, experiment.model)
             row = connection.execute(select(EXPERIMENT).where(EXPERIMENT.c.name == experiment.name)).first()
+            if row is not None and row.document == text:
+                return _experiment(row)
+            self._refuse_second_on_model(connection, experiment.name, experiment.model)
             if row is None:
                 fresh = self._fresh(connection, text, experiment.model, now, spec_version=1, epoch=0)
                 statement = insert(EXPERIMENT).values(name=experiment.name, state_version=0, **fresh)
@@ -87,13 +90,13 @@ class SqlStore:
                 identifier = int(key[0])
             else:
                 identifier = row.id
-                if row.document == text:
-                    return _experiment(row)
                 state = codec.state_from(row.state)
                 if not state.phase.is_over:
                     raise Conflict(
                         f"experiment {experiment.name} is {state.phase}: abort it before applying a changed document, or choose another name"
                     )
+                # A new salt assigns every unit anew: its first request from now on is evidence.
+                connection.execute(delete(UNIT).where(UNIT.c.experiment_id == identifier))
                 fresh = self._fresh(
                     connection,
                     text,
@@ -324,6 +327,7 @@ class SqlStore:
             "salt": secrets.token_hex(16),
             "applied_s": now,
             "first_delta": first_delta,
+            "first_epoch": epoch,
             "state": codec.state_text(ExperimentState(epoch=epoch, cursor=first_delta)),
         }
 
@@ -357,6 +361,7 @@ def _experiment(row: Any) -> StoredExperiment:
         salt=bytes.fromhex(row.salt),
         applied_s=row.applied_s,
         first_delta=row.first_delta,
+        first_epoch=row.first_epoch,
         state_version=row.state_version,
         state=codec.state_from(row.state),
     )

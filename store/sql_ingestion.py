@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from anabranch.bandit.evidence import Cell, PairCell
 from anabranch.store import codec
 from anabranch.store.journal import SegmentName
-from anabranch.store.port import FeedbackRow, PairRow
+from anabranch.store.port import FeedbackRow, PairRow, UnitRow
 from anabranch.store.tables import CURSOR, DELTA, FEEDBACK, PAIR, UNIT
 
 _CHUNK = 500  # Rows a statement: SQLite allows 32,766 bound values in one.
@@ -66,14 +66,25 @@ class SqlIngestion:
         row = {"lane": segment.lane, "segment": segment.index, "offset": offset}
         upsert(self._connection, CURSOR, [row], update_columns=("offset",))
 
-    def new_units(self, experiment: int, units: Iterable[bytes]) -> set[bytes]:
-        """See `port.Ingestion.new_units`."""
-        rows = [{"experiment_id": experiment, "unit": unit.hex()} for unit in dict.fromkeys(units)]
-        return {bytes.fromhex(row.unit) for row in upsert(self._connection, UNIT, rows)}
+    def add_units(self, rows: Iterable[UnitRow]) -> tuple[list[UnitRow], list[FeedbackRow]]:
+        """See `port.Ingestion.add_units`."""
+        values = {(row.experiment, row.unit): _unit_values(row) for row in reversed(list(rows))}
+        new = [_unit(row) for row in upsert(self._connection, UNIT, list(values.values()))]
+        known = self._by_assignment(FEEDBACK, new)
+        return new, [_feedback(row) for found in known.values() for row in found]
+
+    def of_first_requests(self, rows: Iterable[FeedbackRow]) -> list[FeedbackRow]:
+        """See `port.Ingestion.of_first_requests`."""
+        asked = list(rows)
+        known = self._by_assignment(UNIT, asked)
+        return [row for row in asked if _assignment(row) in known]
 
     def add_pairs(self, rows: Iterable[PairRow]) -> list[tuple[PairRow, FeedbackRow]]:
         """See `port.Ingestion.add_pairs`."""
-        values = {(row.experiment, row.lane, row.sequence, row.arm): _pair_values(row) for row in rows}
+        values = {
+            (row.experiment, row.lane, row.sequence, row.arm): _pair_values(row)
+            for row in reversed(list(rows))
+        }
         new = [_pair(row) for row in upsert(self._connection, PAIR, list(values.values()))]
         known = self._by_assignment(FEEDBACK, new)
         return [(pair, _feedback(row)) for pair in new for row in known.get(_assignment(pair), ())]
@@ -102,7 +113,7 @@ class SqlIngestion:
         )
 
     def _by_assignment(
-        self, table: Table, rows: Sequence[PairRow | FeedbackRow]
+        self, table: Table, rows: Sequence[UnitRow | PairRow | FeedbackRow]
     ) -> dict[tuple[int, int, int], list[Any]]:
         columns = table.c
         key = tuple_(*(columns[name] for name in _KEY))
@@ -115,8 +126,26 @@ class SqlIngestion:
         return found
 
 
-def _assignment(row: PairRow | FeedbackRow) -> tuple[int, int, int]:
+def _assignment(row: UnitRow | PairRow | FeedbackRow) -> tuple[int, int, int]:
     return row.experiment, row.lane, row.sequence
+
+
+def _unit_values(row: UnitRow) -> dict[str, Any]:
+    return {
+        "experiment_id": row.experiment,
+        "unit": row.unit.hex(),
+        "lane": row.lane,
+        "sequence": row.sequence,
+    }
+
+
+def _unit(row: Any) -> UnitRow:
+    return UnitRow(
+        experiment=row.experiment_id,
+        unit=bytes.fromhex(row.unit),
+        lane=row.lane,
+        sequence=row.sequence,
+    )
 
 
 def _pair_values(row: PairRow) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from sqlalchemy import BigInteger, Integer, Table
+from sqlalchemy import BigInteger, Index, Integer, Table
 from sqlmodel import Field, SQLModel
 
 # SQLite numbers rows by itself only in a column declared INTEGER.
@@ -31,7 +31,8 @@ class ExperimentRow(SQLModel, table=True):
     spec_version: int
     salt: str
     applied_s: float
-    first_delta: int
+    first_delta: int = Field(sa_type=BigInteger)
+    first_epoch: int
     state_version: int
     state: str
 
@@ -89,12 +90,15 @@ class DecisionRow(SQLModel, table=True):
     hash: str
 
 
-class UnitRow(SQLModel, table=True):
-    """A unit whose first request was counted."""
+class UnitRecord(SQLModel, table=True):
+    """A unit whose first request was counted, and which request that was."""
 
     __tablename__ = "unit"
+    __table_args__ = (Index("ix_unit_assignment", "experiment_id", "lane", "sequence"),)
     experiment_id: int = Field(primary_key=True, foreign_key="experiment.id")
     unit: str = Field(primary_key=True)
+    lane: int = Field(sa_type=BigInteger)
+    sequence: int = Field(sa_type=BigInteger)
 
 
 class PairRecord(SQLModel, table=True):
@@ -170,7 +174,7 @@ EPOCH = _table(EpochRow)
 DELTA = _table(DeltaRow)
 EVIDENCE = _table(EvidenceRow)
 DECISION = _table(DecisionRow)
-UNIT = _table(UnitRow)
+UNIT = _table(UnitRecord)
 PAIR = _table(PairRecord)
 FEEDBACK = _table(FeedbackRecord)
 CURSOR = _table(CursorRow)

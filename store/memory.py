@@ -1,0 +1,240 @@
+"""The store in memory: for simulation and tests, with the same promises as the database."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from anabranch.bandit.decision import Command, Decision, Verb
+from anabranch.bandit.evidence import Evidence, merge_cells, merge_pairs
+from anabranch.bandit.state import ExperimentState
+from anabranch.store.chain import GENESIS, link
+from anabranch.store.codec import decision_text
+from anabranch.store.document import parse
+from anabranch.store.memory_ingestion import Ingests, MemoryIngestion
+from anabranch.store.port import AuditEvent, Conflict, NotFound, StoredDecision, StoredExperiment
+
+
+@dataclass(slots=True)
+class _Kept:
+    """One experiment and what belongs to it."""
+
+    stored: StoredExperiment
+    text: str
+    weights: dict[int, Mapping[str, float]] = field(default_factory=dict)
+    log: list[Evidence] = field(default_factory=list)
+    decisions: list[StoredDecision] = field(default_factory=list)
+
+
+class MemoryStore:
+    """`port.Store` without a database; what it holds is gone with the process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._kept: dict[str, _Kept] = {}
+        self._events: list[AuditEvent] = []
+        self._pending: dict[int, tuple[str, Command]] = {}
+        self._baselines: dict[str, str] = {}
+        self._lanes = 0
+        self._ingested = Ingests()
+
+    def apply(self, document: Mapping[str, Any], actor: str, now: float) -> StoredExperiment:
+        """See `port.Store.apply`."""
+        experiment = parse(document)
+        text = json.dumps(document, sort_keys=True)
+        with self._lock:
+            kept = self._kept.get(experiment.name)
+            if kept is not None and kept.text == text:
+                return kept.stored
+            self._refuse_second_on_model(experiment.name, experiment.model)
+            if kept is not None and not kept.stored.state.phase.is_over:
+                raise Conflict(
+                    f"experiment {experiment.name} is {kept.stored.state.phase}: abort it before applying a changed document, or choose another name"
+                )
+            before = kept.stored if kept is not None else None
+            first_delta = len(self._ingested.deltas)
+            first_epoch = before.state.epoch + 1 if before is not None else 0
+            stored = StoredExperiment(
+                id=before.id if before is not None else len(self._kept) + 1,
+                name=experiment.name,
+                document=json.loads(text),
+                spec_version=before.spec_version + 1 if before is not None else 1,
+                salt=secrets.token_bytes(16),
+                applied_s=now,
+                first_delta=first_delta,
+                first_epoch=first_epoch,
+                state_version=before.state_version + 1 if before is not None else 0,
+                state=ExperimentState(epoch=first_epoch, cursor=first_delta),
+            )
+            if kept is None:
+                self._kept[experiment.name] = _Kept(stored=stored, text=text)
+            else:
+                kept.stored, kept.text = stored, text
+                kept.log.clear()
+                self._ingested.forget_units(stored.id)
+            self._audit(now, actor, experiment.name, "apply", f"spec version {stored.spec_version}")
+            return stored
+
+    def experiments(self) -> list[StoredExperiment]:
+        """See `port.Store.experiments`."""
+        with self._lock:
+            return [self._kept[name].stored for name in sorted(self._kept)]
+
+    def experiment(self, name: str) -> StoredExperiment:
+        """See `port.Store.experiment`."""
+        with self._lock:
+            return self._find(name).stored
+
+    def save(
+        self,
+        name: str,
+        *,
+        expected: int,
+        state: ExperimentState,
+        evidence: Evidence,
+        decision: Decision | None,
+        new_baseline: tuple[str, str] | None = None,
+    ) -> int:
+        """See `port.Store.save`."""
+        with self._lock:
+            kept = self._find(name)
+            if kept.stored.state_version != expected:
+                raise Conflict(
+                    f"experiment {name} is at version {kept.stored.state_version}, not {expected}: read it again"
+                )
+            kept.stored = replace(kept.stored, state=state, state_version=expected + 1)
+            if not evidence.is_empty:
+                kept.log.append(evidence)
+            kept.weights.setdefault(state.epoch, dict(state.weights))
+            if decision is not None:
+                self._append(kept, decision)
+            if new_baseline is not None:
+                self._baselines[new_baseline[0]] = new_baseline[1]
+            return expected + 1
+
+    def load_evidence(self, name: str, after: int) -> Evidence:
+        """See `port.Store.load_evidence`."""
+        with self._lock:
+            kept = self._find(name)
+            start = max(after, kept.stored.first_delta)
+            found = [
+                (sequence, delta)
+                for sequence, delta in enumerate(self._ingested.deltas[start:], start + 1)
+                if delta.experiment == kept.stored.id
+            ]
+            cells = merge_cells(cell for _, delta in found for cell in delta.cells)
+            pairs = merge_pairs(pair for _, delta in found for pair in delta.pairs)
+            numbers = {cell.epoch for cell in cells} | {pair.epoch for pair in pairs}
+            return Evidence(
+                experiment=name,
+                first=found[0][0] if found else 0,
+                last=found[-1][0] if found else 0,
+                cells=cells,
+                pairs=pairs,
+                weights={epoch: kept.weights[epoch] for epoch in sorted(numbers) if epoch in kept.weights},
+            )
+
+    def evidence_log(self, name: str) -> list[Evidence]:
+        """See `port.Store.evidence_log`."""
+        with self._lock:
+            return list(self._find(name).log)
+
+    def decisions(self, name: str) -> list[StoredDecision]:
+        """See `port.Store.decisions`."""
+        with self._lock:
+            return list(self._find(name).decisions)
+
+    def request(self, name: str, verb: Verb, argument: str, actor: str, now: float) -> Command:
+        """See `port.Store.request`."""
+        with self._lock:
+            self._find(name)
+            identifier = self._audit(now, actor, name, verb, argument)
+            command = Command(id=identifier, verb=verb, actor=actor, argument=argument)
+            self._pending[identifier] = (name, command)
+            return command
+
+    def pending(self, name: str) -> tuple[Command, ...]:
+        """See `port.Store.pending`."""
+        with self._lock:
+            return tuple(command for owner, command in self._pending.values() if owner == name)
+
+    def events(self, name: str | None = None) -> list[AuditEvent]:
+        """See `port.Store.events`."""
+        with self._lock:
+            return [event for event in self._events if name is None or event.experiment == name]
+
+    def baseline(self, model: str) -> str | None:
+        """See `port.Store.baseline`."""
+        with self._lock:
+            return self._baselines.get(model)
+
+    def set_baseline(self, model: str, variant: str, now: float) -> None:  # noqa: ARG002  # the port's signature
+        """See `port.Store.set_baseline`."""
+        with self._lock:
+            self._baselines[model] = variant
+
+    def next_lane(self) -> int:
+        """See `port.Store.next_lane`."""
+        with self._lock:
+            self._lanes += 1
+            return self._lanes
+
+    @contextmanager
+    def ingestion(self) -> Iterator[MemoryIngestion]:
+        """See `port.Store.ingestion`."""
+        with self._lock:
+            transaction = MemoryIngestion(self._ingested)
+            yield transaction
+            transaction.commit()
+
+    def close(self) -> None:
+        """See `port.Store.close`."""
+
+    def _append(self, kept: _Kept, decision: Decision) -> None:
+        previous = kept.decisions[-1].hash if kept.decisions else GENESIS
+        kept.decisions.append(
+            StoredDecision(
+                spec_version=kept.stored.spec_version,
+                decision=decision,
+                previous_hash=previous,
+                hash=link(previous, decision_text(decision)),
+            )
+        )
+        for identifier in decision.handled:
+            self._pending.pop(identifier, None)
+
+    def _audit(self, now: float, actor: str, experiment: str, verb: str, detail: str) -> int:
+        event = AuditEvent(
+            id=len(self._events) + 1,
+            at_s=now,
+            actor=actor,
+            experiment=experiment,
+            verb=str(verb),
+            detail=detail,
+        )
+        self._events.append(event)
+        return event.id
+
+    def _find(self, name: str) -> _Kept:
+        kept = self._kept.get(name)
+        if kept is None:
+            known = ", ".join(sorted(self._kept)) or "none"
+            raise NotFound(f"no experiment {name!r}; there are: {known}")
+        return kept
+
+    def _refuse_second_on_model(self, name: str, model: str) -> None:
+        for kept in self._kept.values():
+            phase = kept.stored.state.phase
+            if (
+                kept.stored.name != name
+                and not phase.is_over
+                and kept.stored.document["spec"]["model"] == model
+            ):
+                raise Conflict(
+                    f"model {model} already has experiment {kept.stored.name}, which is {phase}: wait or abort it"
+                )

@@ -1,0 +1,96 @@
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from anabranch.bandit.evidence import Cell, Evidence
+from anabranch.store.journal import SegmentName
+from anabranch.store.port import Conflict, Store, UnitRow
+from anabranch.store.sql import open_store
+
+Write = Callable[..., dict[str, Any]]
+ROUNDS = 20
+
+
+def both(work: Callable[[int], None]) -> None:
+    """Run two writers to the end; what one of them raises is raised here."""
+    failures: list[BaseException] = []
+    start = threading.Barrier(2)
+
+    def writer(number: int) -> None:
+        start.wait()
+        try:
+            work(number)
+        except BaseException as failure:  # noqa: BLE001  # handed over to the test below
+            failures.append(failure)
+
+    threads = [threading.Thread(target=writer, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def save_until_done(store: Store, conflicts: list[int]) -> None:
+    done = 0
+    while done < ROUNDS:
+        kept = store.experiment("exp")
+        try:
+            store.save(
+                "exp",
+                expected=kept.state_version,
+                state=kept.state,
+                evidence=Evidence(experiment="exp"),
+                decision=None,
+            )
+        except Conflict:
+            conflicts.append(kept.state_version)
+        else:
+            done += 1
+
+
+def test_two_writers_never_save_over_each_other(store: Store, write_document: Write) -> None:
+    first = store.apply(write_document(), "ada", 1.0)
+    both(lambda _: save_until_done(store, []))
+    assert store.experiment("exp").state_version == first.state_version + 2 * ROUNDS
+
+
+def test_two_openers_of_one_database_never_save_over_each_other(
+    sqlite_url: str, write_document: Write
+) -> None:
+    stores = [open_store(sqlite_url), open_store(sqlite_url)]
+    first = stores[0].apply(write_document(), "ada", 1.0)
+    both(lambda number: save_until_done(stores[number], []))
+    assert stores[0].experiment("exp").state_version == first.state_version + 2 * ROUNDS
+    for opened in stores:
+        opened.close()
+
+
+def test_two_ingesters_lose_nothing_and_see_every_unit_once(store: Store, write_document: Write) -> None:
+    kept = store.apply(write_document(), "ada", 1.0)
+    new: list[bytes] = []
+
+    def ingest(number: int) -> None:
+        segment = SegmentName(lane=number, index=0)
+        for turn in range(ROUNDS):
+            with store.ingestion() as ingestion:
+                ingestion.advance(segment, ingestion.offset(segment) + 1)
+                rows = [
+                    UnitRow(experiment=kept.id, unit=b"%d" % (turn + offset), lane=number, sequence=turn)
+                    for offset in range(3)
+                ]
+                new.extend(row.unit for row in ingestion.add_units(rows)[0])
+                ingestion.add_delta(kept.id, [Cell(epoch=0, variant="a", requests=1)], [])
+
+    both(ingest)
+    assert sorted(new) == sorted(b"%d" % number for number in range(ROUNDS + 2))
+    assert [cell.requests for cell in store.load_evidence("exp", 0).cells] == [2 * ROUNDS]
+    with store.ingestion() as ingestion:
+        assert [ingestion.offset(SegmentName(lane=lane, index=0)) for lane in (0, 1)] == [ROUNDS, ROUNDS]
+
+
+def test_two_workers_never_get_one_lane(store: Store) -> None:
+    lanes: list[int] = []
+    both(lambda _: lanes.extend(store.next_lane() for _ in range(ROUNDS)))
+    assert len(set(lanes)) == 2 * ROUNDS
