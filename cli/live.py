@@ -25,7 +25,7 @@ RATE_WINDOW_S = 10.0
 class LiveDashboard:
     """Shows views of one experiment as they come.
 
-    Use as a context manager and call `show`, or let `watch` do both. On a terminal the last screen stays when
+    Use as a context manager and call `show`, or let `watch` do both; `watch` inside the context is fine too. On a terminal the last screen stays when
     it ends. Anywhere else, such as in the log of a CI job, only what changed is printed, one line a thing.
 
     Args:
@@ -37,12 +37,14 @@ class LiveDashboard:
         self._console = console or Console(highlight=False, emoji=False)
         self._least_width = least_width
         self._live: Live | None = None
+        self._entered = 0
         self._looks: deque[ExperimentView] = deque()
         self._printed: tuple[int, int] | None = None
 
     def __enter__(self) -> Self:
         """Take the terminal."""
-        if self._console.is_terminal:
+        self._entered += 1
+        if self._entered == 1 and self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False, vertical_overflow="crop")
             self._live.start()
         return self
@@ -51,7 +53,8 @@ class LiveDashboard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give the terminal back, with the last screen on it."""
-        if self._live is not None:
+        self._entered -= 1
+        if self._entered == 0 and self._live is not None:
             self._live.stop()
             self._live = None
 

@@ -6,7 +6,7 @@ A verb group is a module with `register(app)`; it is listed in `GROUPS` and impo
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -39,6 +39,16 @@ class _Commands(TyperGroup):
             raise typer.Exit(ExitCode.INTERRUPTED) from interruption
 
 
+def _whole_command(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(about.version_text())
+        raise typer.Exit()
+
+
 def assemble() -> typer.Typer:
     """The command with all of its verbs."""
     app = typer.Typer(
@@ -47,6 +57,8 @@ def assemble() -> typer.Typer:
         help="Split live inference traffic between variants of a model, and promote the best one with evidence.",
         epilog=epilogue(),
         no_args_is_help=True,
+        invoke_without_command=True,
+        callback=_whole_command,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )

@@ -18,5 +18,10 @@ def register(app: typer.Typer) -> None:
 
 def version(context: typer.Context) -> None:
     """Print the version."""
+    terminal_of(context).say(version_text())
+
+
+def version_text() -> str:
+    """What is installed, on one line."""
     python = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
-    terminal_of(context).say(f"anabranch {metadata.version('anabranch')} ({python})")
+    return f"anabranch {metadata.version('anabranch')} ({python})"

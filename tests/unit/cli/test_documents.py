@@ -1,0 +1,112 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from anabranch.bandit.decision import Command, Verb
+
+Begin = Callable[..., None]
+Shell = Any
+
+
+def test_applying_creates_the_database_and_the_experiment(shell: Shell, document_file: Path) -> None:
+    ran = shell("apply", "-f", str(document_file))
+    assert (ran.code, ran.out) == (0, "experiment tiny created\n")
+    assert f"creating the database {shell.database}" in ran.err
+    assert "follow it with `anabranch get tiny -w`" in ran.err
+    assert [(event.actor, event.verb) for event in shell.store().events()] == [("ada", "apply")]
+
+
+def test_applying_again_changes_nothing(shell: Shell, document_file: Path) -> None:
+    shell("apply", "-f", str(document_file))
+    ran = shell("apply", "-f", str(document_file))
+    assert (ran.code, ran.out, ran.err) == (0, "experiment tiny unchanged\n", "")
+    assert shell.store().experiment("tiny").spec_version == 1
+
+
+def test_a_document_can_come_from_stdin(shell: Shell, document_file: Path) -> None:
+    assert shell("apply", "-f", "-", typed=document_file.read_text()).out == "experiment tiny created\n"
+
+
+def test_every_problem_is_listed_with_its_path(shell: Shell, document_file: Path) -> None:
+    text = document_file.read_text().replace("setWeight: 20", "setWeight: 70").replace("min: 0.9", "mim: 0.9")
+    document_file.write_text(text.replace("baseline: fp32", "baseline: int8"))
+    ran = shell("apply", "-f", str(document_file))
+    assert (ran.code, ran.out) == (2, "")
+    assert "has 1 problem:" in ran.err
+    assert "spec.metrics[1].mim: unknown field, did you mean min?" in ran.err
+    document_file.write_text(document_file.read_text().replace("mim: 0.9", "min: 0.9"))
+    ran = shell("apply", "-f", str(document_file))
+    assert "has 2 problems:" in ran.err
+    assert "spec.candidates: int8 is the baseline" in ran.err
+    assert "spec.steps[1].setWeight: 70 % for each of 2 candidates is over 100 %" in ran.err
+    assert not shell.database.exists()
+
+
+def test_a_file_that_is_missing_or_not_yaml_is_bad_input(shell: Shell, tmp_path: Path) -> None:
+    assert shell("apply", "-f", str(tmp_path / "none.yaml")).code == 2
+    (tmp_path / "broken.yaml").write_text("a: [")
+    ran = shell("apply", "-f", str(tmp_path / "broken.yaml"))
+    assert ran.code == 2
+    assert "not valid YAML" in ran.err
+
+
+def test_a_dry_run_says_what_would_happen_and_writes_nothing(shell: Shell, document_file: Path) -> None:
+    ran = shell("apply", "-f", str(document_file), "--dry-run")
+    assert (ran.code, ran.out) == (0, "experiment tiny created (dry run)\n")
+    assert not shell.database.exists()
+    shell("apply", "-f", str(document_file))
+    assert (
+        shell("apply", "-f", str(document_file), "--dry-run").out == "experiment tiny unchanged (dry run)\n"
+    )
+
+
+def test_a_dry_run_refuses_what_applying_would_refuse(shell: Shell, live: Begin, document_file: Path) -> None:
+    live(ticks=3)
+    changed = document_file.read_text().replace("setWeight: 20", "setWeight: 10")
+    other = document_file.read_text().replace("name: tiny", "name: second")
+    for text, reason in (
+        (changed, "abort it before applying a changed document"),
+        (other, "already has experiment tiny"),
+    ):
+        dry = shell("apply", "-f", "-", "--dry-run", typed=text)
+        real = shell("apply", "-f", "-", typed=text)
+        assert dry.code == real.code == 4
+        assert dry.err == real.err
+        assert reason in dry.err
+
+
+def test_an_experiment_that_is_over_begins_anew_with_a_changed_document(
+    shell: Shell, live: Begin, document_file: Path
+) -> None:
+    live(commands={2: [Command(id=0, verb=Verb.ABORT, actor="ada")]})
+    document_file.write_text(document_file.read_text().replace("setWeight: 20", "setWeight: 10"))
+    ran = shell("apply", "-f", str(document_file))
+    assert ran.out == "experiment tiny configured\n"
+    assert shell.store().experiment("tiny").spec_version == 2
+
+
+def test_a_difference_is_unified_and_ignores_layout(shell: Shell, document_file: Path) -> None:
+    shell("apply", "-f", str(document_file))
+    document_file.write_text(json.dumps(__import__("yaml").safe_load(document_file.read_text())))
+    same = shell("diff", "-f", str(document_file), "--exit-code")
+    assert (same.code, same.out) == (0, "")
+    assert "tiny is applied as it is" in same.err
+    document_file.write_text(document_file.read_text().replace('"setWeight": 20', '"setWeight": 10'))
+    ran = shell("diff", "-f", str(document_file))
+    assert ran.code == 0
+    assert "-  - setWeight: 20\n+  - setWeight: 10\n" in ran.out
+    assert ran.out.startswith("--- tiny (applied)\n+++ ")
+    assert shell("diff", "-f", str(document_file), "--exit-code").code == 1
+
+
+def test_a_document_that_was_never_applied_differs_in_every_line(shell: Shell, document_file: Path) -> None:
+    ran = shell("diff", "-f", str(document_file))
+    assert ran.out.startswith("--- nothing applied\n")
+    assert not shell.database.exists()
+
+
+def test_the_schema_is_of_the_document(shell: Shell) -> None:
+    schema = json.loads(shell("schema").out)
+    assert schema["title"] == "ExperimentDocument"
+    assert "apiVersion" in schema["properties"]

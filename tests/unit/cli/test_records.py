@@ -1,0 +1,129 @@
+import json
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anabranch.cli.output import plain
+from anabranch.cli.report import report
+from anabranch.cli.verification import broken_log
+from anabranch.cli.view_types import ExperimentView
+from anabranch.cli.views import decision_views
+from anabranch.store.port import StoredDecision, StoredExperiment
+
+Begin = Callable[..., None]
+Shell = Any
+Recorded = Callable[[str], tuple[StoredExperiment, list[StoredDecision]]]
+
+
+def test_the_log_says_number_time_phase_and_why(shell: Shell, live: Begin) -> None:
+    live()
+    lines = shell("history", "tiny").out.splitlines()
+    assert lines[0].split() == ["#", "TIME", "PHASE", "CHANGE", "WHY"]
+    assert lines[1].split()[:4] == ["1", "1970-01-01T00:00:00Z", "Progressing", "phase"]
+    assert lines[1].rstrip().endswith("started with 2 candidates against fp32")
+
+
+def test_the_log_as_json_has_every_action_and_hash(shell: Shell, live: Begin) -> None:
+    live()
+    store = shell.store()
+    kept = store.decisions("tiny")
+    store.close()
+    shown = json.loads(shell("history", "tiny", "-o", "json").out)
+    assert shown == plain(decision_views(kept))
+    assert json.loads(shell("history", "tiny", "-o", "json", "--last", "1").out) == shown[-1:]
+
+
+def test_an_experiment_without_decisions_says_who_takes_them(shell: Shell, document_file: Path) -> None:
+    shell("apply", "-f", str(document_file))
+    ran = shell("history", "tiny")
+    assert (ran.code, ran.out) == (0, "")
+    assert "anabranch serve" in ran.err
+
+
+def test_events_are_who_did_what(shell: Shell, live: Begin) -> None:
+    live(ticks=3)
+    shell("pause", "tiny")
+    lines = shell("events", "tiny").out.splitlines()
+    assert [line.split()[1:4] for line in lines[1:]] == [["ada", "tiny", "apply"], ["ada", "tiny", "pause"]]
+    assert [event["verb"] for event in json.loads(shell("events", "-o", "json").out)] == ["apply", "pause"]
+    assert shell("events", "tinny").code == 3
+
+
+def test_a_whole_log_is_verified_with_its_head(shell: Shell, live: Begin) -> None:
+    live()
+    store = shell.store()
+    kept = store.decisions("tiny")
+    store.close()
+    ran = shell("verify", "tiny")
+    assert ran.code == 0
+    assert f"{len(kept)} decisions, every hash follows from the one before it" in ran.out
+    assert f"head {kept[-1].hash}" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (
+            "UPDATE decision SET body = replace(body, 'started', 'begun') WHERE number = 1",
+            "decision 1 of spec version 1",
+        ),
+        ("DELETE FROM decision WHERE number = 2", "decision 3 of spec version 1"),
+        ("DELETE FROM decision WHERE number = (SELECT max(number) FROM decision)", "the log has"),
+        ("DELETE FROM decision", "the log has 0"),
+    ],
+)
+def test_a_changed_or_removed_decision_is_named(damage: str, said: str, shell: Shell, live: Begin) -> None:
+    live()
+    with sqlite3.connect(shell.database) as database:
+        database.execute(damage)
+    ran = shell("verify", "tiny")
+    assert ran.code == 1
+    assert "the decision log of tiny is broken" in ran.err
+    assert said in ran.err
+
+
+def test_a_log_that_was_cut_and_hashed_anew_has_a_gap_in_its_numbers(recorded: Recorded) -> None:
+    stored, decisions = recorded("bandit")
+    assert broken_log(stored, decisions) is None
+    first = replace(decisions[0], decision=replace(decisions[0].decision, number=2))
+    from anabranch.store.chain import GENESIS, link
+    from anabranch.store.codec import decision_text
+
+    rehashed = replace(first, hash=link(GENESIS, decision_text(first.decision)))
+    assert broken_log(stored, [rehashed]) == "spec version 1 goes from decision 0 to 2"
+
+
+def test_an_experiment_without_decisions_has_nothing_to_verify(shell: Shell, document_file: Path) -> None:
+    shell("apply", "-f", str(document_file))
+    ran = shell("verify", "tiny")
+    assert (ran.code, ran.out) == (0, "tiny: no decisions yet, nothing to verify\n")
+
+
+def test_the_report_tells_the_story(
+    recorded: Recorded, view_of: Callable[[str, float], ExperimentView], golden: Callable[[str, str], None]
+) -> None:
+    stored, decisions = recorded("promoted")
+    golden(
+        "promoted.report.md", report(view_of("promoted", 300.0), decision_views(decisions), stored.document)
+    )
+
+
+def test_the_report_can_be_written_to_a_file(shell: Shell, live: Begin, tmp_path: Path) -> None:
+    live(ticks=4)
+    page = tmp_path / "reports" / "tiny.md"
+    ran = shell("report", "tiny", "--file", str(page))
+    assert (ran.code, ran.out, ran.err) == (0, "", f"wrote {page}\n")
+    assert page.read_text() == shell("report", "tiny").out
+    assert page.read_text().startswith("# tiny: Progressing\n")
+
+
+def test_a_report_that_cannot_be_written_says_why(shell: Shell, live: Begin, tmp_path: Path) -> None:
+    live(ticks=2)
+    (tmp_path / "file").write_text("")
+    ran = shell("report", "tiny", "--file", str(tmp_path / "file" / "tiny.md"))
+    assert ran.code == 1
+    assert "cannot write" in ran.err
