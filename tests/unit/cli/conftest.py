@@ -39,7 +39,7 @@ spec:
     - {name: latency, source: latency_ms, role: objective, statistic: p95, direction: min}
     - {name: fidelity, source: mirror.top1_agreement, role: guardrail, min: 0.9}
   steps:
-    - mirror: {percent: 50, until: {fidelity: decided}, maxDuration: 5m}
+    - mirror: {percent: 30, until: {fidelity: decided}, maxDuration: 5m}
     - setWeight: 20
     - pause: {}
     - bandit: {maxWeight: 50, updatePeriod: 10s, maxDuration: 10m}
@@ -128,7 +128,7 @@ def live(shell: Shell, document: dict[str, Any]) -> Callable[..., None]:
         store = shell.store()
         store.apply(document, "ada", 0.0)
         version = 0
-        world = World(arms=lambda _: WORLD, requests_per_s=200)
+        world = World(arms=lambda _: WORLD, requests_per_s=60)
         asked = {
             tick: [store.request("tiny", c.verb, c.argument, c.actor, float(tick)) for c in listed]
             for tick, listed in (commands or {}).items()

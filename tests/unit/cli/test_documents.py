@@ -3,6 +3,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from anabranch.bandit.decision import Command, Verb
 
 Begin = Callable[..., None]
@@ -88,7 +90,7 @@ def test_an_experiment_that_is_over_begins_anew_with_a_changed_document(
 
 def test_a_difference_is_unified_and_ignores_layout(shell: Shell, document_file: Path) -> None:
     shell("apply", "-f", str(document_file))
-    document_file.write_text(json.dumps(__import__("yaml").safe_load(document_file.read_text())))
+    document_file.write_text(json.dumps(yaml.safe_load(document_file.read_text())))
     same = shell("diff", "-f", str(document_file), "--exit-code")
     assert (same.code, same.out) == (0, "")
     assert "tiny is applied as it is" in same.err

@@ -35,7 +35,7 @@ def test_the_list_is_a_table(shell: Shell, live: Begin) -> None:
     header, row = ran.out.splitlines()
     assert header.split() == ["NAME", "MODEL", "PHASE", "STEP", "LIVE", "WEIGHTS", "AGE"]
     assert row.split()[:3] == ["tiny", "digits", "Progressing"]
-    assert "1/5 mirror 50% (1m02s)" in row
+    assert "1/5 mirror 30% (1m02s)" in row
     assert row.split()[-1] == "1m02s"
 
 
