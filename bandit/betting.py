@@ -26,6 +26,9 @@ from anabranch.bandit import wealth
 from anabranch.bandit.moments import NO_MOMENTS, ArmMoments
 from anabranch.bandit.scales import BINARY, BoundedScale, FloatArray, Histogram, unit_arrays
 
+# Without a plan: accuracies, success rates and shares within a limit are mostly near 1.
+DEFAULT_MEAN = 0.9
+
 
 class Claim(StrEnum):
     """What large evidence says about the variant against the baseline (higher is better)."""
@@ -100,8 +103,10 @@ class ContrastTest:
         planned_effect: the difference variant - baseline that the test is tuned for, in the metric's unit. Must make
             the claim true. Wrong plans cost time, never validity. None: 0 for NON_INFERIORITY; twice the margin's
             deficit for HARM.
-        planned_mean: a guess of the baseline's mean, in the metric's unit; used until there is data.
-        plan_capital: share of the capital on the plan, in (0, 1).
+        planned_mean: a guess of the baseline's mean, in the metric's unit; used until there is data. None: 0.9 of
+            the scale, held loosely.
+        plan_capital: share of the capital on the plan, in (0, 1). None: most of it where the plan was given or follows
+            from the claim, little where the size of an effect is anybody's guess.
     """
 
     claim: Claim
@@ -109,7 +114,7 @@ class ContrastTest:
     margin: float = 0.0
     planned_effect: float | None = None
     planned_mean: float | None = None
-    plan_capital: float = wealth.PLAN_CAPITAL
+    plan_capital: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse a margin or a plan that contradicts the claim."""
@@ -129,7 +134,7 @@ class ContrastTest:
             raise ValueError(
                 f"planned mean {self.planned_mean} is outside [{self.scale.low}, {self.scale.high}]"
             )
-        wealth.log_capital(self.plan_capital)
+        wealth.log_capital(self._capital)
 
     @property
     def _width(self) -> float:
@@ -158,6 +163,13 @@ class ContrastTest:
     @property
     def _edge(self) -> float:
         return self._sign * (self._unit_effect + self._unit_margin)
+
+    @property
+    def _capital(self) -> float:
+        if self.plan_capital is not None:
+            return self.plan_capital
+        guessed = self.planned_effect is None and self.claim is not Claim.NON_INFERIORITY
+        return wealth.GUESS_CAPITAL if guessed else wealth.PLAN_CAPITAL
 
     def start(self) -> ContrastState:
         """The state before any data: log_e is 0."""
@@ -209,14 +221,16 @@ class ContrastTest:
 
     def log_e(self, state: ContrastState) -> float:
         """Log evidence for the claim; the claim is decided at error alpha when it reaches ln(1/alpha)."""
-        return wealth.log_mixture(wealth.log_capital(self.plan_capital), state.log_wealth)
+        return wealth.log_mixture(wealth.log_capital(self._capital), state.log_wealth)
 
     def estimate(self, state: ContrastState) -> float | None:
         """The AIPW mean of variant - baseline over all requests, in the metric's unit; None without data."""
         return state.total / state.count * self._width if state.count else None
 
     def _predict(self, state: ContrastState) -> "_Prediction":
-        prior = 0.5 if self.planned_mean is None else (self.planned_mean - self.scale.low) / self._width
+        prior = (
+            DEFAULT_MEAN if self.planned_mean is None else (self.planned_mean - self.scale.low) / self._width
+        )
         prior_count = 2.0 if self.planned_mean is None else 20.0
         m0 = _inside((prior * prior_count + state.baseline.total) / (prior_count + state.baseline.count))
         # The variant's mean is pulled towards the baseline's: a canary sees few requests.
@@ -291,14 +305,15 @@ class MeanTest:
         scale: of the metric.
         planned: the mean that the test is tuned for, on the claim's side; None: half-way to the scale's upper end for
             ABOVE; for BELOW as far below the threshold as the upper end is above it, at most half-way down.
-        plan_capital: share of the capital on the plan, in (0, 1).
+        plan_capital: share of the capital on the plan, in (0, 1); None: most of it on a given plan, little on the
+            default one.
     """
 
     side: Side
     threshold: float
     scale: BoundedScale = BINARY
     planned: float | None = None
-    plan_capital: float = wealth.PLAN_CAPITAL
+    plan_capital: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse a threshold at the scale's ends and a plan on the wrong side."""
@@ -313,7 +328,7 @@ class MeanTest:
                 f"planned mean {self.planned} is not {self.side} the threshold {self.threshold} on the scale: "
                 "plan a mean for which the claim holds"
             )
-        wealth.log_capital(self.plan_capital)
+        wealth.log_capital(self._capital)
 
     @property
     def _width(self) -> float:
@@ -333,6 +348,12 @@ class MeanTest:
             return (self.planned - self.scale.low) / self._width
         q = self._unit_threshold
         return q + (1.0 - q) / 2.0 if self.side is Side.ABOVE else max(q - (1.0 - q), q / 2.0)
+
+    @property
+    def _capital(self) -> float:
+        if self.plan_capital is not None:
+            return self.plan_capital
+        return wealth.GUESS_CAPITAL if self.planned is None else wealth.PLAN_CAPITAL
 
     def start(self) -> MeanState:
         """The state before any data: log_e is 0."""
@@ -358,7 +379,7 @@ class MeanTest:
 
     def log_e(self, state: MeanState) -> float:
         """Log evidence that the mean is on the claimed side of the threshold."""
-        return wealth.log_mixture(wealth.log_capital(self.plan_capital), state.log_wealth)
+        return wealth.log_mixture(wealth.log_capital(self._capital), state.log_wealth)
 
     def estimate(self, state: MeanState) -> float | None:
         """The mean of the values, in the metric's unit; None without data."""

@@ -47,7 +47,8 @@ class PairedTest:
         planned_effect: the mean difference that the test is tuned for, in the metric's unit; None: as in ContrastTest.
         planned_discordance: a guess of the mean squared difference, as a share of the squared largest one; for
             binary outcomes the share of pairs that differ. Used until there is data.
-        plan_capital: share of the capital on the plan, in (0, 1).
+        plan_capital: share of the capital on the plan, in (0, 1). None: most of it where the plan was given or follows
+            from the claim, little where the size of an effect is anybody's guess.
     """
 
     claim: Claim
@@ -55,7 +56,7 @@ class PairedTest:
     margin: float = 0.0
     planned_effect: float | None = None
     planned_discordance: float = 0.05
-    plan_capital: float = wealth.PLAN_CAPITAL
+    plan_capital: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse a scale that is not one of differences and a plan that contradicts the claim."""
@@ -77,7 +78,7 @@ class PairedTest:
                 f"planned effect {self.planned_effect} with margin {self.margin} makes the claim "
                 f"{self.claim} false: plan an effect for which the claim holds"
             )
-        wealth.log_capital(self.plan_capital)
+        wealth.log_capital(self._capital)
 
     @property
     def _margin(self) -> float:
@@ -98,6 +99,13 @@ class PairedTest:
                 return 0.02
             case Claim.HARM:
                 return -2.0 * self._margin if self._margin else -0.02
+
+    @property
+    def _capital(self) -> float:
+        if self.plan_capital is not None:
+            return self.plan_capital
+        guessed = self.planned_effect is None and self.claim is not Claim.NON_INFERIORITY
+        return wealth.GUESS_CAPITAL if guessed else wealth.PLAN_CAPITAL
 
     def start(self) -> PairedState:
         """The state before any data: log_e is 0."""
@@ -123,7 +131,7 @@ class PairedTest:
 
     def log_e(self, state: PairedState) -> float:
         """Log evidence for the claim; the claim is decided at error alpha when it reaches ln(1/alpha)."""
-        return wealth.log_mixture(wealth.log_capital(self.plan_capital), state.log_wealth)
+        return wealth.log_mixture(wealth.log_capital(self._capital), state.log_wealth)
 
     def estimate(self, state: PairedState) -> float | None:
         """The mean difference variant - baseline, in the metric's unit; None without data."""

@@ -36,6 +36,8 @@ MAX_PLANNED_LOSS = 0.95
 # With 0.8 of the capital on the plan the test stops earliest if the plan is true; 0.65 gives away 0.2 nats there
 # and gains as much elsewhere.
 PLAN_CAPITAL = 0.65
+# On a default plan the capital is spread: a stake twice too large grows not at all.
+GUESS_CAPITAL = 0.2
 
 DEFAULT_NEWTON_STEPS = 50
 

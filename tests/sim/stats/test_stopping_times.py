@@ -83,7 +83,7 @@ def test_paired_non_inferiority_of_an_equal_variant(discordance: float) -> None:
 @pytest.mark.parametrize(("side", "truth"), [(Side.ABOVE, 0.995), (Side.BELOW, 0.98)])
 def test_agreement_off_the_minimum_is_decided(side: Side, truth: float) -> None:
     rng = np.random.default_rng([8, side is Side.ABOVE])
-    test = MeanTest(side=side, threshold=0.99)
+    test = MeanTest(side=side, threshold=0.99, planned=truth)
     divergence = truth * math.log(truth / 0.99) + (1.0 - truth) * math.log((1.0 - truth) / 0.01)
     least = lower_bound(divergence, alpha=0.05)
     stops = []

@@ -148,7 +148,7 @@ def test_a_binary_metric_on_a_grid_is_the_same_metric() -> None:
 
 def test_permuting_arms_and_flipping_the_metric_is_the_same_superiority() -> None:
     """`v better than c` of a metric is `c better than v` of the flipped one, once predictions are symmetric too."""
-    flipped_test = ContrastTest(claim=Claim.SUPERIORITY, scale=GRADED)
+    flipped_test = ContrastTest(claim=Claim.SUPERIORITY, scale=GRADED, planned_mean=2.5)
     v, c = {5: 30, 3: 4}, {5: 25, 0: 9}
     straight = flipped_test.advance(
         flipped_test.start(), [EpochCell(pi_v=0.5, pi_c=0.5, counts_v=v, counts_c=c)]
