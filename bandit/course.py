@@ -31,7 +31,7 @@ class Course:
     def enter(self, event: Event, reason: str) -> None:
         """Follow a transition; raises IllegalTransition and changes nothing where there is none."""
         self.state = replace(self.state, phase=follow(self.state.phase, event))
-        self.note(Change.PHASE, reason)
+        self.note(Change.RESTARTED if event is Event.RETRY else Change.PHASE, reason)
 
     @property
     def step(self) -> Step | None:

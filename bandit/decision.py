@@ -39,6 +39,7 @@ class Change(StrEnum):
     """The kinds of things a decision does."""
 
     PHASE = "phase"
+    RESTARTED = "restarted"  # by `retry`: tests, verdicts and totals begin anew
     STEP = "step"
     WEIGHTS = "weights"
     REMOVED = "removed"

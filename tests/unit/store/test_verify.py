@@ -1,0 +1,255 @@
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anabranch.bandit.decision import Verb
+from anabranch.bandit.evidence import Cell, PairCell
+from anabranch.bandit.lifecycle import Phase
+from anabranch.bandit.step import Tick
+from anabranch.store.memory import MemoryStore
+from anabranch.store.port import NotFound, Store
+from anabranch.store.sql import SqlStore, open_store
+from anabranch.store.verify import verify
+
+Drive = Callable[..., Tick]
+Outcomes = Callable[..., tuple[list[Cell], list[PairCell]]]
+
+
+def promote(
+    store: Store, drive: Drive, outcomes: Outcomes, *, start: float = 100.0, ticks: int = 60
+) -> Phase:
+    """Run the experiment with equal outcomes until it is over."""
+    for turn in range(ticks):
+        state = store.experiment("exp").state
+        cells: list[Cell] = []
+        pairs: list[PairCell] = []
+        if state.weights and state.phase is not Phase.PENDING:
+            cells, pairs = outcomes(state.epoch, {name: state.weights[name] for name in state.weights})
+        result = drive(store, start + turn, cells=cells, pairs=pairs)
+        if result.state.phase.is_over:
+            break
+    return store.experiment("exp").state.phase
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "exp.db"
+
+
+@pytest.fixture
+def finished(database: Path, small_document: dict[str, Any], drive: Drive, outcomes: Outcomes) -> SqlStore:
+    store = open_store(f"sqlite:///{database}")
+    store.apply(small_document, "ada", 1.0)
+    assert promote(store, drive, outcomes) is Phase.PROMOTED
+    return store
+
+
+def tamper(database: Path, statement: str, *values: object) -> None:
+    with sqlite3.connect(database) as connection:
+        assert connection.execute(statement, values).rowcount == 1
+    connection.close()
+
+
+def test_every_decision_of_an_untouched_experiment_matches(finished: SqlStore) -> None:
+    report = verify(finished, "exp")
+    assert report.matches
+    assert report.first_mismatch is None
+    assert len(report.decisions) == len(finished.decisions("exp")) >= 5
+    assert report.verdicts >= 4 * len(report.decisions[1:])
+    assert all(checked.is_recomputed for checked in report.decisions)
+
+
+def test_the_store_in_memory_verifies_like_the_database(
+    small_document: dict[str, Any], drive: Drive, outcomes: Outcomes
+) -> None:
+    store = MemoryStore()
+    store.apply(small_document, "ada", 1.0)
+    assert promote(store, drive, outcomes) is Phase.PROMOTED
+    assert verify(store, "exp").matches
+
+
+def test_a_decision_after_late_evidence_of_an_ended_experiment_matches(
+    finished: SqlStore, drive: Drive, outcomes: Outcomes
+) -> None:
+    state = finished.experiment("exp").state
+    cells, pairs = outcomes(state.epoch, {"a": 1.0}, agree=0.2)
+    drive(finished, 400.0, cells=cells, pairs=pairs)
+    finished.request("exp", Verb.UNDO, "", "ada", 401.0)
+    assert drive(finished, 402.0).state.phase is Phase.ROLLED_BACK
+    assert verify(finished, "exp").matches
+
+
+def test_a_retry_begins_anew_and_both_lives_match(
+    small_document: dict[str, Any], drive: Drive, outcomes: Outcomes
+) -> None:
+    store = MemoryStore()
+    store.apply(small_document, "ada", 1.0)
+    promote(store, drive, outcomes, ticks=4)
+    assert any(verdict.decided_s is not None for verdict in store.experiment("exp").state.verdicts.values())
+    store.request("exp", Verb.ABORT, "", "ada", 110.0)
+    drive(store, 111.0)
+    cells, pairs = outcomes(store.experiment("exp").state.epoch, {"a": 0.5, "base": 0.5})
+    store.request("exp", Verb.RETRY, "", "ada", 112.0)
+    drive(store, 113.0, cells=cells, pairs=pairs)
+    assert store.experiment("exp").state.totals == {}
+    assert promote(store, drive, outcomes, start=120.0) is Phase.PROMOTED
+    assert verify(store, "exp").matches
+
+
+def test_an_abort_before_the_start_and_a_retry_match(
+    small_document: dict[str, Any], drive: Drive, outcomes: Outcomes
+) -> None:
+    store = MemoryStore()
+    store.apply(small_document, "ada", 1.0)
+    for verb in (Verb.ABORT, Verb.PAUSE, Verb.RETRY):
+        store.request("exp", verb, "", "ada", 1.0)
+        drive(store, 2.0)
+    assert promote(store, drive, outcomes) is Phase.PROMOTED
+    assert verify(store, "exp").matches
+
+
+def test_removals_and_a_rollback_match(
+    small_document: dict[str, Any], drive: Drive, outcomes: Outcomes
+) -> None:
+    store = MemoryStore()
+    store.apply(small_document, "ada", 1.0)
+    drive(store, 100.0)
+    for turn in range(40):
+        state = store.experiment("exp").state
+        cells, good = outcomes(state.epoch, state.weights)
+        _, bad = outcomes(state.epoch, state.weights, agree=0.3)
+        pairs = [
+            *[pair for pair in good if pair.variant == "a"],
+            *[pair for pair in bad if pair.variant == "b"],
+        ]
+        drive(store, 101.0 + turn, cells=cells, pairs=pairs if turn < 10 else bad)
+    state = store.experiment("exp").state
+    assert [removal.variant for removal in state.removed] == ["b"]
+    assert verify(store, "exp").matches
+
+
+def test_earlier_spec_versions_are_checked_by_their_chain_only(
+    finished: SqlStore, small_document: dict[str, Any], drive: Drive, outcomes: Outcomes
+) -> None:
+    before = len(finished.decisions("exp"))
+    changed = json.loads(json.dumps(small_document))
+    changed["spec"]["delta"] = 0.1
+    finished.apply(changed, "ada", 500.0)
+    assert promote(finished, drive, outcomes, start=501.0) is Phase.PROMOTED
+    report = verify(finished, "exp")
+    assert report.matches
+    assert [checked.is_recomputed for checked in report.decisions].count(False) == before
+
+
+def test_a_changed_count_is_found_at_the_first_decision_that_rests_on_it(
+    finished: SqlStore, database: Path
+) -> None:
+    victim = finished.evidence_log("exp")[0]
+    with sqlite3.connect(database) as connection:
+        [(body,)] = connection.execute("SELECT body FROM evidence WHERE last = ?", (victim.last,)).fetchall()
+    connection.close()
+    changed = body.replace(
+        '"mirror.top1_agreement":{"0":5,"1":95}', '"mirror.top1_agreement":{"0":4,"1":96}', 1
+    )
+    assert changed != body
+    tamper(database, "UPDATE evidence SET body = ? WHERE last = ?", changed, victim.last)
+    report = verify(finished, "exp")
+    first = report.first_mismatch
+    assert first is not None
+    assert first.number == next(
+        row.decision.number
+        for row in finished.decisions("exp")
+        if row.decision.evidence_last >= victim.last and row.decision.verdicts
+    )
+    assert any("fidelity/a: log_e_pass is " in problem for problem in first.problems)
+
+
+def test_a_count_changed_after_the_last_decision_is_found_in_the_totals(
+    small_document: dict[str, Any], drive: Drive, outcomes: Outcomes, database: Path
+) -> None:
+    store = open_store(f"sqlite:///{database}")
+    store.apply(small_document, "ada", 1.0)
+    drive(store, 100.0)
+    cells, _ = outcomes(0, {"base": 1.0}, requests=20)
+    assert drive(store, 101.0, cells=cells).decision is None
+    last = store.evidence_log("exp")[-1].last
+    tamper(
+        database,
+        "UPDATE evidence SET body = replace(body, '\"requests\":20', '\"requests\":19') WHERE last = ?",
+        last,
+    )
+    report = verify(store, "exp")
+    assert report.problems == ("the saved totals are not the sum of the kept evidence",)
+    assert not report.matches
+
+
+def test_a_changed_decision_is_named(finished: SqlStore, database: Path) -> None:
+    tamper(database, "UPDATE decision SET body = replace(body, 'ada', 'eve') || ' ' WHERE number = 1")
+    assert verify(finished, "exp").matches, "neither the name nor a blank is in what was decided"
+    tamper(
+        database,
+        "UPDATE decision SET body = replace(body, '\"at_s\":100.0', '\"at_s\":90.0') WHERE number = 1",
+    )
+    report = verify(finished, "exp")
+    assert report.first_mismatch is not None
+    assert report.first_mismatch.number == 1
+    assert "the body was changed" in report.first_mismatch.problems[0]
+
+
+def test_a_changed_decision_with_a_fitting_hash_breaks_the_next_one(
+    finished: SqlStore, database: Path
+) -> None:
+    rows = finished.decisions("exp")
+    tamper(database, "UPDATE decision SET previous_hash = ? WHERE number = 3", rows[0].hash)
+    report = verify(finished, "exp")
+    assert report.first_mismatch is not None
+    assert report.first_mismatch.number == 3
+
+
+def test_a_changed_verdict_is_found_by_chain_and_by_evidence(finished: SqlStore, database: Path) -> None:
+    tamper(
+        database,
+        'UPDATE decision SET body = replace(body, \'"outcome":"INCONCLUSIVE"\', \'"outcome":"PASS"\') WHERE number = 2',
+    )
+    report = verify(finished, "exp")
+    assert report.first_mismatch is not None
+    assert report.first_mismatch.number == 2
+    assert any(
+        "the verdict is PASS, the evidence gives INCONCLUSIVE" in p for p in report.first_mismatch.problems
+    )
+
+
+def test_a_missing_evidence_row_is_named(finished: SqlStore, database: Path) -> None:
+    victim = finished.evidence_log("exp")[0].last
+    tamper(database, "DELETE FROM evidence WHERE last = ?", victim)
+    report = verify(finished, "exp")
+    first = report.first_mismatch
+    assert first is not None
+    assert first.number == next(
+        row.decision.number for row in finished.decisions("exp") if row.decision.evidence_last >= victim
+    )
+    assert f"rests on evidence up to delta {victim}" in " ".join(first.problems)
+
+
+def test_a_missing_decision_is_named(finished: SqlStore, database: Path) -> None:
+    tamper(database, "DELETE FROM decision WHERE number = 2")
+    first = verify(finished, "exp").first_mismatch
+    assert first is not None
+    assert first.number == 3
+    assert any("decision 2 is missing" in problem for problem in first.problems)
+
+
+def test_a_missing_last_decision_is_found_by_the_states_count(finished: SqlStore, database: Path) -> None:
+    count = len(finished.decisions("exp"))
+    tamper(database, "DELETE FROM decision WHERE number = ?", count)
+    report = verify(finished, "exp")
+    assert report.problems == (f"the state counts {count} decisions, {count - 1} are kept",)
+
+
+def test_an_unknown_experiment_is_not_found() -> None:
+    with pytest.raises(NotFound, match="nope"):
+        verify(MemoryStore(), "nope")
