@@ -5,6 +5,7 @@ Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 
 import binascii
 import re
+import struct
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
@@ -15,12 +16,13 @@ from anabranch.router.wire import Metadata, Status
 
 Headers = Sequence[tuple[bytes, bytes]]
 
+PREFIX: Final = struct.Struct(">BI")
+"""Before each message: whether it is compressed, and its size."""
 CONTENT_TYPE: Final = b"application/grpc"
 ACCEPT_ENCODING: Final = (b"grpc-accept-encoding", b"identity,deflate,gzip")
 RESPONSE_HEADERS: Final[list[tuple[bytes, bytes]]] = [(b":status", b"200"), (b"content-type", CONTENT_TYPE)]
 OK_TRAILERS: Final[list[tuple[bytes, bytes]]] = [(b"grpc-status", b"0")]
 
-_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _TIMEOUT_UNIT_S: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _NAME = re.compile(r"[0-9a-z_.\-]+")
 _RESERVED: Final = frozenset({"te", "content-type", "connection", "transfer-encoding", "content-length"})
@@ -64,13 +66,14 @@ def parse_timeout(value: bytes) -> float:
     Raises:
         FramingError: It is something else.
     """
-    match = _TIMEOUT.fullmatch(value)
-    if match is None:
+    unit_s = _TIMEOUT_UNIT_S.get(value[-1:])
+    digits = value[:-1]
+    if unit_s is None or not digits.isdigit() or len(digits) > 8:
         shown = value[:32].decode("ascii", "replace")
         raise FramingError(
             Status.INTERNAL, f"grpc-timeout is {shown!r}: give 1 to 8 digits and a unit of H M S m u n"
         )
-    return int(match[1]) * _TIMEOUT_UNIT_S[match[2]]
+    return int(digits) * unit_s
 
 
 def decode_metadata(headers: Headers) -> list[tuple[str, str | bytes]]:
@@ -171,12 +174,12 @@ def status_trailers(status: Status, message: str, metadata: Metadata = ()) -> li
 
 def frame(message: bytes) -> bytes:
     """Put gRPC's five bytes before a message."""
-    return b"\0" + len(message).to_bytes(4, "big") + message
+    return PREFIX.pack(0, len(message)) + message
 
 
 def frame_prefix(message: bytes) -> bytes:
     """Return gRPC's five bytes for a message, for one too large to copy."""
-    return b"\0" + len(message).to_bytes(4, "big")
+    return PREFIX.pack(0, len(message))
 
 
 def decompress(message: bytes, encoding: bytes, max_message_bytes: int) -> bytes:
@@ -287,12 +290,10 @@ class MessageReader:
             self._pieces.append(bytearray(piece))
 
     def _open(self, prefix: bytes) -> None:
-        if prefix[0] > 1:
-            raise FramingError(
-                Status.INTERNAL, f"a message's compression flag is {prefix[0]}, it must be 0 or 1"
-            )
-        size = int.from_bytes(prefix[1:5], "big")
+        flag, size = PREFIX.unpack(prefix)
+        if flag > 1:
+            raise FramingError(Status.INTERNAL, f"a message's compression flag is {flag}, it must be 0 or 1")
         if size > self._limit:
             raise too_large(size, self._limit)
-        self._compressed = prefix[0] == 1
+        self._compressed = flag == 1
         self._size = size

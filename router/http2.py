@@ -19,6 +19,8 @@ from anabranch.router.wire_flush import Flusher
 
 # Bytes taken from the engine for one write: bounds what waits in the transport behind a slow client.
 _WRITE_BYTES: Final = 1 * MIB
+# Below this size, copying a body behind its prefix costs less than queueing the two apart.
+_COPIED_BYTES: Final = 16 * 1024
 _READ_BYTES: Final = 256 * 1024
 _SHUTDOWN_PING: Final = b"shutdown"
 # A client closes its end when it has read the last reply; closing first could reset the connection under that reply.
@@ -43,6 +45,8 @@ class Phase(Enum):
     """All is sent; waiting for the client to close."""
     CLOSED = auto()
 
+
+_DataReceived, _RequestReceived, _StreamClosed = ngh2.DataReceived, ngh2.RequestReceived, ngh2.StreamClosed
 
 _DEAF: Final = (Phase.LINGERING, Phase.CLOSED)
 
@@ -261,29 +265,45 @@ class Http2Connection(asyncio.BufferedProtocol):
         event: Any  # its class says which attributes it has
         for event in self._engine.events():
             kind = event.__class__
-            if kind is ngh2.DataReceived:
+            if kind is _DataReceived:
                 receiver.on_data(event.stream_id, event.data, event.end_stream)
-            elif kind is ngh2.RequestReceived:
+            elif kind is _RequestReceived:
                 receiver.on_request(event.stream_id, event.headers, event.end_stream)
-            elif kind is ngh2.StreamClosed:
-                self._refused_bodies.discard(event.stream_id)
+            elif kind is _StreamClosed:
+                if self._refused_bodies:
+                    self._refused_bodies.discard(event.stream_id)
                 receiver.on_stream_closed(event.stream_id)
-            elif kind is ngh2.TrailersReceived:
-                receiver.on_data(event.stream_id, b"", True)
-            elif kind is ngh2.SettingsReceived:
+            else:
+                self._control(event)
+
+    def _control(self, event: Any) -> None:
+        """Follow what is not about one request's bytes."""
+        match event:
+            case ngh2.TrailersReceived():
+                self.receiver.on_data(event.stream_id, b"", True)
+            case ngh2.SettingsReceived():
                 if self.phase is Phase.HANDSHAKE:
                     self.phase = Phase.OPEN
-            elif kind is ngh2.PingAcknowledged:
+            case ngh2.PingAcknowledged():
                 if event.opaque_data == _SHUTDOWN_PING:
                     self.refuse_further()
-            elif kind is ngh2.ConnectionClosed:
+            case ngh2.ConnectionClosed():
                 self._stats.protocol_errors += event.error_code != NO_ERROR
                 self._linger()
 
     # From the receiver.
 
-    def respond(self, stream_id: int, headers: Headers, body: bytes, trailers: Headers) -> bool:
+    def respond(
+        self, stream_id: int, headers: Headers, prefix: bytes, body: bytes, trailers: Headers
+    ) -> bool:
         """Queue a whole response.
+
+        Args:
+            stream_id: The stream.
+            headers: With `:status` first.
+            prefix: The body's first bytes; apart, as a large body is not copied.
+            body: The rest.
+            trailers: At least one.
 
         Returns:
             False: the stream is gone.
@@ -291,7 +311,11 @@ class Http2Connection(asyncio.BufferedProtocol):
         engine = self._engine
         try:
             engine.send_response(stream_id, headers)
-            engine.send_data(stream_id, body)
+            if len(body) <= _COPIED_BYTES:
+                engine.send_data(stream_id, prefix + body)
+            else:
+                engine.send_data(stream_id, prefix)
+                engine.send_data(stream_id, body)
             engine.send_trailers(stream_id, trailers)
         except ngh2.NGH2Error:
             return False

@@ -2,11 +2,13 @@
 
 import asyncio
 import heapq
-import math
 from typing import Final, Protocol
 
 TICK_S: Final = 0.005
 """Seconds a call may outlive its deadline; a client enforces its own deadline exactly."""
+
+
+_TICKS_A_SECOND: Final = round(1 / TICK_S)
 
 
 class Expiring(Protocol):
@@ -43,7 +45,7 @@ class DeadlineWheel:
         Returns:
             The tick to give to `discard`.
         """
-        tick = math.ceil(deadline / TICK_S)
+        tick = int(deadline * _TICKS_A_SECOND) + 1
         bucket = self._buckets.get(tick)
         if bucket is None:
             bucket = self._buckets[tick] = set()

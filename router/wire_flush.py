@@ -36,7 +36,7 @@ class Flusher:
         stats: Counts its failures.
     """
 
-    __slots__ = ("_before", "_loop", "_marked", "_replied", "_scheduled", "_stats")
+    __slots__ = ("_before", "_loop", "_marked", "_scheduled", "_stats", "replied")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, before_flush: Callable[[], None] | None, stats: WireStats
@@ -45,7 +45,8 @@ class Flusher:
         self._before = before_flush
         self._stats = stats
         self._marked: list[Flushable] = []
-        self._replied = False
+        self.replied = False
+        """A reply is queued: set by whoever queues it."""
         self._scheduled = False
 
     def mark(self, writer: Flushable) -> None:
@@ -55,13 +56,9 @@ class Flusher:
             self._scheduled = True
             self._loop.call_soon(self._run)
 
-    def replied(self) -> None:
-        """Note that a reply is queued."""
-        self._replied = True
-
     def _run(self) -> None:
         self._scheduled = False
-        if self._replied:
+        if self.replied:
             self._commit()
         writers, self._marked = self._marked, []
         for writer in writers:
@@ -73,9 +70,9 @@ class Flusher:
     def _commit(self) -> None:
         # A commit that itself answers calls is run again, for those.
         for _ in range(_MAX_ROUNDS):
-            if not self._replied:
+            if not self.replied:
                 return
-            self._replied = False
+            self.replied = False
             if self._before is None:
                 return
             try:

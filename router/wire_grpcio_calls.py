@@ -86,7 +86,7 @@ class GrpcioCall(ServedCall):
         self.ended = True
         self._callbacks = None
         self._ending = ending
-        self._wire.flusher.replied()
+        self._wire.flusher.replied = True
         self._wire.flusher.mark(self)
 
     def write_out(self) -> None:
@@ -292,7 +292,7 @@ class GrpcioStreamCall(GrpcioCall):
             self._gate.set()
 
     def _mark(self) -> None:
-        self._wire.flusher.replied()
+        self._wire.flusher.replied = True
         if not self._marked:
             self._marked = True
             self._wire.flusher.mark(self)

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from anabranch.router.grpc_framing import (
     OK_TRAILERS,
@@ -15,7 +15,7 @@ from anabranch.router.grpc_framing import (
     frame_prefix,
     status_trailers,
 )
-from anabranch.router.wire import Metadata, Status, UnaryHandler, WireStats
+from anabranch.router.wire import Call, Metadata, Status, UnaryHandler, WireStats
 from anabranch.router.wire_calls import ServedCall
 
 # Below this size, copying a message behind its prefix costs less than queueing the two apart.
@@ -28,10 +28,13 @@ class CallOwner(Protocol):
     __slots__ = ()
 
     stats: WireStats
-    peer: str
     stream_limit_bytes: int
 
-    def answer(self, call: "NativeCall", headers: Headers, body: bytes, trailers: Headers) -> bool:
+    @property
+    def peer(self) -> str:
+        """The client's address."""
+
+    def answer(self, call: "NativeCall", headers: Headers, message: bytes, trailers: Headers) -> bool:
         """Send a whole response."""
 
     def answer_bare(self, call: "NativeCall", headers: Headers) -> bool:
@@ -59,6 +62,10 @@ class CallOwner(Protocol):
         """Have `call.drained` called after each write."""
 
 
+def _unserved(call: Call, message: bytes) -> None:
+    raise AssertionError(f"{call.method} has no unary handler for {len(message)} bytes")
+
+
 class NativeCall(ServedCall):
     """A unary call; see `anabranch.router.wire.Call`."""
 
@@ -74,10 +81,24 @@ class NativeCall(ServedCall):
         "stream_id",
     )
 
-    handler: UnaryHandler
+    streams: ClassVar[bool] = False
 
-    def __init__(self, owner: CallOwner, stream_id: int, method: str, headers: Headers) -> None:
-        super().__init__(method, owner.stats)
+    def __init__(
+        self,
+        owner: CallOwner,
+        stream_id: int,
+        method: str,
+        headers: Headers,
+        handler: UnaryHandler = _unserved,
+    ) -> None:
+        # As ServedCall does, which would cost a call a request.
+        self.method = method
+        self._stats = owner.stats
+        self.deadline = None
+        self.tick = 0
+        self.cancelled = self.ended = False
+        self._callbacks = None
+        self.handler = handler
         self.owner = owner
         self.stream_id = stream_id
         self.half_closed = False
@@ -111,7 +132,7 @@ class NativeCall(ServedCall):
         trailers = [*OK_TRAILERS, *encode_metadata(trailing)] if trailing else OK_TRAILERS
         self.ended = True
         self._callbacks = None
-        self.owner.answer(self, headers, frame(message), trailers)
+        self.owner.answer(self, headers, message, trailers)
 
     def fail(self, status: Status, message: str, metadata: Metadata = ()) -> None:
         """End the call with an error."""
@@ -137,6 +158,8 @@ class NativeStreamCall(NativeCall):
         "_paused",
         "_unacknowledged",
     )
+
+    streams: ClassVar[bool] = True
 
     def __init__(self, owner: CallOwner, stream_id: int, method: str, headers: Headers) -> None:
         super().__init__(owner, stream_id, method, headers)

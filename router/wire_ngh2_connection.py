@@ -7,11 +7,13 @@ from typing import Protocol
 from anabranch.router.grpc_framing import (
     ACCEPT_ENCODING,
     CONTENT_TYPE,
+    PREFIX,
     RESPONSE_HEADERS,
     FramingError,
     Headers,
     MessageReader,
     check_encoding,
+    frame_prefix,
     is_grpc,
     parse_timeout,
     status_trailers,
@@ -53,11 +55,15 @@ class GrpcConnection:
     __slots__ = (
         "_blocked",
         "_calls",
+        "_flusher",
         "_held",
         "_http2",
         "_limits",
+        "_loop",
+        "_stream",
+        "_unary",
+        "_wheel",
         "_wire",
-        "peer",
         "stats",
         "stream_limit_bytes",
     )
@@ -65,13 +71,23 @@ class GrpcConnection:
     def __init__(self, wire: Shared, http2: Http2Connection) -> None:
         self._wire = wire
         self._http2 = http2
+        # Each attribute saves a look-up a request.
         self._limits = wire.limits
+        self._loop = wire.loop
+        self._wheel = wire.wheel
+        self._flusher = wire.flusher
+        self._unary = wire.unary
+        self._stream = wire.stream
         self._calls: dict[int, NativeCall] = {}
         self._held: deque[tuple[NativeCall, bytes]] = deque()
         self._blocked: list[NativeStreamCall] = []
         self.stats = wire.stats
-        self.peer = ""
         self.stream_limit_bytes = wire.limits.write_buffer_bytes // 4
+
+    @property
+    def peer(self) -> str:
+        """The client's address."""
+        return self._http2.peer
 
     # From the connection.
 
@@ -81,74 +97,100 @@ class GrpcConnection:
 
     def on_request(self, stream_id: int, headers: Headers, end_stream: bool) -> None:
         """Open a call, or refuse it."""
-        wire = self._wire
-        fields = dict(headers)
-        path = fields.get(b":path", b"")
-        self.peer = self._http2.peer
         self.stats.calls += 1
-        content_type = fields.get(b"content-type")
-        if content_type != CONTENT_TYPE and not is_grpc(content_type):
+        fields = dict(headers)
+        known = self._unary.get(fields.get(b":path", b""))
+        if (
+            known is None
+            or fields.get(b"content-type") != CONTENT_TYPE
+            or fields[b":method"] != b"POST"
+            or b"grpc-encoding" in fields
+        ):
+            self._open_rare(stream_id, headers, fields, end_stream)
+            return
+        call = NativeCall(self, stream_id, known[0], headers, known[1])
+        timeout = fields.get(b"grpc-timeout")
+        if timeout is not None and not self._watch(call, timeout, end_stream):
+            return
+        self._calls[stream_id] = call
+        if end_stream:
+            self.on_data(stream_id, b"", True)
+
+    def _open_rare(
+        self, stream_id: int, headers: Headers, fields: dict[bytes, bytes], end_stream: bool
+    ) -> None:
+        """Open what is no plain unary call: compressed, streaming, or nothing that is served."""
+        if not is_grpc(fields.get(b"content-type")):
             self._refuse_http(stream_id, b"415", end_stream)
             return
         if fields[b":method"] != b"POST":
             self._refuse_http(stream_id, b"405", end_stream)
             return
-        known = wire.unary.get(path)
+        path = fields.get(b":path", b"")
+        unary, streaming = self._unary.get(path), self._stream.get(path)
         call: NativeCall
-        if known is not None:
-            call = NativeCall(self, stream_id, known[0], headers)
-            call.handler = known[1]
-        else:
-            streaming = wire.stream.get(path)
-            if streaming is None:
-                call = NativeCall(self, stream_id, path.decode("latin-1"), headers)
-                call.half_closed = end_stream
-                self.stats.refused += 1
-                call.fail(Status.UNIMPLEMENTED, f"method {call.method} is not served here")
-                return
+        if unary is not None:
+            call = NativeCall(self, stream_id, unary[0], headers, unary[1])
+        elif streaming is not None:
             call = NativeStreamCall(self, stream_id, streaming[0], headers)
-        encoding = fields.get(b"grpc-encoding")
-        timeout = fields.get(b"grpc-timeout")
-        if encoding is not None or timeout is not None:
-            try:
-                check_encoding(encoding)
-                timeout_s = None if timeout is None else parse_timeout(timeout)
-            except FramingError as error:
-                call.half_closed = end_stream
-                self.stats.refused += 1
-                extra = [ACCEPT_ENCODING] if error.status is Status.UNIMPLEMENTED else []
-                call.ended = True
-                self.answer_bare(
-                    call, [*RESPONSE_HEADERS, *status_trailers(error.status, error.message), *extra]
-                )
-                return
-            if encoding is not None:
-                call.reader = MessageReader(self._limits.max_message_bytes, encoding)
-            if timeout_s is not None:
-                call.deadline = wire.loop.time() + timeout_s
-                call.tick = wire.wheel.add(call, call.deadline)
+        else:
+            call = NativeCall(self, stream_id, path.decode("latin-1"), headers)
+            error = FramingError(Status.UNIMPLEMENTED, f"method {call.method} is not served here")
+            self._refuse(call, error, end_stream)
+            return
+        encoding, timeout = fields.get(b"grpc-encoding"), fields.get(b"grpc-timeout")
+        try:
+            check_encoding(encoding)
+        except FramingError as error:
+            self._refuse(call, error, end_stream)
+            return
+        if timeout is not None and not self._watch(call, timeout, end_stream):
+            return
+        if encoding is not None or streaming is not None:
+            call.reader = MessageReader(self._limits.max_message_bytes, encoding)
         self._calls[stream_id] = call
-        if isinstance(call, NativeStreamCall):
-            call.reader = call.reader or MessageReader(self._limits.max_message_bytes, None)
+        if streaming is not None and isinstance(call, NativeStreamCall):
             try:
-                wire.stream[path][1](call)
+                streaming[1](call)
             except Exception as error:  # noqa: BLE001  # whatever a handler raises ends its call alone
                 call.guard(error)
         if end_stream:
             self.on_data(stream_id, b"", True)
 
+    def _watch(self, call: NativeCall, timeout: bytes, end_stream: bool) -> bool:
+        """Give a call its deadline, or refuse it."""
+        try:
+            deadline = self._loop.time() + parse_timeout(timeout)
+        except FramingError as error:
+            self._refuse(call, error, end_stream)
+            return False
+        call.deadline = deadline
+        call.tick = self._wheel.add(call, deadline)
+        return True
+
+    def _refuse(self, call: NativeCall, error: FramingError, end_stream: bool) -> None:
+        """End a call that has not begun."""
+        self.stats.refused += 1
+        call.half_closed = end_stream
+        call.ended = True
+        headers = [*RESPONSE_HEADERS, *status_trailers(error.status, error.message)]
+        if error.status is Status.UNIMPLEMENTED:
+            headers.append(ACCEPT_ENCODING)
+        self.answer_bare(call, headers)
+
     def on_data(self, stream_id: int, data: bytes, end_stream: bool) -> None:
         """Take a call's bytes."""
         call = self._calls.get(stream_id)
+        size = len(data)
         if call is None:
             # The call was answered before its request was complete.
-            if data:
-                self._http2.acknowledge(stream_id, len(data))
+            if size:
+                self._http2.acknowledge(stream_id, size)
             return
-        if isinstance(call, NativeStreamCall):
+        if call.streams:
+            assert isinstance(call, NativeStreamCall)
             self._on_stream_data(call, data, end_stream)
             return
-        size = len(data)
         if size:
             self._http2.acknowledge(stream_id, size)
         if end_stream:
@@ -156,8 +198,8 @@ class GrpcConnection:
             if (
                 call.reader is None
                 and size >= 5
-                and data[0] == 0
-                and int.from_bytes(data[1:5], "big") == size - 5
+                # An uncompressed message that fills the frame.
+                and PREFIX.unpack_from(data) == (0, size - 5)
                 and size - 5 <= self._limits.max_message_bytes
             ):
                 self._serve(call, data[5:])
@@ -230,7 +272,7 @@ class GrpcConnection:
 
     def _serve(self, call: NativeCall, message: bytes) -> None:
         """Hand a whole request to its handler, or hold it while the client leaves its replies unread."""
-        if self._held or self._crowded():
+        if self._held or (self._http2.backlog_bytes > self._limits.write_buffer_bytes and self._crowded()):
             held = self._wire.buffered_bytes + len(message)
             if held > self._limits.max_buffered_bytes:
                 self.stats.refused += 1
@@ -257,7 +299,7 @@ class GrpcConnection:
 
     def on_stream_closed(self, stream_id: int) -> None:
         """Cancel the call, where it has not ended."""
-        call = self._calls.get(stream_id)
+        call = self._calls.pop(stream_id, None)
         if call is not None:
             self._forget(call)
             call.abandon()
@@ -297,34 +339,38 @@ class GrpcConnection:
 
     # From calls.
 
-    def answer(self, call: NativeCall, headers: Headers, body: bytes, trailers: Headers) -> bool:
+    def answer(self, call: NativeCall, headers: Headers, message: bytes, trailers: Headers) -> bool:
         """Send a whole response."""
-        self._forget(call)
-        self._wire.flusher.replied()
-        return self._http2.respond(call.stream_id, headers, body, trailers)
+        self._calls.pop(call.stream_id, None)
+        if call.deadline is not None:
+            self._wheel.discard(call, call.tick)
+        if call.held_bytes:
+            self._hold(call, 0)
+        self._flusher.replied = True
+        return self._http2.respond(call.stream_id, headers, frame_prefix(message), message, trailers)
 
     def answer_bare(self, call: NativeCall, headers: Headers) -> bool:
         """Send a response of trailers alone."""
         self._forget(call)
-        self._wire.flusher.replied()
+        self._flusher.replied = True
         return self._http2.respond_headers(
             call.stream_id, headers, end_stream=True, refuse_body=not call.half_closed
         )
 
     def send_headers(self, stream_id: int, headers: Headers) -> bool:
         """Begin a response."""
-        self._wire.flusher.replied()
+        self._flusher.replied = True
         return self._http2.respond_headers(stream_id, headers, end_stream=False)
 
     def send_message(self, stream_id: int, *parts: bytes) -> bool:
         """Continue a response."""
-        self._wire.flusher.replied()
+        self._flusher.replied = True
         return self._http2.send_body(stream_id, *parts)
 
     def end(self, call: NativeCall, trailers: Headers) -> bool:
         """End a response that has begun."""
         self._forget(call)
-        self._wire.flusher.replied()
+        self._flusher.replied = True
         return self._http2.send_trailers(call.stream_id, trailers)
 
     def backlog_bytes(self, stream_id: int) -> int:
@@ -347,7 +393,7 @@ class GrpcConnection:
     def _forget(self, call: NativeCall) -> None:
         self._calls.pop(call.stream_id, None)
         if call.deadline is not None:
-            self._wire.wheel.discard(call, call.tick)
+            self._wheel.discard(call, call.tick)
         if call.held_bytes:
             self._hold(call, 0)
 
