@@ -1,0 +1,1 @@
+"""The main job, from nothing to a promoted variant: what `make demo` runs."""
