@@ -134,7 +134,7 @@ class ContrastTest:
             raise ValueError(
                 f"planned mean {self.planned_mean} is outside [{self.scale.low}, {self.scale.high}]"
             )
-        wealth.log_capital(self._capital)
+        wealth.log_capital(self.capital)
 
     @property
     def _width(self) -> float:
@@ -165,7 +165,8 @@ class ContrastTest:
         return self._sign * (self._unit_effect + self._unit_margin)
 
     @property
-    def _capital(self) -> float:
+    def capital(self) -> float:
+        """The share of the capital on the plan, as given or by default."""
         if self.plan_capital is not None:
             return self.plan_capital
         guessed = self.planned_effect is None and self.claim is not Claim.NON_INFERIORITY
@@ -221,7 +222,7 @@ class ContrastTest:
 
     def log_e(self, state: ContrastState) -> float:
         """Log evidence for the claim; the claim is decided at error alpha when it reaches ln(1/alpha)."""
-        return wealth.log_mixture(wealth.log_capital(self._capital), state.log_wealth)
+        return wealth.log_mixture(wealth.log_capital(self.capital), state.log_wealth)
 
     def estimate(self, state: ContrastState) -> float | None:
         """The AIPW mean of variant - baseline over all requests, in the metric's unit; None without data."""
@@ -328,7 +329,7 @@ class MeanTest:
                 f"planned mean {self.planned} is not {self.side} the threshold {self.threshold} on the scale: "
                 "plan a mean for which the claim holds"
             )
-        wealth.log_capital(self._capital)
+        wealth.log_capital(self.capital)
 
     @property
     def _width(self) -> float:
@@ -350,7 +351,8 @@ class MeanTest:
         return q + (1.0 - q) / 2.0 if self.side is Side.ABOVE else max(q - (1.0 - q), q / 2.0)
 
     @property
-    def _capital(self) -> float:
+    def capital(self) -> float:
+        """The share of the capital on the plan, as given or by default."""
         if self.plan_capital is not None:
             return self.plan_capital
         return wealth.GUESS_CAPITAL if self.planned is None else wealth.PLAN_CAPITAL
@@ -379,7 +381,7 @@ class MeanTest:
 
     def log_e(self, state: MeanState) -> float:
         """Log evidence that the mean is on the claimed side of the threshold."""
-        return wealth.log_mixture(wealth.log_capital(self._capital), state.log_wealth)
+        return wealth.log_mixture(wealth.log_capital(self.capital), state.log_wealth)
 
     def estimate(self, state: MeanState) -> float | None:
         """The mean of the values, in the metric's unit; None without data."""

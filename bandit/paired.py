@@ -78,7 +78,7 @@ class PairedTest:
                 f"planned effect {self.planned_effect} with margin {self.margin} makes the claim "
                 f"{self.claim} false: plan an effect for which the claim holds"
             )
-        wealth.log_capital(self._capital)
+        wealth.log_capital(self.capital)
 
     @property
     def _margin(self) -> float:
@@ -101,7 +101,8 @@ class PairedTest:
                 return -2.0 * self._margin if self._margin else -0.02
 
     @property
-    def _capital(self) -> float:
+    def capital(self) -> float:
+        """The share of the capital on the plan, as given or by default."""
         if self.plan_capital is not None:
             return self.plan_capital
         guessed = self.planned_effect is None and self.claim is not Claim.NON_INFERIORITY
@@ -131,7 +132,7 @@ class PairedTest:
 
     def log_e(self, state: PairedState) -> float:
         """Log evidence for the claim; the claim is decided at error alpha when it reaches ln(1/alpha)."""
-        return wealth.log_mixture(wealth.log_capital(self._capital), state.log_wealth)
+        return wealth.log_mixture(wealth.log_capital(self.capital), state.log_wealth)
 
     def estimate(self, state: PairedState) -> float | None:
         """The mean difference variant - baseline, in the metric's unit; None without data."""
@@ -164,7 +165,7 @@ def combined_log_e(
 
     Args:
         states: of the tests, in any order.
-        plan_capital: share of the capital on the plan, fixed before the data.
+        plan_capital: share of the capital on the plan, fixed before the data: `capital` of one of the tests.
 
     Raises:
         ValueError: when there are no states, or states of different mixtures.
