@@ -30,6 +30,7 @@ _CODES = {
     "anabranch.store.port.Conflict": ExitCode.CONFLICT,
     "anabranch.bandit.lifecycle.IllegalTransition": ExitCode.REFUSED,
     "sqlalchemy.exc.OperationalError": ExitCode.FAILURE,
+    "pydantic_core._pydantic_core.ValidationError": ExitCode.FAILURE,
 }
 """Domain errors by name: importing them here would load the store for `--help`."""
 
@@ -42,6 +43,12 @@ def explain(error: Exception) -> CommandFailed | None:
         code = _CODES.get(f"{kind.__module__}.{kind.__qualname__}")
         if code is ExitCode.BAD_INPUT:
             return CommandFailed(code, problem_list("the document", getattr(error, "problems", [str(error)])))
+        if code is ExitCode.FAILURE and kind.__qualname__ == "ValidationError":
+            return CommandFailed(
+                code,
+                f"the store holds something that cannot be read: {error}",
+                "it was damaged, or written by a newer release of anabranch",
+            )
         if code is ExitCode.FAILURE:
             reason = str(getattr(error, "orig", None) or error)
             return CommandFailed(code, f"the store failed: {reason}", "try again; nothing was half-written")

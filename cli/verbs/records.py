@@ -110,14 +110,26 @@ def events(
         terminal.note("no events yet")
 
 
-def verify(context: typer.Context, name: options.Name, store: options.Store = DEFAULT_STORE) -> None:
-    """Check that no decision was changed, removed or added since it was taken."""
+def verify(
+    context: typer.Context,
+    name: options.Name,
+    chain_only: Annotated[
+        bool, typer.Option("--chain-only", help="Check the hashes only; do not recompute the verdicts.")
+    ] = False,
+    store: options.Store = DEFAULT_STORE,
+) -> None:
+    """Check that no decision was changed since it was taken, and that its numbers follow from the evidence."""
+    from anabranch.bandit.decision import Verb
+    from anabranch.cli.recomputation import recompute
     from anabranch.cli.verification import broken_log
+    from anabranch.store.document import parse
 
     terminal = terminal_of(context)
     with existing_store(store) as opened:
         stored = find_experiment(opened, name)
         decisions = opened.decisions(name)
+        evidence = [] if chain_only else opened.evidence_log(name)
+        retries = {event.id for event in opened.events(name) if event.verb == Verb.RETRY}
     broken = broken_log(stored, decisions)
     if broken is not None:
         raise CommandFailed(
@@ -130,3 +142,17 @@ def verify(context: typer.Context, name: options.Name, store: options.Store = DE
         return
     terminal.say(f"{name}: {len(decisions)} decisions, every hash follows from the one before it")
     terminal.say(f"head {decisions[-1].hash}")
+    if chain_only:
+        return
+    mine = [kept.decision for kept in decisions if kept.spec_version == stored.spec_version]
+    again = recompute(parse(stored.document), mine, evidence, retries)
+    if again.difference:
+        raise CommandFailed(
+            ExitCode.FAILURE,
+            f"the evidence of {name} does not give its decisions: {again.difference}",
+            "the evidence was changed, or the decision was taken by another release of anabranch",
+        )
+    terminal.say(
+        f"{again.verdicts} verdicts of {again.decisions} decisions recomputed "
+        f"from the evidence of {again.folds} ticks: all the same"
+    )

@@ -12,9 +12,11 @@ import pytest
 from rich.console import Console, RenderableType
 from typer.testing import CliRunner
 
+from anabranch.bandit import simulate
 from anabranch.bandit.decision import Command
 from anabranch.bandit.evidence import Evidence
-from anabranch.bandit.simulate import Arm, World, run
+from anabranch.bandit.simulate import Arm
+from anabranch.bandit.step import Tick, tick
 from anabranch.cli.main import assemble
 from anabranch.cli.terminal import PIPE_WIDTH, Terminal
 from anabranch.cli.view_types import ExperimentView
@@ -121,29 +123,34 @@ def document_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def live(shell: Shell, document: dict[str, Any]) -> Callable[..., None]:
+def live(shell: Shell, document: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Apply the tiny experiment and take real ticks, until it waits for a person or `ticks` are over."""
+    seen: list[Evidence] = []
+
+    def remembering_tick(*arguments: Any) -> Tick:
+        seen.append(arguments[2])
+        return tick(*arguments)
+
+    monkeypatch.setattr(simulate, "tick", remembering_tick)
 
     def begin(ticks: int = 1_000, commands: Mapping[int, list[Command]] | None = None) -> None:
         store = shell.store()
         store.apply(document, "ada", 0.0)
-        version = 0
-        world = World(arms=lambda _: WORLD, requests_per_s=60)
+        world = simulate.World(arms=lambda _: WORLD, requests_per_s=60)
         asked = {
-            tick: [store.request("tiny", c.verb, c.argument, c.actor, float(tick)) for c in listed]
-            for tick, listed in (commands or {}).items()
+            number: [store.request("tiny", c.verb, c.argument, c.actor, float(number)) for c in listed]
+            for number, listed in (commands or {}).items()
         }
         rng = np.random.default_rng(3)
-        for number, result in enumerate(run(parse(document), world, rng, commands=asked)):
-            if result.decision is not None or number == ticks - 1:
-                version = store.save(
-                    "tiny",
-                    expected=version,
-                    state=result.state,
-                    evidence=Evidence(experiment="tiny"),
-                    decision=result.decision,
-                )
-            if number == ticks - 1:
+        for version, result in enumerate(simulate.run(parse(document), world, rng, commands=asked)):
+            store.save(
+                "tiny",
+                expected=version,
+                state=result.state,
+                evidence=seen[-1],
+                decision=result.decision,
+            )
+            if version == ticks - 1:
                 break
         store.close()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from anabranch.bandit.decision import Command, Verb
 from anabranch.cli.output import plain
 from anabranch.cli.report import report
 from anabranch.cli.verification import broken_log
@@ -64,6 +65,52 @@ def test_a_whole_log_is_verified_with_its_head(shell: Shell, live: Begin) -> Non
     assert f"head {kept[-1].hash}" in ran.out
 
 
+def test_every_verdict_is_recomputed_from_the_kept_evidence(shell: Shell, live: Begin) -> None:
+    # Beyond the removal of kl, a pause and a promotion, to the end.
+    live(
+        commands={
+            30: [Command(id=0, verb=Verb.RESUME, actor="ada")],
+            50: [Command(id=0, verb=Verb.PROMOTE, actor="ada")],
+        }
+    )
+    ran = shell("verify", "tiny")
+    assert ran.code == 0
+    assert " verdicts of " in ran.out
+    assert "all the same" in ran.out
+    assert "promote" in shell("events").out
+    assert "recomputed" not in shell("verify", "tiny", "--chain-only").out
+
+
+def test_beginning_again_begins_the_recomputation_again(shell: Shell, live: Begin) -> None:
+    live(
+        commands={
+            5: [Command(id=0, verb=Verb.RETRY, actor="ada")],
+            20: [Command(id=0, verb=Verb.ABORT, actor="ada")],
+            25: [Command(id=0, verb=Verb.RETRY, actor="ada")],
+            45: [Command(id=0, verb=Verb.ABORT, actor="ada")],
+        }
+    )
+    ran = shell("verify", "tiny")
+    assert ran.code == 0, ran.err
+    assert "started again by ada" in shell("history", "tiny").out
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("""UPDATE evidence SET body = replace(body, '_agreement":{"0":', '_agreement":{"0":1')""", "was"),
+        ("DELETE FROM evidence WHERE last IN (SELECT last FROM evidence LIMIT 3)", "the evidence gives"),
+    ],
+)
+def test_changed_or_removed_evidence_is_found(damage: str, said: str, shell: Shell, live: Begin) -> None:
+    live()
+    with sqlite3.connect(shell.database) as database:
+        assert database.execute(damage).rowcount > 0
+    ran = shell("verify", "tiny")
+    assert ran.code == 1
+    assert said in ran.err
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -84,6 +131,16 @@ def test_a_changed_or_removed_decision_is_named(damage: str, said: str, shell: S
     assert ran.code == 1
     assert "the decision log of tiny is broken" in ran.err
     assert said in ran.err
+
+
+@pytest.mark.parametrize("table", ["decision", "evidence"])
+def test_what_cannot_be_read_back_is_reported_and_not_traced(table: str, shell: Shell, live: Begin) -> None:
+    live()
+    with sqlite3.connect(shell.database) as database:
+        database.execute(f"UPDATE {table} SET body = replace(body, '}}', '')")
+    ran = shell("verify", "tiny")
+    assert ran.code == 1
+    assert "the store holds something that cannot be read" in ran.err
 
 
 def test_a_log_that_was_cut_and_hashed_anew_has_a_gap_in_its_numbers(recorded: Recorded) -> None:
