@@ -89,7 +89,12 @@ def minilm_source(
         name=MODEL,
         identity=identity,
         prepare=lambda work, progress: _prepare(
-            folder, sentiment_reviews(folder, train=train, evaluate=evaluate), work, progress, identity, threads
+            folder,
+            sentiment_reviews(folder, train=train, evaluate=evaluate),
+            work,
+            progress,
+            identity,
+            threads,
         ),
     )
 

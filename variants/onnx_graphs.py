@@ -35,9 +35,12 @@ def external_files(path: Path) -> tuple[str, ...]:
     """The files beside a graph that hold its tensors, relative to the graph's folder.
 
     Raises:
-        VariantError: A location leaves the graph's folder.
+        VariantError: The file is no ONNX model, or a location leaves the graph's folder.
     """
-    model = onnx.load(str(path), load_external_data=False)
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf raises its own class
+        raise VariantError(f"{path} is not a valid ONNX model: {error}") from error
     found: set[str] = set()
     for tensor in model.graph.initializer:
         if uses_external_data(tensor):

@@ -149,5 +149,5 @@ def minilm_root() -> Path:
 def minilm(minilm_root: Path) -> dict[str, Manifest]:
     """Three variants of the real model: the reference, the honest winner and the honest loser."""
     names = ["onnx-fp32", "onnx-int8-dynamic", "onnx-int8-static-kl"]
-    source = minilm_source(train=600, evaluate=400)
+    source = minilm_source(train=400, evaluate=200)
     return {manifest.variant: manifest for manifest in build(source, names, minilm_root)}

@@ -5,15 +5,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anabranch.variants.batching import BatchPolicy, QueueFull, Ticket, VariantQueue
+from anabranch.variants.batching import Answer, BatchPolicy, Failure, QueueFull, Ticket, VariantQueue
 from anabranch.variants.errors import VariantError
+
+
+def _ignore(_: Answer | Failure) -> None:
+    return
 
 
 def _ticket(
     queue: VariantQueue, sequence: int, *, rows: int = 1, priority: int = 1, deadline: float = math.inf
 ) -> Ticket:
     ticket = Ticket(
-        {"x": np.array([sequence])}, rows, priority, deadline, None, sequence, float(sequence), queue.discard
+        {"x": np.array([sequence])},
+        rows,
+        priority,
+        deadline,
+        _ignore,
+        sequence,
+        float(sequence),
+        queue.discard,
     )
     queue.push(ticket)
     return ticket
@@ -81,7 +92,7 @@ def test_a_full_queue_drops_the_least_urgent_work_for_more_urgent_work() -> None
     _ticket(queue, 0, priority=100, deadline=5.0)
     _ticket(queue, 1, priority=100, deadline=9.0)
     _ticket(queue, 2, priority=1)
-    urgent = Ticket({}, 1, 1, math.inf, None, 3, 3.0, queue.discard)
+    urgent = Ticket({}, 1, 1, math.inf, _ignore, 3, 3.0, queue.discard)
     dropped = queue.push(urgent)
     assert dropped is not None
     assert dropped.sequence == 1

@@ -6,8 +6,9 @@ from safetensors.numpy import load_file, save_file
 
 from anabranch.variants.errors import VariantError
 from anabranch.variants.safetensors_file import load_tensors, save_tensors
+from anabranch.variants.tensors import Array
 
-TENSORS = {
+TENSORS: dict[str, Array] = {
     "b.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
     "a": np.array(7, dtype=np.int64),
     "bytes": np.array([-3, 4], dtype=np.int8),
@@ -40,7 +41,7 @@ def test_files_of_the_reference_library_are_read(tmp_path: Path) -> None:
 
 def test_equal_tensors_give_equal_bytes_in_any_order(tmp_path: Path) -> None:
     save_tensors(tmp_path / "x", TENSORS)
-    save_tensors(tmp_path / "y", dict(reversed(TENSORS.items())))
+    save_tensors(tmp_path / "y", {name: TENSORS[name] for name in reversed(TENSORS)})
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
 
 

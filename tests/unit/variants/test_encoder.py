@@ -1,0 +1,94 @@
+"""The ONNX graph and the torch encoder are two implementations of one model: each checks the other."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anabranch.variants.encoder_graph import EncoderShape, encoder_graph
+from anabranch.variants.errors import BuildError, RecipeError, VariantError
+from anabranch.variants.measure import run_all
+from anabranch.variants.models import PreparedModel
+from anabranch.variants.recipes import Bf16, Fp16, Fp32, Int8Dynamic, Int8Static, Mixed, Recipe
+from anabranch.variants.sessions import OnnxSession
+from anabranch.variants.torch_encoder import TorchSession, write_encoder
+
+
+def _torch(model: PreparedModel, recipe: Recipe, tmp_path: Path) -> TorchSession:
+    path = tmp_path / f"{recipe.name}.safetensors"
+    write_encoder(model, recipe, path)
+    return TorchSession(path, embedding=True)
+
+
+def test_onnx_and_torch_agree_in_full_precision(tiny_encoder: PreparedModel, tmp_path: Path) -> None:
+    ours = run_all(OnnxSession(tiny_encoder.graph.SerializeToString()), tiny_encoder.evaluation)
+    theirs = run_all(_torch(tiny_encoder, Fp32(), tmp_path), tiny_encoder.evaluation)
+    np.testing.assert_allclose(ours["logits"], theirs["logits"], atol=2e-5)
+
+
+def test_an_embedding_has_length_one(tiny_encoder: PreparedModel, tmp_path: Path) -> None:
+    outputs = run_all(_torch(tiny_encoder, Fp32(), tmp_path), tiny_encoder.evaluation)
+    np.testing.assert_allclose(np.linalg.norm(outputs["embedding"], axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", [Bf16(), Int8Dynamic()], ids=lambda recipe: recipe.name)
+def test_reduced_torch_recipes_stay_near_the_reference(
+    tiny_encoder: PreparedModel, tmp_path: Path, recipe: Recipe
+) -> None:
+    reference = run_all(_torch(tiny_encoder, Fp32(), tmp_path), tiny_encoder.evaluation)["embedding"]
+    reduced = run_all(_torch(tiny_encoder, recipe, tmp_path), tiny_encoder.evaluation)["embedding"]
+    cosines = (reference * reduced).sum(axis=1)
+    assert cosines.min() > 0.98
+    assert np.abs(reference - reduced).max() > 1e-5
+
+
+def test_torch_int8_answers_do_not_depend_on_who_shares_the_batch(
+    tiny_encoder: PreparedModel, tmp_path: Path
+) -> None:
+    session = _torch(tiny_encoder, Int8Dynamic(), tmp_path)
+    alone = np.concatenate([session.run(request)["logits"] for request in tiny_encoder.evaluation])
+    together = run_all(session, tiny_encoder.evaluation)["logits"]
+    np.testing.assert_allclose(alone, together, atol=1e-5)
+
+
+def test_padding_does_not_change_an_answer(tiny_encoder: PreparedModel, tmp_path: Path) -> None:
+    request = tiny_encoder.evaluation[0]
+    padded = {name: np.pad(array, ((0, 0), (0, 3))) for name, array in request.items()}
+    for session in (
+        OnnxSession(tiny_encoder.graph.SerializeToString()),
+        _torch(tiny_encoder, Fp32(), tmp_path),
+    ):
+        np.testing.assert_allclose(session.run(request)["logits"], session.run(padded)["logits"], atol=2e-5)
+
+
+def test_a_row_of_padding_alone_gives_finite_numbers(tiny_encoder: PreparedModel) -> None:
+    ids = np.zeros((1, 4), np.int64)
+    logits = OnnxSession(tiny_encoder.graph.SerializeToString()).run(
+        {"input_ids": ids, "attention_mask": ids}
+    )
+    assert np.isfinite(logits["logits"]).all()
+
+
+@pytest.mark.parametrize("recipe", [Fp16(), Int8Static(), Mixed()], ids=lambda recipe: recipe.name)
+def test_torch_refuses_recipes_that_it_does_not_build(
+    tiny_encoder: PreparedModel, tmp_path: Path, recipe: Recipe
+) -> None:
+    with pytest.raises(RecipeError, match=recipe.name):
+        write_encoder(tiny_encoder, recipe, tmp_path / "x")
+
+
+def test_torch_refuses_a_model_that_is_no_encoder(tiny_encoder: PreparedModel, tmp_path: Path) -> None:
+    bare = PreparedModel(graph=tiny_encoder.graph, signatures=(), outputs=())
+    with pytest.raises(RecipeError, match="encoders only"):
+        write_encoder(bare, Fp32(), tmp_path / "x")
+
+
+def test_torch_refuses_a_file_that_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"nothing")
+    with pytest.raises(VariantError, match="no safetensors file"):
+        TorchSession(tmp_path / "x")
+
+
+def test_a_checkpoint_without_a_tensor_is_refused() -> None:
+    with pytest.raises(BuildError, match="word_embeddings"):
+        encoder_graph({}, EncoderShape(layers=1, heads=1, width=4))
