@@ -253,9 +253,10 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._dispatch()
         if self._refused_bodies and not self._paused:
             # Only now: the engine drops a response that it has not written when its stream is reset.
-            for stream_id in self._refused_bodies:
+            written = [each for each in self._refused_bodies if not self.stream_backlog_bytes(each)]
+            self._refused_bodies.difference_update(written)
+            for stream_id in written:
                 self.reset(stream_id, NO_ERROR)
-            self._refused_bodies.clear()
         self.receiver.on_written()
         if self.phase is Phase.CLOSING and not self._paused and self._is_done():
             self._linger()
@@ -355,12 +356,14 @@ class Http2Connection(asyncio.BufferedProtocol):
         self.mark()
         return True
 
-    def send_trailers(self, stream_id: int, trailers: Headers) -> bool:
-        """Queue the end of a response that has begun."""
+    def send_trailers(self, stream_id: int, trailers: Headers, *, refuse_body: bool = False) -> bool:
+        """Queue the end of a response that has begun; see `respond_headers`."""
         try:
             self._engine.send_trailers(stream_id, trailers)
         except ngh2.NGH2Error:
             return False
+        if refuse_body:
+            self._refused_bodies.add(stream_id)
         self.mark()
         return True
 

@@ -371,7 +371,7 @@ class GrpcConnection:
         """End a response that has begun."""
         self._forget(call)
         self._flusher.replied = True
-        return self._http2.send_trailers(call.stream_id, trailers)
+        return self._http2.send_trailers(call.stream_id, trailers, refuse_body=not call.half_closed)
 
     def backlog_bytes(self, stream_id: int) -> int:
         """Return what waits on a stream."""

@@ -96,6 +96,16 @@ def test_a_refused_upload_is_told_to_stop(server: Server, raw_client: Connect) -
     assert [(event.stream_id, event.error_code) for event in resets] == [(stream_id, ngh2.ErrorCode.NO_ERROR)]
 
 
+def test_a_stream_that_is_over_is_closed_for_a_client_that_would_go_on(
+    server: Server, raw_client: Connect
+) -> None:
+    client = raw_client(server.port)
+    stream_id = client.request("StreamBoom", b"\0\0\0\0\1a", end_stream=False)
+    client.pump(client.ended(stream_id))
+    assert client.body_of(stream_id) == b"\0\0\0\0\1a"
+    assert client.headers_of(stream_id)[b"grpc-status"] == b"13"
+
+
 def test_a_client_that_reads_no_replies_keeps_the_server_small_and_loses_none(
     server: Server, raw_client: Connect
 ) -> None:
