@@ -152,6 +152,23 @@ def planned_requests(
     return share * (1.0 + _OVERHEAD_NATS[method] / math.log(candidates / alpha))
 
 
+def remaining_requests(rate: float, *, log_e: float, log_need: float) -> float:
+    """About how many more observations a running test needs: for "decides in about ...".
+
+    Args:
+        rate: nats per observation at the current estimates, at least 0.
+        log_e: evidence so far, in nats; negative evidence has to be made up for.
+        log_need: evidence at which the test decides, in nats.
+
+    Returns:
+        0 when decided, +inf when the rate is 0.
+    """
+    missing = max(log_need - log_e, 0.0)
+    if missing == 0.0:
+        return 0.0
+    return missing / rate if rate > 0.0 else math.inf
+
+
 def best_arm_shares(means: Sequence[float]) -> tuple[FloatArray, float]:
     """The shares that identify the best of several Bernoulli arms soonest, and their characteristic time.
 

@@ -57,7 +57,7 @@ def limited_weights(
         Weight by arm in the order of `wished`, summing to 1.
 
     Raises:
-        ValueError: when the floors do not fit.
+        ValueError: when the floors do not fit, or nothing is wished.
     """
     candidates = [name for name in wished if name != baseline]
     floors = len(candidates) * limits.min_prob + limits.baseline_floor
@@ -66,6 +66,9 @@ def limited_weights(
             f"{len(candidates)} candidates at minProb {limits.min_prob} and a baseline floor of "
             f"{limits.baseline_floor} need {floors:g}, more than 1: lower minProb or run fewer candidates"
         )
+    total = sum(wished.values())
+    if not (total > 0.0 and min(wished.values()) >= 0.0):
+        raise ValueError(f"wished shares {dict(wished)} must be at least 0 with a positive sum")
     low = dict.fromkeys(candidates, limits.min_prob) | {baseline: limits.baseline_floor}
     high = dict.fromkeys(candidates, limits.max_weight) | {baseline: 1.0}
     if previous:
@@ -76,7 +79,6 @@ def limited_weights(
         if sum(low.values()) > 1.0:
             # Falling slowly must not starve the baseline: its floor comes first.
             low = dict.fromkeys(candidates, limits.min_prob) | {baseline: limits.baseline_floor}
-    total = sum(wished.values())
     return _scaled({name: share / total for name, share in wished.items()}, low, high, rest=baseline)
 
 

@@ -12,6 +12,7 @@ from anabranch.bandit.bounds import (
     paired_rate,
     planned_requests,
     quantile_rate,
+    remaining_requests,
 )
 
 
@@ -98,6 +99,13 @@ def test_quantile_rate_is_the_cheapest_place_to_be_wrong() -> None:
 def test_more_candidates_take_longer() -> None:
     assert planned_requests(0.001, alpha=0.05, candidates=4) > planned_requests(0.001, alpha=0.05)
     assert planned_requests(0.001, alpha=0.05, method=Method.QUANTILE) > planned_requests(0.001, alpha=0.05)
+
+
+def test_what_remains_is_what_evidence_lacks() -> None:
+    assert remaining_requests(0.01, log_e=1.0, log_need=3.0) == pytest.approx(200.0)
+    assert remaining_requests(0.01, log_e=-1.0, log_need=3.0) == pytest.approx(400.0)
+    assert remaining_requests(0.0, log_e=4.0, log_need=3.0) == 0.0
+    assert remaining_requests(0.0, log_e=1.0, log_need=3.0) == math.inf
 
 
 def test_impossible_plans_are_refused() -> None:

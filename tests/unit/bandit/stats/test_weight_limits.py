@@ -63,6 +63,12 @@ def test_floors_that_do_not_fit_are_refused() -> None:
         )
 
 
+@pytest.mark.parametrize("shares", [{"base": 0.0, "arm1": 0.0}, {"base": 1.0, "arm1": -0.1}])
+def test_wishes_that_are_no_shares_are_refused(shares: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="positive sum"):
+        limited_weights(shares, baseline="base", limits=LIMITS, previous={})
+
+
 @pytest.mark.parametrize(
     "arguments",
     [{"min_prob": 0.0}, {"min_prob": 0.6}, {"baseline_floor": 1.0}, {"max_weight": 1.1}, {"max_change": 1.0}],
