@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from anabranch.bandit.decision import Action, Change
 from anabranch.bandit.fold import test_key
-from anabranch.bandit.lifecycle import Event, follow
-from anabranch.bandit.spec import Experiment, MirrorStep, PauseStep, PromoteStep, Step
+from anabranch.bandit.lifecycle import Event, Phase, follow
+from anabranch.bandit.spec import Experiment, PauseStep, PromoteStep, Step
 from anabranch.bandit.state import ExperimentState
 from anabranch.bandit.verdicts import Outcome, Verdict
 
@@ -30,7 +30,14 @@ class Course:
 
     def enter(self, event: Event, reason: str) -> None:
         """Follow a transition; raises IllegalTransition and changes nothing where there is none."""
-        self.state = replace(self.state, phase=follow(self.state.phase, event))
+        before, after = self.state.phase, follow(self.state.phase, event)
+        self.state = replace(self.state, phase=after)
+        if after is Phase.PAUSED:
+            self.state = replace(self.state, paused_s=self.now)
+        elif before is Phase.PAUSED and self.state.paused_s is not None:
+            # A step's clock stands still while nobody may act on it.
+            began = self.state.step_started_s + self.now - self.state.paused_s
+            self.state = replace(self.state, paused_s=None, step_started_s=began)
         self.note(Change.RESTARTED if event is Event.RETRY else Change.PHASE, reason)
 
     @property
@@ -41,8 +48,9 @@ class Course:
 
     @property
     def elapsed_s(self) -> float:
-        """Time in the current step."""
-        return self.now - self.state.step_started_s
+        """Time in the current step, without pauses."""
+        until = self.now if self.state.paused_s is None else self.state.paused_s
+        return until - self.state.step_started_s
 
     def verdict(self, metric: str, candidate: str) -> Verdict | None:
         """The last verdict on a metric of a candidate, None before the first."""
@@ -79,9 +87,7 @@ def start(course: Course) -> None:
 def begin_step(course: Course) -> None:
     """Do what a step does when it is entered."""
     step = course.step
-    if isinstance(step, MirrorStep):
-        course.state = replace(course.state, mirror=step.fraction)
-    elif isinstance(step, PauseStep) and step.duration_s is None:
+    if isinstance(step, PauseStep) and step.duration_s is None:
         course.enter(Event.PAUSE, "waits for a person: resume, promote or abort")
 
 
@@ -102,7 +108,6 @@ def win(course: Course, candidate: str, reason: str) -> None:
         step=len(steps) if at is None else at,
         step_started_s=course.now,
         part=0,
-        mirror=0.0,
     )
     if at is None:
         course.promoted = candidate

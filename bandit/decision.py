@@ -42,6 +42,7 @@ class Change(StrEnum):
     RESTARTED = "restarted"  # by `retry`: tests, verdicts and totals begin anew
     STEP = "step"
     WEIGHTS = "weights"
+    MIRROR = "mirror"
     REMOVED = "removed"
     VERDICT = "verdict"
     WINNER = "winner"

@@ -14,19 +14,28 @@ from anabranch.bandit.spec import BanditStep, MirrorStep, PromoteStep, SetWeight
 
 
 def settle_mirror(course: Course) -> None:
-    """Stop copying when nothing asks for it any more."""
-    state, step = course.state, course.step
-    if state.mirror == 0.0 or (isinstance(step, MirrorStep) and state.phase.is_moving):
+    """Copy requests as long as a mirror step asks for it: in the step, and beside the next ones while undecided."""
+    wanted = _wanted_mirror(course)
+    if wanted == course.state.mirror:
         return
-    asked = next(
-        (s for s in reversed(course.experiment.steps[: state.step]) if isinstance(s, MirrorStep)), None
+    course.state = replace(course.state, mirror=wanted)
+    share = f"{wanted:.1%} of the requests are mirrored" if wanted else "mirroring ends"
+    course.note(Change.MIRROR, share)
+
+
+def _wanted_mirror(course: Course) -> float:
+    if course.state.phase not in (Phase.PROGRESSING, Phase.PAUSED):
+        return 0.0
+    if isinstance(course.step, MirrorStep):
+        return course.step.fraction
+    earlier = course.experiment.steps[: course.state.step]
+    asked = next((step for step in reversed(earlier) if isinstance(step, MirrorStep)), None)
+    if asked is None:
+        return 0.0
+    is_open = any(
+        not course.passes(name, candidate) for candidate in course.state.live for name in asked.until_decided
     )
-    open_ = asked is not None and any(
-        not course.passes(name, candidate) for candidate in state.live for name in asked.until_decided
-    )
-    if not open_ or state.phase.is_over or state.phase in (Phase.INCONCLUSIVE, Phase.PROMOTING):
-        course.state = replace(state, mirror=0.0)
-        course.note(Change.STEP, "mirroring ends")
+    return asked.fraction if is_open else 0.0
 
 
 def set_weights(course: Course) -> None:

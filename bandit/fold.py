@@ -84,7 +84,7 @@ def limited_values(metric: Metric, totals: Mapping[str, Histogram]) -> Histogram
     if metric.is_latency:
         assert metric.maximum is not None
         last = LATENCY_SCALE.bin_of(metric.maximum)
-        if LATENCY_SCALE.borders[last] > metric.maximum:
+        if LATENCY_SCALE.upper_border(last) > metric.maximum:
             last -= 1
         within = sum(count for index, count in values.items() if index <= last)
         return {0: sum(values.values()) - within, 1: within}

@@ -77,8 +77,11 @@ def _latched(fresh: Verdict, before: Verdict | None, now: float) -> Verdict:
 def _verdict(experiment: Experiment, metric: Metric, candidate: str, state: ExperimentState) -> Verdict:
     tests = state.tests.get(test_key(metric.name, candidate), MetricTests())
     need_pass, need_fail = log_need_pass(experiment), log_need_fail(experiment)
-    numbers = _numbers(experiment, metric, candidate, state, tests)
+    numbers = Verdict(
+        metric=metric.name, variant=candidate, outcome=Outcome.INCONCLUSIVE, limit=limit_text(metric)
+    )
     try:
+        numbers = _numbers(numbers, experiment, metric, candidate, state, tests)
         log_for, log_against = _evidence(experiment, metric, candidate, state, tests)
     except ValueError as error:
         return replace(numbers, outcome=Outcome.ERROR, reason=f"{metric.name} cannot be judged: {error}")
@@ -139,12 +142,14 @@ def _values(state: ExperimentState, arm: str, metric: Metric) -> Histogram:
 
 
 def _numbers(
-    experiment: Experiment, metric: Metric, candidate: str, state: ExperimentState, tests: MetricTests
+    verdict: Verdict,
+    experiment: Experiment,
+    metric: Metric,
+    candidate: str,
+    state: ExperimentState,
+    tests: MetricTests,
 ) -> Verdict:
-    """The estimate, its confidence sequence and the sample size; no conclusion."""
-    verdict = Verdict(
-        metric=metric.name, variant=candidate, outcome=Outcome.INCONCLUSIVE, limit=limit_text(metric)
-    )
+    """The verdict with the estimate, its confidence sequence and the sample size; no conclusion."""
     alpha = experiment.delta / len(experiment.candidates)
     if is_compared(metric) and not metric.is_latency:
         return _with_difference(verdict, metric, candidate, state, tests, alpha)

@@ -3,8 +3,8 @@
     Pending ── start ──▶ Progressing ── win ──▶ Promoting ── commit ──▶ Promoted
                           │  ▲   │                  │                      │
                    pause  ▼  │   │ undecided        │ lose, undo           │ undo
-                        Paused   ▼                  ▼                      ▼
-                             Inconclusive       RolledBack ◀───────────────┘
+                        Paused   ▼       lose       ▼                      ▼
+                             Inconclusive ────▶ RolledBack ◀───────────────┘
 
 A pair that the table lacks is illegal: it raises and changes nothing.
 """
@@ -70,6 +70,7 @@ TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
     (Phase.PAUSED, Event.ABORT): Phase.ABORTED,
     (Phase.INCONCLUSIVE, Event.RETRY): Phase.PENDING,
     (Phase.INCONCLUSIVE, Event.WIN): Phase.PROMOTING,
+    (Phase.INCONCLUSIVE, Event.LOSE): Phase.ROLLED_BACK,
     (Phase.INCONCLUSIVE, Event.ABORT): Phase.ABORTED,
     (Phase.PROMOTING, Event.COMMIT): Phase.PROMOTED,
     (Phase.PROMOTING, Event.LOSE): Phase.ROLLED_BACK,

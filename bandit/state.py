@@ -58,6 +58,8 @@ class ExperimentState:
     Attributes:
         decisions: How many decisions were taken.
         step: Index into the spec's steps.
+        step_started_s: When the step began; time spent paused is left out, by moving it.
+        paused_s: When the pause began, None while there is none.
         part: Index into the weights of a promote step.
         epoch: Number of the current stretch of constant weights; counts on over spec versions.
         weights: Share of every arm by name.
@@ -70,10 +72,10 @@ class ExperimentState:
     """
 
     phase: Phase = Phase.PENDING
-    resumes_to: Phase | None = None
     decisions: int = 0
     step: int = 0
     step_started_s: float = 0.0
+    paused_s: float | None = None
     part: int = 0
     epoch: int = 0
     epoch_started_s: float = 0.0

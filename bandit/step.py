@@ -60,7 +60,7 @@ def tick(
         commands: Requests of people, oldest first.
         now: Seconds since 1970; a clock that stepped back counts as one that stood still.
     """
-    now = max(now, state.step_started_s, state.epoch_started_s)
+    now = max(now, state.step_started_s, state.epoch_started_s, state.allocated_s, state.paused_s or 0.0)
     before = state
     state = fold(experiment, state, evidence)
     if not state.phase.is_over:
@@ -98,10 +98,14 @@ def _remove_failed(course: Course) -> None:
         ]
         if failures:
             _remove(course, candidate, "; ".join(failures))
-    lost_winner = course.state.winner is not None and course.state.winner not in course.state.live
-    if not course.state.live or lost_winner:
-        course.enter(Event.LOSE, f"rolled back: {course.experiment.baseline} serves all traffic")
+    if course.state.winner is None or course.state.winner in course.state.live:
+        is_lost = not course.state.live
+    else:
+        # Before its promotion began, the next sound candidate may take its place.
+        is_lost = course.state.phase is Phase.PROMOTING or not course.state.live
         course.state = replace(course.state, winner=None)
+    if is_lost:
+        course.enter(Event.LOSE, f"rolled back: {course.experiment.baseline} serves all traffic")
 
 
 def _remove(course: Course, candidate: str, reason: str) -> None:

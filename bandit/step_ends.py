@@ -63,13 +63,11 @@ def _mirror_over(course: Course, step: MirrorStep) -> str | None:
         }
     )
     if step.until_decided and not undecided:
-        course.state = replace(course.state, mirror=0.0)
-        return f"mirroring ends: {', '.join(step.until_decided)} decided for every live candidate"
+        return f"{', '.join(step.until_decided)} decided for every live candidate"
     if course.elapsed_s < step.max_duration_s:
         return None
     if not undecided:
-        course.state = replace(course.state, mirror=0.0)
-        return f"mirroring ends after {course.elapsed_s:.0f} s"
+        return f"mirrored for {course.elapsed_s:.0f} s"
     return f"mirroring goes on beside the next steps: {', '.join(undecided)} undecided after {course.elapsed_s:.0f} s"
 
 

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from anabranch.bandit import spec
+from anabranch.bandit.scales import LATENCY_SCALE
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -46,7 +47,7 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class MetadataDocument(_Strict):
@@ -78,7 +79,7 @@ class MetricDocument(_Strict):
 class MirrorDocument(_Strict):
     """Copy a share of the requests to the candidates."""
 
-    percent: Percent
+    percent: Percent = Field(gt=0)
     until: dict[str, Literal["decided"]] = Field(default_factory=dict)
     max_duration: Duration = Field(alias="maxDuration")
     noise_floor: Percent = Field(default=10, alias="noiseFloor")
@@ -164,7 +165,8 @@ def read_document(text: str) -> dict[str, Any]:
     """
     try:
         loaded = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # Not only YAMLError: a date such as 2024-02-30 or a very deep list fails in other ways.
         raise InvalidDocument([f"not valid YAML: {error}"]) from error
     if not isinstance(loaded, dict):
         raise InvalidDocument([f"the document is {type(loaded).__name__}, must be a mapping with apiVersion"])
@@ -275,12 +277,61 @@ def _metric_problems(body: SpecDocument) -> list[str]:
             problems.append(f"{at}: a latency guardrail has a max in milliseconds")
         if metric.source == spec.TOP1_AGREEMENT and metric.role is spec.Role.GUARDRAIL and metric.min is None:
             problems.append(f"{at}: an agreement guardrail has a min, for example min: 0.95")
+        problems += _limit_problems(at, metric)
+    problems += _source_problems(body)
     objectives = [metric.name for metric in body.metrics if metric.role is spec.Role.OBJECTIVE]
     if len(objectives) > 1:
         problems.append(
             f"spec.metrics: {len(objectives)} objectives ({', '.join(objectives)}), at most one is allowed"
         )
     return problems
+
+
+def _limit_problems(at: str, metric: MetricDocument) -> list[str]:
+    """Limits that no outcome can miss, or none can keep: the tests need room on both sides."""
+    if metric.source in (spec.LATENCY, spec.COMPUTE):
+        if metric.max is not None and not LATENCY_SCALE.low < metric.max <= LATENCY_SCALE.borders[-1]:
+            return [
+                f"{at}: max {metric.max:g} must be above {LATENCY_SCALE.low:g} and at most {LATENCY_SCALE.borders[-1]:.0f} milliseconds"
+            ]
+        return []
+    low, high = metric.range or (0.0, 1.0)
+    problems = [
+        f"{at}: {name} {limit:g} must be strictly between {low:g} and {high:g}, where the values lie"
+        for name, limit in (("min", metric.min), ("max", metric.max))
+        if limit is not None and not low < limit < high
+    ]
+    margin = metric.non_inferiority_margin
+    if margin is not None and low < high and margin > (high - low) / 2:
+        problems.append(
+            f"{at}: nonInferiorityMargin {margin:g} must be at most half of the range from {low:g} to {high:g}"
+        )
+    return problems
+
+
+def _source_problems(body: SpecDocument) -> list[str]:
+    """Feedback of one name is counted once, so every metric must read it alike."""
+    problems: list[str] = []
+    first: dict[str, tuple[str, tuple[float, float], bool]] = {}
+    for index, metric in enumerate(body.metrics):
+        if not metric.source.startswith(spec.FEEDBACK_PREFIX):
+            continue
+        read = (metric.range or (0.0, 1.0), _metric(metric).lower_is_better)
+        known = first.setdefault(metric.source, (metric.name, *read))
+        if known[1:] != read:
+            problems.append(
+                f"spec.metrics[{index}] ({metric.name}): {metric.source} has another range or direction than in {known[0]}: give both the same"
+            )
+    return problems
+
+
+def _is_mirrored(metric: MetricDocument) -> bool:
+    """Whether compared replies say something about the metric."""
+    is_feedback = metric.source.startswith(spec.FEEDBACK_PREFIX)
+    is_limited = metric.min is not None or metric.max is not None
+    return metric.source == spec.TOP1_AGREEMENT or (
+        is_feedback and not is_limited and (metric.range or (0.0, 1.0)) == (0.0, 1.0)
+    )
 
 
 def _step_problems(body: SpecDocument) -> list[str]:
@@ -304,6 +355,11 @@ def _step_problems(body: SpecDocument) -> list[str]:
                 for name in step.mirror.until
                 if name not in guardrails
             ]
+            problems += [
+                f"{at}.mirror.until.{metric.name}: mirrored requests do not decide it, leave it to an analysis or bandit step"
+                for metric in body.metrics
+                if metric.name in step.mirror.until and metric.name in guardrails and not _is_mirrored(metric)
+            ]
         if step.set_weight is not None and step.set_weight * len(body.candidates) > 100:
             problems.append(
                 f"{at}.setWeight: {step.set_weight:g} % for each of {len(body.candidates)} candidates is over 100 %"
@@ -321,6 +377,10 @@ def _step_problems(body: SpecDocument) -> list[str]:
                     f"{at}.bandit.minProb: {step.bandit.min_prob:g} is over maxWeight {step.bandit.max_weight:g} %"
                 )
         if step.promote is not None:
+            if not guardrails and not objectives:
+                problems.append(
+                    f"{at}.promote: nothing would have to be proven: add a metric with role: guardrail or role: objective"
+                )
             if index != len(body.steps) - 1:
                 problems.append(f"{at}.promote: must be the last step")
             if list(step.promote.steps) != sorted(step.promote.steps) or step.promote.steps[-1:] != (100,):

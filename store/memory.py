@@ -17,7 +17,7 @@ from anabranch.store.chain import GENESIS, link
 from anabranch.store.codec import decision_text
 from anabranch.store.document import parse
 from anabranch.store.memory_ingestion import Ingests, MemoryIngestion
-from anabranch.store.port import AuditEvent, Conflict, NotFound, StoredDecision, StoredExperiment
+from anabranch.store.port import MOVES_ENDED, AuditEvent, Conflict, NotFound, StoredDecision, StoredExperiment
 
 
 @dataclass(slots=True)
@@ -52,9 +52,9 @@ class MemoryStore:
             if kept is not None and kept.text == text:
                 return kept.stored
             self._refuse_second_on_model(experiment.name, experiment.model)
-            if kept is not None and not kept.stored.state.phase.is_over:
+            if kept is not None and (standing := self._standing(kept)):
                 raise Conflict(
-                    f"experiment {experiment.name} is {kept.stored.state.phase}: abort it before applying a changed document, or choose another name"
+                    f"experiment {experiment.name} is {standing}: abort it before applying a changed document, or choose another name"
                 )
             before = kept.stored if kept is not None else None
             first_delta = len(self._ingested.deltas)
@@ -152,7 +152,9 @@ class MemoryStore:
     def request(self, name: str, verb: Verb, argument: str, actor: str, now: float) -> Command:
         """See `port.Store.request`."""
         with self._lock:
-            self._find(name)
+            kept = self._find(name)
+            if verb in MOVES_ENDED and kept.stored.state.phase.is_over:
+                self._refuse_second_on_model(name, kept.stored.document["spec"]["model"])
             identifier = self._audit(now, actor, name, verb, argument)
             command = Command(id=identifier, verb=verb, actor=actor, argument=argument)
             self._pending[identifier] = (name, command)
@@ -229,12 +231,17 @@ class MemoryStore:
 
     def _refuse_second_on_model(self, name: str, model: str) -> None:
         for kept in self._kept.values():
-            phase = kept.stored.state.phase
-            if (
-                kept.stored.name != name
-                and not phase.is_over
-                and kept.stored.document["spec"]["model"] == model
-            ):
+            if kept.stored.name == name or kept.stored.document["spec"]["model"] != model:
+                continue
+            if standing := self._standing(kept):
                 raise Conflict(
-                    f"model {model} already has experiment {kept.stored.name}, which is {phase}: wait or abort it"
+                    f"model {model} already has experiment {kept.stored.name}, which is {standing}: wait or abort it"
                 )
+
+    def _standing(self, kept: _Kept) -> str:
+        """Where an experiment that is going on stands; empty for one that is over."""
+        phase = kept.stored.state.phase
+        if not phase.is_over:
+            return str(phase)
+        asked = any(command.verb is Verb.RETRY for command in self.pending(kept.stored.name))
+        return "about to be retried" if asked else ""

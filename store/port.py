@@ -12,6 +12,9 @@ from anabranch.bandit.evidence import Cell, Evidence, PairCell
 from anabranch.bandit.state import ExperimentState
 from anabranch.store.journal import SegmentName
 
+MOVES_ENDED = (Verb.RETRY, Verb.UNDO)
+"""Requests by which an experiment that is over takes hold of its model's traffic again."""
+
 
 class Conflict(Exception):
     """Somebody else saved this experiment since it was read: read it again."""
@@ -156,7 +159,7 @@ class Store(Protocol):
 
         Raises:
             InvalidDocument: If the document has problems.
-            Conflict: If the experiment is still going on, or its model has another one that is.
+            Conflict: If the experiment is still going on or about to, or its model has another one that is.
         """
         ...
 
@@ -214,6 +217,7 @@ class Store(Protocol):
 
         Raises:
             NotFound: If there is no such experiment.
+            Conflict: If a retry or an undo would move the model's traffic under another experiment that is going on.
         """
         ...
 

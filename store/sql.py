@@ -13,12 +13,14 @@ from sqlalchemy import Connection, Engine, create_engine, delete, event, func, i
 
 from anabranch.bandit.decision import Command, Decision, Verb
 from anabranch.bandit.evidence import Evidence, merge_cells, merge_pairs
+from anabranch.bandit.lifecycle import Phase
 from anabranch.bandit.state import ExperimentState
 from anabranch.store import codec
 from anabranch.store.chain import GENESIS, link
 from anabranch.store.document import parse
 from anabranch.store.migrate import upgrade
 from anabranch.store.port import (
+    MOVES_ENDED,
     AuditEvent,
     Conflict,
     NotFound,
@@ -91,9 +93,9 @@ class SqlStore:
             else:
                 identifier = row.id
                 state = codec.state_from(row.state)
-                if not state.phase.is_over:
+                if not state.phase.is_over or self._is_to_begin_again(connection, experiment.name):
                     raise Conflict(
-                        f"experiment {experiment.name} is {state.phase}: abort it before applying a changed document, or choose another name"
+                        f"experiment {experiment.name} is {_standing(state.phase)}: abort it before applying a changed document, or choose another name"
                     )
                 # A new salt assigns every unit anew: its first request from now on is evidence.
                 connection.execute(delete(UNIT).where(UNIT.c.experiment_id == identifier))
@@ -233,6 +235,8 @@ class SqlStore:
         """See `port.Store.request`."""
         with self._engine.begin() as connection:
             row = _find(connection, name)
+            if verb in MOVES_ENDED and codec.state_from(row.state).phase.is_over:
+                self._refuse_second_on_model(connection, row.name, row.model)
             identifier = _audit(connection, now, actor, row.id, name, verb, argument, pending=True)
         return Command(id=identifier, verb=verb, actor=actor, argument=argument)
 
@@ -334,13 +338,25 @@ class SqlStore:
     def _refuse_second_on_model(self, connection: Connection, name: str, model: str) -> None:
         for row in connection.execute(_EXPERIMENTS):
             phase = codec.state_from(row.state).phase
-            if row.model == model and row.name != name and not phase.is_over:
+            if row.model != model or row.name == name:
+                continue
+            if not phase.is_over or self._is_to_begin_again(connection, row.name):
                 raise Conflict(
-                    f"model {model} already has experiment {row.name}, which is {phase}: wait or abort it"
+                    f"model {model} already has experiment {row.name}, which is {_standing(phase)}: wait or abort it"
                 )
+
+    def _is_to_begin_again(self, connection: Connection, name: str) -> bool:
+        asked = select(EVENT.c.id).where(
+            EVENT.c.experiment == name, EVENT.c.pending, EVENT.c.verb == Verb.RETRY.value
+        )
+        return connection.execute(asked).first() is not None
 
 
 _EXPERIMENTS = select(EXPERIMENT)
+
+
+def _standing(phase: Phase) -> str:
+    return "about to be retried" if phase.is_over else str(phase)
 
 
 def _find(connection: Connection, name: str) -> Any:

@@ -10,9 +10,11 @@ from anabranch.bandit.spec import Experiment
 # weights in between differ; this course does not.
 GOLDEN = """
 phase
+mirror
 removed onnx-int8-static-kl
 step
 step
+mirror
 step
 winner onnx-int8-static
 step

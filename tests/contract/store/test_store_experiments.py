@@ -274,3 +274,27 @@ def test_lanes_are_never_given_twice(store: Store) -> None:
     lanes = [store.next_lane() for _ in range(5)]
     assert len(set(lanes)) == 5
     assert min(lanes) > 0
+
+
+@pytest.mark.parametrize("verb", [Verb.RETRY, Verb.UNDO])
+def test_an_ended_experiment_cannot_take_the_traffic_from_one_that_is_going_on(
+    store: Store, write_document: Write, verb: Verb
+) -> None:
+    store.apply(write_document(), "ada", 5.0)
+    end(store)
+    store.apply(write_document(name="other"), "ada", 6.0)
+    with pytest.raises(Conflict, match="model m already has experiment other, which is Pending"):
+        store.request("exp", verb, "", "ada", 7.0)
+    assert store.pending("exp") == ()
+    end(store, "other")
+    assert store.request("exp", verb, "", "ada", 8.0) in store.pending("exp")
+
+
+def test_an_experiment_that_is_to_be_retried_holds_its_model(store: Store, write_document: Write) -> None:
+    store.apply(write_document(), "ada", 5.0)
+    end(store)
+    store.request("exp", Verb.RETRY, "", "ada", 6.0)
+    with pytest.raises(Conflict, match="exp, which is about to be retried"):
+        store.apply(write_document(name="other"), "ada", 7.0)
+    with pytest.raises(Conflict, match="exp is about to be retried"):
+        store.apply(write_document(weight=20), "ada", 7.0)
