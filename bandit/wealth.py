@@ -39,7 +39,7 @@ PLAN_CAPITAL = 0.65
 # On a default plan the capital is spread: a stake twice too large grows not at all.
 GUESS_CAPITAL = 0.2
 
-DEFAULT_NEWTON_STEPS = 50
+_NEWTON_STEPS = 50
 
 
 def log_capital(plan_capital: float) -> FloatArray:
@@ -82,8 +82,8 @@ def growth_optimal(outcomes: Sequence[tuple[float, float]], worst: float) -> flo
         gets the smallest stake.
 
     Source:
-        Kelly: A New Interpretation of Information Rate (1956). The slope is convex or decreasing in the stake, so
-        bisection with Newton steps inside the bracket always converges.
+        Kelly: A New Interpretation of Information Rate (1956). Log wealth is concave in the stake, so Newton steps,
+        replaced by bisection where they leave the bracket, always converge.
     """
     low, high = MAX_LOSS / worst * FRACTIONS[-1], MAX_PLANNED_LOSS / worst
     if _slope(outcomes, low) <= 0.0:
@@ -91,7 +91,7 @@ def growth_optimal(outcomes: Sequence[tuple[float, float]], worst: float) -> flo
     if _slope(outcomes, high) >= 0.0:
         return high
     stake = low
-    for _ in range(DEFAULT_NEWTON_STEPS):
+    for _ in range(_NEWTON_STEPS):
         slope = curvature = 0.0
         for gain, probability in outcomes:
             ratio = gain / (1.0 + stake * gain)
