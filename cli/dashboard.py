@@ -71,7 +71,7 @@ def log_lines(decisions: Iterable[DecisionView], width: int, most: int) -> list[
     """The end of the decision log, a line for each thing a decision did, newest last."""
     lines: list[Text] = []
     for decision in decisions:
-        stamp = f"+{duration(decision.since_start_s)}".rjust(8) + f"  #{decision.number}  "
+        stamp = f"+{duration(decision.since_start_s)}".rjust(8) + f"  #{decision.number}".ljust(6)
         for index, action in enumerate(telling(decision)):
             head = stamp if index == 0 else " " * len(stamp)
             reason = shortened(action.reason, width - len(head))

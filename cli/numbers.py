@@ -21,7 +21,7 @@ def duration(seconds: float | None) -> str:
     hours, minutes_left = divmod(minutes, 60)
     days, hours_left = divmod(hours, 24)
     if days:
-        return f"{days}d{hours_left}h" if hours_left else f"{days}d"
+        return f"{days}d{hours_left}h" if hours_left and days < 10 else f"{days}d"
     if hours:
         return f"{hours}h{minutes_left:02d}m" if minutes_left else f"{hours}h"
     if minutes:

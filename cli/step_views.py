@@ -21,6 +21,9 @@ from anabranch.bandit.state import ExperimentState
 from anabranch.cli.numbers import duration, share
 from anabranch.cli.view_types import StepState, StepView
 
+_BY_A_PERSON = " is promoted by "
+"""In the reason of a promotion that a person asked for: it goes to the promote step from wherever it was."""
+
 
 def step_views(
     experiment: Experiment, state: ExperimentState, run: Sequence[Decision], now: float
@@ -138,13 +141,14 @@ def _entered(run: Sequence[Decision], steps: int) -> list[float | None]:
 
 
 def _skipped(run: Sequence[Decision]) -> frozenset[int]:
-    """Steps that a person's promotion jumped over: more steps were passed than the decision says it left."""
+    """Steps that a person's promotion jumped over."""
     skipped: set[int] = set()
     place = 0
     for decision in run:
-        if decision.phase in (Phase.PROMOTING, Phase.PROMOTED):
-            left = sum(action.change is Change.STEP for action in decision.actions)
-            skipped.update(range(place + left + 1, decision.step))
+        if any(
+            action.change is Change.PHASE and _BY_A_PERSON in action.reason for action in decision.actions
+        ):
+            skipped.update(range(place + 1, decision.step))
         place = decision.step
     return frozenset(skipped)
 

@@ -13,9 +13,16 @@ from anabranch.cli.story import reason_of
 from anabranch.cli.view_types import DecisionView, ExperimentRow
 from anabranch.store.port import AuditEvent
 
+_GAP = 2
 
-def experiments_table(rows: Sequence[ExperimentRow]) -> Table:
-    """The list of experiments."""
+
+def experiments_table(rows: Sequence[ExperimentRow], width: int) -> Table:
+    """The list of experiments.
+
+    Args:
+        rows: One line each.
+        width: Columns of the screen; where they are too few, weights give way, then steps.
+    """
     table = _table("NAME", "MODEL", "PHASE", "STEP", "LIVE", "WEIGHTS", "AGE")
     for row in rows:
         step = "-" if row.step == 0 else f"{row.step}/{row.steps} {row.step_name}"
@@ -30,6 +37,7 @@ def experiments_table(rows: Sequence[ExperimentRow]) -> Table:
             weights_text(row.weights),
             duration(row.age_s),
         )
+    _shrink(table, width, "WEIGHTS", "STEP")
     return table
 
 
@@ -61,8 +69,23 @@ def weights_text(weights: Mapping[str, float]) -> str:
     return ", ".join(f"{arm} {share(weight)}" for arm, weight in ranked if weight > 0) or "-"
 
 
+def _shrink(table: Table, width: int, *headings: str) -> None:
+    """Narrow these columns, in this order, to what the others leave; Rich by itself would narrow all of them."""
+    needed = {
+        str(column.header): max(
+            cell.cell_len if isinstance(cell, Text) else len(str(cell)) for cell in column.cells
+        )
+        for column in table.columns
+    }
+    excess = sum(needed.values()) + _GAP * len(needed) - width
+    for heading in headings:
+        column = next(column for column in table.columns if column.header == heading)
+        column.width = max(len(heading), needed[heading] - max(0, excess))
+        excess -= needed[heading] - column.width
+
+
 def _table(*headings: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim")
     for heading in headings:
         table.add_column(heading, no_wrap=True, overflow="ellipsis")
     return table

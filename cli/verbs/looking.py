@@ -70,7 +70,7 @@ def get(
             if output is not Format.TABLE:
                 terminal.say(encoded(rows, output))
             elif rows:
-                terminal.out.print(experiments_table(rows))
+                terminal.out.print(experiments_table(rows, terminal.out.width))
             else:
                 terminal.note("no experiments yet: create one with `anabranch apply -f FILE`")
 

@@ -4,9 +4,14 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import RenderableType
 from typer.testing import CliRunner
 
 from anabranch.bandit.decision import Command, Verb
+from anabranch.cli.tables import experiments_table
+from anabranch.cli.views import experiment_row
+from anabranch.store.document import parse
+from anabranch.store.port import StoredDecision, StoredExperiment
 
 Begin = Callable[..., None]
 Shell = Any
@@ -37,6 +42,19 @@ def test_the_list_is_a_table(shell: Shell, live: Begin) -> None:
     assert row.split()[:3] == ["tiny", "digits", "Progressing"]
     assert "1/5 mirror 30% (1m02s)" in row
     assert row.split()[-1] == "1m02s"
+
+
+def test_on_a_narrow_terminal_steps_and_weights_give_way(
+    recorded: Callable[[str], tuple[StoredExperiment, list[StoredDecision]]],
+    painted: Callable[[RenderableType, int, int], str],
+) -> None:
+    stored, _ = recorded("bandit")
+    table = experiments_table([experiment_row(stored, parse(stored.document), 140.0)], 70)
+    header, row = painted(table, 70, 24).splitlines()
+    assert header.split()[-1] == "AGE"
+    assert tuple(row.split()[:3]) == ("minilm-int8", "minilm", "Progressing")
+    assert row.endswith("2m20s")
+    assert "…" in row
 
 
 def test_an_empty_store_says_how_to_begin_and_prints_an_empty_list(shell: Shell) -> None:

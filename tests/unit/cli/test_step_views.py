@@ -3,10 +3,12 @@ from dataclasses import replace
 
 import pytest
 
-from anabranch.bandit.decision import Action, Change, Decision
+from anabranch.bandit.decision import Action, Change, Command, Decision, Verb
+from anabranch.bandit.evidence import Evidence
 from anabranch.bandit.lifecycle import Phase
 from anabranch.bandit.spec import Experiment
 from anabranch.bandit.state import ExperimentState
+from anabranch.bandit.step import tick
 from anabranch.cli.step_views import detail, step_views, title
 from anabranch.cli.view_types import StepState
 from anabranch.cli.waiting import waiting_for
@@ -80,10 +82,21 @@ def test_steps_are_timed_from_the_decision_that_entered_them(experiment: Experim
     assert [view.elapsed_s for view in views] == [60.0, 0.0, 30.0, 10.0, None, None]
 
 
-def test_steps_that_a_person_promoted_past_are_skipped(experiment: Experiment) -> None:
-    run = [decided(1, 0.0, Phase.PROGRESSING, 0, 0), decided(2, 9.0, Phase.PROMOTING, 5, 0)]
-    state = ExperimentState(phase=Phase.PROMOTING, step=5, step_started_s=9.0, winner="int8")
-    views = step_views(experiment, state, run, 12.0)
+@pytest.mark.parametrize("beside", [(), (Change.STEP,)])
+def test_steps_that_a_person_promoted_past_are_skipped(
+    beside: tuple[Change, ...], experiment: Experiment
+) -> None:
+    begun = tick(experiment, ExperimentState(), Evidence(experiment="tiny"), (), 0.0)
+    assert begun.decision is not None
+    asked = Command(id=1, verb=Verb.PROMOTE, actor="ada", argument="int8")
+    promoted = tick(experiment, begun.state, Evidence(experiment="tiny"), (asked,), 9.0)
+    assert promoted.decision is not None
+    noisy = (
+        *promoted.decision.actions,
+        *(Action(change=change, reason="mirroring ends") for change in beside),
+    )
+    run = [begun.decision, replace(promoted.decision, actions=noisy)]
+    views = step_views(experiment, promoted.state, run, 12.0)
     skipped = StepState.SKIPPED
     assert [view.state for view in views] == ["done", skipped, skipped, skipped, skipped, "current"]
     assert views[0].elapsed_s == 9.0
