@@ -108,6 +108,12 @@ def server(wire: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runn
     running.stop()
 
 
+@pytest.fixture(scope="session")
+def launch() -> Callable[..., RunningServer]:
+    """Start a server that the caller stops."""
+    return RunningServer
+
+
 @pytest.fixture
 def start_server(wire: str) -> Iterator[Callable[..., RunningServer]]:
     """Start servers with settings of their own."""

@@ -17,9 +17,12 @@ def wire() -> str:
     return "ngh2"
 
 
-@pytest.fixture
-def server(start_server: Start) -> Iterator[Server]:
-    return start_server()  # type: ignore[no-any-return]  # stopped by start_server
+@pytest.fixture(scope="module")
+def server(launch: Start) -> Iterator[Server]:
+    """A server for the tests that leave it as it was."""
+    running = launch("ngh2")
+    yield running
+    running.stop()
 
 
 def _closed(connection: socket.socket) -> bool:
@@ -73,11 +76,14 @@ def test_a_second_message_of_a_unary_call_is_refused(server: Server, raw_client:
 
 
 def test_the_server_itself_ends_a_call_past_its_deadline(server: Server, raw_client: Connect) -> None:
+    before = server.stats()
     client = raw_client(server.port)
     stream_id = client.request("Hang", headers={b"grpc-timeout": b"30m"})
     client.pump(client.ended(stream_id))
     assert client.headers_of(stream_id)[b"grpc-status"] == b"4"
-    assert server.stats()["handler_cancelled"] == 1
+    after = server.stats()
+    assert after["handler_cancelled"] == before["handler_cancelled"] + 1
+    assert after["deadline_exceeded"] == before["deadline_exceeded"] + 1
 
 
 def test_a_deadline_passes_while_the_request_is_still_arriving(server: Server, raw_client: Connect) -> None:
@@ -110,11 +116,12 @@ def test_a_client_that_reads_no_replies_keeps_the_server_small_and_loses_none(
     server: Server, raw_client: Connect
 ) -> None:
     client = raw_client(server.port)
+    before = server.stats()["calls"]
     idle = server.rss_bytes()
     size = 1 << 20
     ids = [client.request("Big", b"\0\0\0\0\7%d" % size) for _ in range(400)]
     client.flush()
-    server.eventually(lambda: server.stats()["calls"] >= 400)
+    server.eventually(lambda: server.stats()["calls"] >= before + 400)
     for _ in range(50):
         server.call("Echo", bytes(1000))
     grown = server.rss_bytes() - idle
@@ -129,12 +136,13 @@ def test_a_client_that_reads_no_replies_keeps_the_server_small_and_loses_none(
 
 def test_a_client_that_grants_no_window_keeps_the_server_small(server: Server, raw_client: Connect) -> None:
     client = raw_client(server.port, window_bytes=65_535)
+    before = server.stats()["calls"]
     idle = server.rss_bytes()
     for _ in range(400):
         client.request("Big", b"\0\0\0\0\7%d" % (1 << 20))
     client.engine.update_settings({ngh2.Setting.INITIAL_WINDOW_SIZE: 0})
     client.flush()
-    server.eventually(lambda: server.stats()["calls"] >= 400)
+    server.eventually(lambda: server.stats()["calls"] >= before + 400)
     for _ in range(50):
         server.call("Echo", bytes(1000))
     assert server.rss_bytes() - idle < 48 << 20
