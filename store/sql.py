@@ -13,7 +13,6 @@ from sqlalchemy import Connection, Engine, create_engine, delete, event, func, i
 
 from anabranch.bandit.decision import Command, Decision, Verb
 from anabranch.bandit.evidence import Evidence, merge_cells, merge_pairs
-from anabranch.bandit.lifecycle import Phase
 from anabranch.bandit.state import ExperimentState
 from anabranch.store import codec
 from anabranch.store.chain import GENESIS, link
@@ -23,11 +22,18 @@ from anabranch.store.port import (
     MOVES_ENDED,
     AuditEvent,
     Conflict,
-    NotFound,
     StoredDecision,
     StoredExperiment,
 )
 from anabranch.store.sql_ingestion import SqlIngestion, upsert
+from anabranch.store.sql_rows import (
+    EXPERIMENTS,
+    append_event,
+    find_experiment,
+    save_baseline,
+    standing,
+    stored_experiment,
+)
 from anabranch.store.tables import (
     COUNTER,
     DECISION,
@@ -82,7 +88,7 @@ class SqlStore:
         with self._engine.begin() as connection:
             row = connection.execute(select(EXPERIMENT).where(EXPERIMENT.c.name == experiment.name)).first()
             if row is not None and row.document == text:
-                return _experiment(row)
+                return stored_experiment(row)
             self._refuse_second_on_model(connection, experiment.name, experiment.model)
             if row is None:
                 fresh = self._fresh(connection, text, experiment.model, now, spec_version=1, epoch=0)
@@ -95,7 +101,7 @@ class SqlStore:
                 state = codec.state_from(row.state)
                 if not state.phase.is_over or self._is_to_begin_again(connection, experiment.name):
                     raise Conflict(
-                        f"experiment {experiment.name} is {_standing(state.phase)}: abort it before applying a changed document, or choose another name"
+                        f"experiment {experiment.name} is {standing(state.phase)}: abort it before applying a changed document, or choose another name"
                     )
                 # A new salt assigns every unit anew: its first request from now on is evidence.
                 connection.execute(delete(UNIT).where(UNIT.c.experiment_id == identifier))
@@ -121,7 +127,7 @@ class SqlStore:
                     actor=actor,
                 )
             )
-            _audit(
+            append_event(
                 connection,
                 now,
                 actor,
@@ -135,12 +141,12 @@ class SqlStore:
     def experiments(self) -> list[StoredExperiment]:
         """See `port.Store.experiments`."""
         with self._engine.begin() as connection:
-            return [_experiment(row) for row in connection.execute(_EXPERIMENTS.order_by("name"))]
+            return [stored_experiment(row) for row in connection.execute(EXPERIMENTS.order_by("name"))]
 
     def experiment(self, name: str) -> StoredExperiment:
         """See `port.Store.experiment`."""
         with self._engine.begin() as connection:
-            return _experiment(_find(connection, name))
+            return stored_experiment(find_experiment(connection, name))
 
     def save(
         self,
@@ -154,7 +160,7 @@ class SqlStore:
     ) -> int:
         """See `port.Store.save`."""
         with self._engine.begin() as connection:
-            row = _find(connection, name)
+            row = find_experiment(connection, name)
             saved = connection.execute(
                 update(EXPERIMENT)
                 .where(EXPERIMENT.c.id == row.id, EXPERIMENT.c.state_version == expected)
@@ -178,13 +184,13 @@ class SqlStore:
             if decision is not None:
                 self._append(connection, row, decision)
             if new_baseline is not None:
-                _set_baseline(connection, new_baseline[0], new_baseline[1], state.epoch_started_s)
+                save_baseline(connection, new_baseline[0], new_baseline[1], state.epoch_started_s)
         return expected + 1
 
     def load_evidence(self, name: str, after: int) -> Evidence:
         """See `port.Store.load_evidence`."""
         with self._engine.begin() as connection:
-            row = _find(connection, name)
+            row = find_experiment(connection, name)
             deltas = connection.execute(
                 select(DELTA)
                 .where(DELTA.c.experiment_id == row.id, DELTA.c.sequence > max(after, row.first_delta))
@@ -206,7 +212,7 @@ class SqlStore:
     def evidence_log(self, name: str) -> list[Evidence]:
         """See `port.Store.evidence_log`."""
         with self._engine.begin() as connection:
-            row = _find(connection, name)
+            row = find_experiment(connection, name)
             bodies = connection.execute(
                 select(EVIDENCE.c.body)
                 .where(EVIDENCE.c.experiment_id == row.id, EVIDENCE.c.spec_version == row.spec_version)
@@ -217,7 +223,7 @@ class SqlStore:
     def decisions(self, name: str) -> list[StoredDecision]:
         """See `port.Store.decisions`."""
         with self._engine.begin() as connection:
-            row = _find(connection, name)
+            row = find_experiment(connection, name)
             rows = connection.execute(
                 select(DECISION).where(DECISION.c.experiment_id == row.id).order_by("spec_version", "number")
             )
@@ -234,10 +240,10 @@ class SqlStore:
     def request(self, name: str, verb: Verb, argument: str, actor: str, now: float) -> Command:
         """See `port.Store.request`."""
         with self._engine.begin() as connection:
-            row = _find(connection, name)
+            row = find_experiment(connection, name)
             if verb in MOVES_ENDED and codec.state_from(row.state).phase.is_over:
                 self._refuse_second_on_model(connection, row.name, row.model)
-            identifier = _audit(connection, now, actor, row.id, name, verb, argument, pending=True)
+            identifier = append_event(connection, now, actor, row.id, name, verb, argument, pending=True)
         return Command(id=identifier, verb=verb, actor=actor, argument=argument)
 
     def pending(self, name: str) -> tuple[Command, ...]:
@@ -276,7 +282,7 @@ class SqlStore:
     def set_baseline(self, model: str, variant: str, now: float) -> None:
         """See `port.Store.set_baseline`."""
         with self._engine.begin() as connection:
-            _set_baseline(connection, model, variant, now)
+            save_baseline(connection, model, variant, now)
 
     def next_lane(self) -> int:
         """See `port.Store.next_lane`."""
@@ -336,13 +342,13 @@ class SqlStore:
         }
 
     def _refuse_second_on_model(self, connection: Connection, name: str, model: str) -> None:
-        for row in connection.execute(_EXPERIMENTS):
+        for row in connection.execute(EXPERIMENTS):
             phase = codec.state_from(row.state).phase
             if row.model != model or row.name == name:
                 continue
             if not phase.is_over or self._is_to_begin_again(connection, row.name):
                 raise Conflict(
-                    f"model {model} already has experiment {row.name}, which is {_standing(phase)}: wait or abort it"
+                    f"model {model} already has experiment {row.name}, which is {standing(phase)}: wait or abort it"
                 )
 
     def _is_to_begin_again(self, connection: Connection, name: str) -> bool:
@@ -350,69 +356,3 @@ class SqlStore:
             EVENT.c.experiment == name, EVENT.c.pending, EVENT.c.verb == Verb.RETRY.value
         )
         return connection.execute(asked).first() is not None
-
-
-_EXPERIMENTS = select(EXPERIMENT)
-
-
-def _standing(phase: Phase) -> str:
-    return "about to be retried" if phase.is_over else str(phase)
-
-
-def _find(connection: Connection, name: str) -> Any:
-    rows = connection.execute(_EXPERIMENTS).all()
-    for row in rows:
-        if row.name == name:
-            return row
-    known = ", ".join(sorted(row.name for row in rows)) or "none"
-    raise NotFound(f"no experiment {name!r}; there are: {known}")
-
-
-def _experiment(row: Any) -> StoredExperiment:
-    return StoredExperiment(
-        id=row.id,
-        name=row.name,
-        document=json.loads(row.document),
-        spec_version=row.spec_version,
-        salt=bytes.fromhex(row.salt),
-        applied_s=row.applied_s,
-        first_delta=row.first_delta,
-        first_epoch=row.first_epoch,
-        state_version=row.state_version,
-        state=codec.state_from(row.state),
-    )
-
-
-def _set_baseline(connection: Connection, model: str, variant: str, now: float) -> None:
-    upsert(
-        connection,
-        MODEL,
-        [{"name": model, "baseline": variant, "changed_s": now}],
-        update_columns=("baseline", "changed_s"),
-    )
-
-
-def _audit(
-    connection: Connection,
-    now: float,
-    actor: str,
-    experiment_id: int,
-    experiment: str,
-    verb: str,
-    detail: str,
-    *,
-    pending: bool = False,
-) -> int:
-    result = connection.execute(
-        insert(EVENT).values(
-            at_s=now,
-            actor=actor,
-            experiment_id=experiment_id,
-            experiment=experiment,
-            verb=str(verb),
-            detail=detail,
-            pending=pending,
-        )
-    )
-    assert result.inserted_primary_key is not None
-    return int(result.inserted_primary_key[0])

@@ -1,0 +1,154 @@
+"""The shape of the experiment document: its fields, their names and types, each limited by itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from anabranch.bandit import spec
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_NAME = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
+
+
+def seconds(value: object) -> float:
+    """A duration such as `90s`, `10m` or `1h30m`, in seconds.
+
+    Raises:
+        ValueError: If the text is not a duration.
+    """
+    text = str(value)
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValueError(
+            f"{text!r} is not a duration: write a number and ms, s, m, h or d, like 90s or 1h30m"
+        )
+    return sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+
+
+Duration = Annotated[float, BeforeValidator(seconds)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class Strict(BaseModel):
+    """A mapping that refuses what it does not know, and numbers that are none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class MetadataDocument(Strict):
+    """What names the experiment."""
+
+    name: str = Field(pattern=_NAME)
+
+
+class UnitDocument(Strict):
+    """What is randomised: the value of a request metadata key."""
+
+    metadata: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+
+
+class MetricDocument(Strict):
+    """One metric; `source` says where it comes from, `role` what it is for."""
+
+    name: str = Field(pattern=_NAME)
+    source: str
+    role: spec.Role
+    statistic: spec.Statistic = spec.Statistic.MEAN
+    direction: spec.Direction | None = None
+    min: float | None = None
+    max: float | None = None
+    non_inferiority_margin: float | None = Field(default=None, alias="nonInferiorityMargin", gt=0)
+    range: tuple[float, float] | None = None
+
+    @property
+    def better(self) -> spec.Direction:
+        """Which way is better: as given, or as the source and the limit say."""
+        if self.direction is not None:
+            return self.direction
+        lower = self.source in (spec.LATENCY, spec.COMPUTE, spec.ERROR) or self.max is not None
+        return spec.Direction.MIN if lower else spec.Direction.MAX
+
+    @property
+    def values(self) -> tuple[float, float]:
+        """The smallest and the largest value of a metric that is not a latency."""
+        return self.range or (0.0, 1.0)
+
+
+class MirrorDocument(Strict):
+    """Copy a share of the requests to the candidates."""
+
+    percent: Percent = Field(gt=0)
+    until: dict[str, Literal["decided"]] = Field(default_factory=dict)
+    max_duration: Duration = Field(alias="maxDuration")
+    noise_floor: Percent = Field(default=10, alias="noiseFloor")
+
+
+class PauseDocument(Strict):
+    """Wait for a time, or for a person."""
+
+    duration: Duration | None = None
+
+
+class AnalysisDocument(Strict):
+    """Wait until every guardrail is decided."""
+
+    min_duration: Duration = Field(default=0.0, alias="minDuration")
+    max_duration: Duration | None = Field(default=None, alias="maxDuration")
+
+
+class BanditDocument(Strict):
+    """Let the traffic find the best candidate."""
+
+    algorithm: spec.Algorithm = spec.Algorithm.THOMPSON
+    max_weight: Percent = Field(default=50, alias="maxWeight")
+    min_prob: float = Field(default=0.02, alias="minProb", gt=0, le=0.5)
+    update_period: Duration = Field(default=60.0, alias="updatePeriod")
+    min_duration: Duration = Field(default=0.0, alias="minDuration")
+    max_duration: Duration = Field(alias="maxDuration")
+    tolerance: Percent = 5
+
+
+class PromoteDocument(Strict):
+    """Raise the winner to all traffic."""
+
+    steps: tuple[Percent, ...] = (100,)
+    interval: Duration = 60.0
+    bake: Duration = 0.0
+
+
+class StepDocument(Strict):
+    """One step: exactly one of its keys."""
+
+    mirror: MirrorDocument | None = None
+    set_weight: Percent | None = Field(default=None, alias="setWeight")
+    pause: PauseDocument | None = None
+    analysis: AnalysisDocument | None = None
+    bandit: BanditDocument | None = None
+    promote: PromoteDocument | None = None
+
+
+class SpecDocument(Strict):
+    """What is compared, by what, and how."""
+
+    model: str = Field(min_length=1)
+    baseline: str = Field(min_length=1)
+    candidates: tuple[str, ...] = Field(min_length=1, max_length=100)
+    unit: UnitDocument | None = None
+    metrics: tuple[MetricDocument, ...] = Field(min_length=1)
+    delta: float = Field(default=0.05, gt=0, lt=0.5)
+    rollback_delta: float = Field(default=0.01, alias="rollbackDelta", gt=0, lt=0.5)
+    steps: tuple[StepDocument, ...] = Field(min_length=1)
+    on_no_data: Literal["hold"] = Field(default="hold", alias="onNoData")
+
+
+class ExperimentDocument(Strict):
+    """The whole document."""
+
+    api_version: Literal["anabranch/v1"] = Field(alias="apiVersion")
+    kind: Literal["Experiment"]
+    metadata: MetadataDocument
+    spec: SpecDocument

@@ -1,0 +1,88 @@
+"""Rows of the SQL store: finding them, turning them into values, and appending to the audit log."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from anabranch.bandit.lifecycle import Phase
+from anabranch.store import codec
+from anabranch.store.port import NotFound, StoredExperiment
+from anabranch.store.sql_ingestion import upsert
+from anabranch.store.tables import EVENT, EXPERIMENT, MODEL
+
+EXPERIMENTS = select(EXPERIMENT)
+
+
+def standing(phase: Phase) -> str:
+    """Where an experiment stands that holds its model."""
+    return "about to be retried" if phase.is_over else str(phase)
+
+
+def find_experiment(connection: Connection, name: str) -> Any:
+    """The row of an experiment.
+
+    Raises:
+        NotFound: If there is none of that name; says which there are.
+    """
+    rows = connection.execute(EXPERIMENTS).all()
+    for row in rows:
+        if row.name == name:
+            return row
+    known = ", ".join(sorted(row.name for row in rows)) or "none"
+    raise NotFound(f"no experiment {name!r}; there are: {known}")
+
+
+def stored_experiment(row: Any) -> StoredExperiment:
+    """The value of an experiment's row."""
+    return StoredExperiment(
+        id=row.id,
+        name=row.name,
+        document=json.loads(row.document),
+        spec_version=row.spec_version,
+        salt=bytes.fromhex(row.salt),
+        applied_s=row.applied_s,
+        first_delta=row.first_delta,
+        first_epoch=row.first_epoch,
+        state_version=row.state_version,
+        state=codec.state_from(row.state),
+    )
+
+
+def save_baseline(connection: Connection, model: str, variant: str, now: float) -> None:
+    """Make a variant the model's baseline."""
+    upsert(
+        connection,
+        MODEL,
+        [{"name": model, "baseline": variant, "changed_s": now}],
+        update_columns=("baseline", "changed_s"),
+    )
+
+
+def append_event(
+    connection: Connection,
+    now: float,
+    actor: str,
+    experiment_id: int,
+    experiment: str,
+    verb: str,
+    detail: str,
+    *,
+    pending: bool = False,
+) -> int:
+    """Append to the audit log; answers the event's number."""
+    result = connection.execute(
+        insert(EVENT).values(
+            at_s=now,
+            actor=actor,
+            experiment_id=experiment_id,
+            experiment=experiment,
+            verb=str(verb),
+            detail=detail,
+            pending=pending,
+        )
+    )
+    assert result.inserted_primary_key is not None
+    return int(result.inserted_primary_key[0])
