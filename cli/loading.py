@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from anabranch.cli.connection import find_experiment
+from anabranch.cli.decision_views import decision_views
+from anabranch.cli.row_views import experiment_row
 from anabranch.cli.view_types import DecisionView, ExperimentRow, ExperimentView
-from anabranch.cli.views import decision_views, experiment_row, experiment_view
 from anabranch.store.document import parse
 from anabranch.store.port import Store
 
@@ -22,6 +23,9 @@ def load_view(store: Store, name: str, now: float) -> ExperimentView:
     Raises:
         CommandFailed: If there is none of that name.
     """
+    # Its intervals bring SciPy: lists and requests go without.
+    from anabranch.cli.views import experiment_view
+
     stored = find_experiment(store, name)
     return experiment_view(
         stored, parse(stored.document), store.decisions(name), now, requests=store.pending(name)

@@ -1,4 +1,4 @@
-"""Views of an experiment: pure functions from what the store keeps to what people see."""
+"""The view of an experiment: a pure function from what the store keeps to what people see."""
 
 from __future__ import annotations
 
@@ -10,49 +10,14 @@ from anabranch.bandit.lifecycle import Phase
 from anabranch.bandit.spec import Experiment
 from anabranch.bandit.state import ExperimentState
 from anabranch.cli.arm_views import arm_views
-from anabranch.cli.numbers import moment
-from anabranch.cli.step_views import step_views, title
-from anabranch.cli.view_types import (
-    ActionView,
-    ArmView,
-    DecisionView,
-    ExperimentRow,
-    ExperimentView,
-    RequestView,
-)
+from anabranch.cli.decision_views import decision_views
+from anabranch.cli.step_views import step_views
+from anabranch.cli.view_types import ArmView, ExperimentView, RequestView
 from anabranch.cli.waiting import waiting_for
 from anabranch.store.port import StoredDecision, StoredExperiment
 
 DECISIONS_SHOWN = 50
 """How many of the last decisions a view of an experiment carries; `history` has all of them."""
-
-
-def experiment_row(stored: StoredExperiment, experiment: Experiment, now: float) -> ExperimentRow:
-    """One line of the list.
-
-    Args:
-        stored: What is kept.
-        experiment: Its parsed document.
-        now: Seconds since 1970.
-    """
-    state = stored.state
-    begun = state.phase is not Phase.PENDING
-    going = begun and not state.phase.is_over
-    inside = state.step < len(experiment.steps)
-    return ExperimentRow(
-        name=stored.name,
-        model=experiment.model,
-        phase=state.phase,
-        step=min(state.step + 1, len(experiment.steps)) if begun else 0,
-        steps=len(experiment.steps),
-        step_name=title(experiment.steps[state.step]) if begun and inside else "",
-        step_elapsed_s=max(0.0, now - state.step_started_s) if going else None,
-        weights={arm: weight for arm, weight in state.weights.items() if weight > 0},
-        live=len(state.live) if begun else len(experiment.candidates),
-        candidates=len(experiment.candidates),
-        winner=state.winner,
-        age_s=max(0.0, now - stored.applied_s),
-    )
 
 
 def experiment_view(
@@ -104,33 +69,6 @@ def experiment_view(
         ),
         decisions=rows[-DECISIONS_SHOWN:],
         decisions_total=len(rows),
-    )
-
-
-def decision_views(decisions: Sequence[StoredDecision]) -> tuple[DecisionView, ...]:
-    """The decision log, oldest first."""
-    started: dict[int, float] = {}
-    for kept in decisions:
-        started.setdefault(kept.spec_version, kept.decision.at_s)
-    return tuple(
-        DecisionView(
-            number=kept.decision.number,
-            spec_version=kept.spec_version,
-            at_s=kept.decision.at_s,
-            at=moment(kept.decision.at_s),
-            since_start_s=kept.decision.at_s - started[kept.spec_version],
-            phase=kept.decision.phase,
-            step=kept.decision.step + 1,
-            epoch=kept.decision.epoch,
-            weights=dict(kept.decision.weights),
-            actions=tuple(
-                ActionView(change=action.change, variant=action.variant, reason=action.reason)
-                for action in kept.decision.actions
-            ),
-            evidence_last=kept.decision.evidence_last,
-            hash=kept.hash,
-        )
-        for kept in decisions
     )
 
 

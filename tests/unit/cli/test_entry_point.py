@@ -54,8 +54,15 @@ def test_the_entry_point_loads_nothing_heavy() -> None:
 
 
 def test_looking_loads_no_runtime_and_no_server() -> None:
-    program = "import anabranch.cli.loading, anabranch.cli.live, anabranch.cli.report, anabranch.store.sql"
+    program = "import anabranch.cli.views, anabranch.cli.live, anabranch.cli.report, anabranch.store.sql"
     assert loaded_by(program) & {"grpc", "ngh2", "onnx", "onnxruntime", "textual", "torch", "uvloop"} == set()
+
+
+def test_listing_and_asking_load_no_statistics() -> None:
+    program = (
+        "import anabranch.cli.loading, anabranch.cli.tables, anabranch.cli.requests, anabranch.store.sql"
+    )
+    assert "scipy" not in loaded_by(program)
 
 
 def test_help_lists_the_verbs_and_every_exit_status() -> None:

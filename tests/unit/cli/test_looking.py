@@ -8,8 +8,8 @@ from rich.console import RenderableType
 from typer.testing import CliRunner
 
 from anabranch.bandit.decision import Command, Verb
+from anabranch.cli.row_views import experiment_row
 from anabranch.cli.tables import experiments_table
-from anabranch.cli.views import experiment_row
 from anabranch.store.document import parse
 from anabranch.store.port import StoredDecision, StoredExperiment
 

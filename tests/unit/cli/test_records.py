@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from anabranch.bandit.decision import Command, Verb
+from anabranch.cli.decision_views import decision_views
 from anabranch.cli.output import plain
 from anabranch.cli.report import report
 from anabranch.cli.verification import broken_log
 from anabranch.cli.view_types import ExperimentView
-from anabranch.cli.views import decision_views
 from anabranch.store.port import StoredDecision, StoredExperiment
 
 Begin = Callable[..., None]

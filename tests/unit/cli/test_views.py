@@ -9,9 +9,11 @@ from anabranch.bandit.lifecycle import Phase
 from anabranch.bandit.measures import LATENCY_SCALE
 from anabranch.bandit.spec import LATENCY
 from anabranch.bandit.state import ExperimentState, Totals
+from anabranch.cli.decision_views import decision_views
 from anabranch.cli.output import Format, encoded, json_line
+from anabranch.cli.row_views import experiment_row
 from anabranch.cli.view_types import ArmState, ExperimentView, Limit, Unit
-from anabranch.cli.views import DECISIONS_SHOWN, decision_views, experiment_row, experiment_view, with_rates
+from anabranch.cli.views import DECISIONS_SHOWN, experiment_view, with_rates
 from anabranch.store.document import parse
 from anabranch.store.port import StoredDecision, StoredExperiment
 
