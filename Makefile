@@ -19,10 +19,10 @@ setup: $(VENV)/stamp-base$(EXTRAS)  ## install into .venv (EXTRAS=torch for the 
 setup-dev: $(VENV)/stamp-basedev$(comma)torch
 
 $(VENV)/stamp-base%: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install --quiet --constraint constraints.txt --editable '.$(if $*,[$*])'
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.$(if $*,[$*])'
 	@touch $@
 $(VENV)/stamp-base: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install --quiet --constraint constraints.txt --editable .
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable .
 	@touch $@
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
