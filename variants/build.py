@@ -53,6 +53,7 @@ _BUILDERS = (
     "own_models",
     "recipes",
     "reviews",
+    "row_quantize",
     "static_quantize",
     "torch_encoder",
     "wordpiece",

@@ -11,10 +11,10 @@ from typing import Any
 import pydantic
 
 from anabranch.variants.errors import ManifestError
-from anabranch.variants.models import TextEncoding
 from anabranch.variants.packages import file_sha256
 from anabranch.variants.recipes import Engine
 from anabranch.variants.tensors import Signature, TensorSpec
+from anabranch.variants.wordpiece import TextEncoding
 
 MANIFEST = "manifest.json"
 # Raised when a field changes its meaning; older variants are then built again.

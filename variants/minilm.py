@@ -20,7 +20,7 @@ from anabranch.variants.encoder_graph import (
 from anabranch.variants.errors import FetchError
 from anabranch.variants.head import fit_logistic
 from anabranch.variants.measure import run_all
-from anabranch.variants.models import Encoder, ModelSource, PreparedModel, Progress, TextEncoding
+from anabranch.variants.models import Encoder, ModelSource, PreparedModel, Progress
 from anabranch.variants.packages import (
     MINILM,
     VADER,
@@ -33,7 +33,7 @@ from anabranch.variants.reviews import Review, ReviewSplits, load_reviews, split
 from anabranch.variants.safetensors_file import load_tensors, save_tensors
 from anabranch.variants.sessions import OnnxSession
 from anabranch.variants.tensors import Array, Datatype, Request, Signature, TensorSpec
-from anabranch.variants.wordpiece import WordPiece
+from anabranch.variants.wordpiece import TextEncoding, WordPiece
 
 MODEL = "minilm"
 # Texts longer than this are cut: the encoder was trained on at most 128 tokens.

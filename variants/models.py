@@ -11,23 +11,9 @@ from numpy.typing import NDArray
 
 from anabranch.variants.encoder_graph import EncoderShape
 from anabranch.variants.tensors import Array, Request, Signature, TensorSpec
+from anabranch.variants.wordpiece import TextEncoding
 
 Progress: TypeAlias = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextEncoding:
-    """How text becomes token ids.
-
-    Args:
-        vocabulary: File name of the WordPiece vocabulary beside the artifact.
-        vocabulary_size: Ids run from 0 to this, exclusive.
-        max_tokens: Longer texts are cut here; longer id rows are refused.
-    """
-
-    vocabulary: str
-    vocabulary_size: int
-    max_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

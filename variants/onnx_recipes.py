@@ -14,7 +14,18 @@ from onnx import TensorProto
 from anabranch.variants.calibrate import Observed, choose_ranges, observe
 from anabranch.variants.errors import BuildError, RecipeError
 from anabranch.variants.models import PreparedModel
-from anabranch.variants.recipes import Bf16, Fp16, Fp32, Imported, Int8Dynamic, Int8Static, Mixed, Recipe
+from anabranch.variants.recipes import (
+    Bf16,
+    Fp16,
+    Fp32,
+    Imported,
+    Int8Dynamic,
+    Int8Static,
+    Mixed,
+    Ranges,
+    Recipe,
+)
+from anabranch.variants.row_quantize import quantize_rows
 from anabranch.variants.static_quantize import linear_layers, quantize_static
 
 _INTEGER_PRODUCTS = ("MatMulInteger", "DynamicQuantizeMatMul")
@@ -40,7 +51,7 @@ class OnnxBuilder:
             case Fp16():
                 return self._half()
             case Int8Dynamic():
-                return self._dynamic()
+                return self._dynamic(recipe.ranges)
             case Int8Static():
                 return self._static(recipe)
             case Mixed():
@@ -64,14 +75,22 @@ class OnnxBuilder:
             )
         return result
 
-    def _dynamic(self) -> onnx.ModelProto:
-        layers = {layer.node for layer in linear_layers(self._model.graph, self._model.keep)}
+    def _dynamic(self, ranges: Ranges) -> onnx.ModelProto:
+        layers = linear_layers(self._model.graph, self._model.keep)
         if not layers:
             raise RecipeError(
                 "the graph has no MatMul or Gemm on constant 2-D weights: nothing can become INT8"
             )
         tables = {node.name for node in self._model.graph.graph.node if node.op_type == "Gather"}
-        result = _quantize_dynamic(self._model.graph, layers | tables)
+        match ranges:
+            case Ranges.TENSOR:
+                result = _quantize_dynamic(self._model.graph, tables | {layer.node for layer in layers})
+            case Ranges.ROW:
+                result = quantize_rows(self._model.graph, layers)
+                if tables:
+                    result = _quantize_dynamic(result, tables)
+            case _:
+                assert_never(ranges)
         _require_products(result, len(layers))
         return result
 

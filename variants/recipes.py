@@ -53,14 +53,33 @@ class Bf16:
     name: ClassVar[str] = "bf16"
 
 
+class Ranges(StrEnum):
+    """What shares one range of activations when it is measured on every call.
+
+    `tensor` is what ONNX Runtime's quantizer does: a request's answer then depends on who shares its batch. With `row`
+    it depends on the request alone.
+    """
+
+    TENSOR = "tensor"
+    ROW = "row"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Int8Dynamic:
     """INT8 weights, one scale a channel, and activations whose range is measured on every call.
 
     Embedding tables become INT8 too: for a small encoder that is most of the file.
+
+    Args:
+        ranges: What shares a range. The torch engine always takes a range a row.
     """
 
-    name: ClassVar[str] = "int8-dynamic"
+    ranges: Ranges = Ranges.TENSOR
+
+    @property
+    def name(self) -> str:
+        """`int8-dynamic`, and the ranges where they are not the tensor's."""
+        return "int8-dynamic" if self.ranges is Ranges.TENSOR else f"int8-dynamic-{self.ranges}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +122,7 @@ RECIPES: tuple[Recipe, ...] = (
     Fp16(),
     Bf16(),
     Int8Dynamic(),
+    Int8Dynamic(ranges=Ranges.ROW),
     Int8Static(),
     Int8Static(calibration=Calibration.PERCENTILE),
     Int8Static(calibration=Calibration.KL),
@@ -114,6 +134,7 @@ _NO_STATIC = "static ranges are built into ONNX graphs only: use the onnx engine
 _REFUSED: Mapping[tuple[Engine, str], str] = {
     (Engine.ONNX, "bf16"): _NO_BF16,
     (Engine.TORCH, "fp16"): "half precision runs at a fifth of the speed in torch on a CPU: use bf16",
+    (Engine.TORCH, "int8-dynamic-row"): "torch's int8-dynamic takes a range a row already: use that name",
     (Engine.TORCH, "int8-static"): _NO_STATIC,
     (Engine.TORCH, "int8-static-percentile"): _NO_STATIC,
     (Engine.TORCH, "int8-static-kl"): _NO_STATIC,

@@ -11,11 +11,10 @@ from anabranch.variants.collation import deal_rows, run_joined, run_token_rows, 
 from anabranch.variants.engines import open_session
 from anabranch.variants.errors import VariantInputError, VariantRunError
 from anabranch.variants.manifest import Manifest, load_manifest
-from anabranch.variants.models import TextEncoding
 from anabranch.variants.recipes import Engine
 from anabranch.variants.sessions import Session
 from anabranch.variants.tensors import Array, Request, RequestCheck, Signature, TensorSpec
-from anabranch.variants.wordpiece import WordPiece
+from anabranch.variants.wordpiece import TextEncoding, WordPiece
 
 TEXT = "text"
 # A hand-over to a thread costs this much of the loop's time anyway; a longer batch would hold up other requests.

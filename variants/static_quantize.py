@@ -92,7 +92,7 @@ def quantize_static(
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
-    _drop_unused(graph, {layer.weight for layer in layers})
+    drop_unused(graph, {layer.weight for layer in layers})
     return result
 
 
@@ -138,7 +138,7 @@ def _weight_node(graph: onnx.GraphProto, layer: LinearLayer, weight: Array) -> o
     return helper.make_node("DequantizeLinear", inputs, [back], name=back, axis=layer.channel_axis)
 
 
-def _drop_unused(graph: onnx.GraphProto, weights: set[str]) -> None:
+def drop_unused(graph: onnx.GraphProto, weights: set[str]) -> None:
     """Remove the full-precision weights that no node reads any more."""
     used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):

@@ -10,6 +10,7 @@ Source:
 
 import unicodedata
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -29,6 +30,21 @@ _CJK = (
     (0xF900, 0xFAFF),
     (0x2F800, 0x2FA1F),
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEncoding:
+    """How text becomes token ids.
+
+    Args:
+        vocabulary: File name of the WordPiece vocabulary beside the artifact.
+        vocabulary_size: Ids run from 0 to this, exclusive.
+        max_tokens: Longer texts are cut here; longer id rows are refused.
+    """
+
+    vocabulary: str
+    vocabulary_size: int
+    max_tokens: int
 
 
 class WordPiece:

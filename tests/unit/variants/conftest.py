@@ -19,9 +19,10 @@ from anabranch.variants.encoder_graph import (
 )
 from anabranch.variants.manifest import Manifest
 from anabranch.variants.minilm import minilm_source
-from anabranch.variants.models import Encoder, ModelSource, PreparedModel, TextEncoding
+from anabranch.variants.models import Encoder, ModelSource, PreparedModel
 from anabranch.variants.own_models import source_from_onnx
 from anabranch.variants.tensors import Array, Datatype, Request, Signature, TensorSpec
+from anabranch.variants.wordpiece import TextEncoding
 
 _REPOSITORY = Path(__file__).parents[3]
 _WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "##e", "good", "bad", "film", ".", ","]

@@ -81,7 +81,7 @@ def test_changed_builders_are_built_again(
 def test_a_build_that_dies_leaves_the_finished_variants_and_no_half_ones(
     digits_source: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(_: OnnxBuilder) -> None:
+    def die(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(OnnxBuilder, "_dynamic", die)

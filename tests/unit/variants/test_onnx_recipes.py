@@ -10,12 +10,23 @@ from anabranch.variants.measure import run_all
 from anabranch.variants.models import PreparedModel
 from anabranch.variants.onnx_graphs import with_extra_outputs
 from anabranch.variants.onnx_recipes import OnnxBuilder
-from anabranch.variants.recipes import Bf16, Calibration, Fp16, Fp32, Int8Dynamic, Int8Static, Mixed, Recipe
+from anabranch.variants.recipes import (
+    Bf16,
+    Calibration,
+    Fp16,
+    Fp32,
+    Int8Dynamic,
+    Int8Static,
+    Mixed,
+    Ranges,
+    Recipe,
+)
 from anabranch.variants.sessions import OnnxSession
 
 RECIPES: list[Recipe] = [
     Fp16(),
     Int8Dynamic(),
+    Int8Dynamic(ranges=Ranges.ROW),
     Int8Static(),
     Int8Static(calibration=Calibration.PERCENTILE),
     Int8Static(calibration=Calibration.KL),
@@ -67,6 +78,29 @@ def test_int8_dynamic_quantizes_every_linear_layer_but_the_head_and_the_embeddin
     assert types["head.weight"] == TensorProto.FLOAT
     assert types["embeddings.words_quantized"] in (TensorProto.INT8, TensorProto.UINT8)
     assert "embeddings.words" not in types
+
+
+def test_int8_with_a_range_a_row_answers_alone_as_in_a_batch_and_a_range_a_tensor_does_not(
+    builder: OnnxBuilder, tiny_encoder: PreparedModel
+) -> None:
+    differences = []
+    for ranges in Ranges:
+        session = OnnxSession(builder.build(Int8Dynamic(ranges=ranges)).SerializeToString())
+        alone = np.concatenate([session.run(request)["logits"] for request in tiny_encoder.evaluation])
+        differences.append(float(np.abs(alone - run_all(session, tiny_encoder.evaluation)["logits"]).max()))
+    tensor, row = differences
+    assert row < 1e-5 < 1e-3 < tensor
+
+
+def test_int8_with_a_range_a_row_quantizes_the_same_layers_with_standard_operators(
+    builder: OnnxBuilder,
+) -> None:
+    model = builder.build(Int8Dynamic(ranges=Ranges.ROW))
+    types = _types(model)
+    assert Counter(node.op_type for node in model.graph.node)["MatMulInteger"] == 12
+    assert {node.domain for node in model.graph.node} == {""}
+    assert "embeddings.words" not in types
+    assert [name for name in types if name.endswith(".weight")] == ["head.weight"]
 
 
 def test_int8_static_quantizes_every_linear_layer_but_the_head(builder: OnnxBuilder) -> None:

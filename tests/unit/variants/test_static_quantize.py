@@ -1,12 +1,16 @@
+from typing import Any
+
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from anabranch.variants.calibrate import Range
-from anabranch.variants.errors import BuildError
+from anabranch.variants.errors import BuildError, RecipeError
 from anabranch.variants.models import PreparedModel
+from anabranch.variants.row_quantize import quantize_rows
 from anabranch.variants.sessions import OnnxSession
 from anabranch.variants.static_quantize import (
     activation_scale,
@@ -59,24 +63,48 @@ def test_the_source_graph_is_not_touched(tiny_encoder: PreparedModel) -> None:
     assert tiny_encoder.graph.SerializeToString() == before
 
 
-def test_a_gemm_with_a_transposed_weight_is_quantized_along_its_outputs() -> None:
-    rng = np.random.default_rng(4)
-    weight = (rng.normal(size=(3, 8)) * np.array([[1], [100], [0.01]])).astype(np.float32)
-    node = helper.make_node("Gemm", ["x", "w"], ["y"], name="gemm", transB=1)
+def _gemm(weight: np.ndarray, **factors: Any) -> onnx.ModelProto:
+    bias = np.array([1.0, -200.0, 0.005], np.float32)
     body = helper.make_graph(
-        [node],
+        [helper.make_node("Gemm", ["x", "w", "b"], ["y"], name="gemm", transB=1, **factors)],
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
-        [numpy_helper.from_array(weight, "w")],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")],
     )
-    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    [layer] = linear_layers(model)
+    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize("ranges", ["static", "row"])
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+def test_a_gemm_with_a_transposed_weight_is_quantized_along_its_outputs(ranges: str, alpha: float) -> None:
+    rng = np.random.default_rng(4)
+    weight = (rng.normal(size=(3, 8)) * np.array([[1], [100], [0.01]])).astype(np.float32)
+    model = _gemm(weight, alpha=alpha)
+    layers = linear_layers(model)
     x = rng.uniform(-1, 1, (5, 8)).astype(np.float32)
-    quantized = quantize_static(model, (layer,), {"x": Range(low=-1, high=1)})
+    if ranges == "static":
+        quantized = quantize_static(model, layers, {"x": Range(low=-1, high=1)})
+    else:
+        quantized = quantize_rows(model, layers)
     result = OnnxSession(quantized.SerializeToString()).run({"x": x})["y"]
-    assert layer.channel_axis == 0
-    assert (np.abs(result - x @ weight.T) / np.abs(weight).max(axis=1) < 0.05).all()
+    reference = OnnxSession(model.SerializeToString()).run({"x": x})["y"]
+    assert [layer.channel_axis for layer in layers] == [0]
+    assert (np.abs(result - reference) / np.abs(weight).max(axis=1) < 0.05).all()
+    assert not np.array_equal(result, reference)
+
+
+def test_a_gemm_that_scales_its_bias_is_refused_a_range_a_row() -> None:
+    model = _gemm(np.ones((3, 8), np.float32), beta=2.0)
+    with pytest.raises(RecipeError, match=r"scales its bias by 2\.0"):
+        quantize_rows(model, linear_layers(model))
+
+
+def test_a_row_of_zeros_is_not_divided_by_zero() -> None:
+    model = _gemm(np.ones((3, 8), np.float32))
+    quantized = quantize_rows(model, linear_layers(model))
+    result = OnnxSession(quantized.SerializeToString()).run({"x": np.zeros((2, 8), np.float32)})["y"]
+    np.testing.assert_allclose(result[1], [1.0, -200.0, 0.005], rtol=1e-6)
 
 
 def test_a_graph_without_linear_layers_is_refused(tiny_encoder: PreparedModel) -> None:
