@@ -2,6 +2,7 @@ import functools
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,7 @@ class Shell:
 
     database: Path
     clock: ManualClock
+    empty: Path
 
     @property
     def url(self) -> str:
@@ -97,6 +99,8 @@ class Shell:
         return Ran(code=result.exit_code, out=result.stdout, err=result.stderr)
 
     def store(self) -> SqlStore:
+        if not self.database.exists():
+            shutil.copy(self.empty, self.database)
         return open_store(self.url)
 
 
@@ -105,9 +109,17 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with tables and nothing in them: making one takes longer than most tests."""
+    path = tmp_path_factory.mktemp("empty") / "anabranch.db"
+    open_store(f"sqlite:///{path}").close()
+    return path
+
+
 @pytest.fixture
-def shell(tmp_path: Path, clock: ManualClock) -> Shell:
-    return Shell(database=tmp_path / "anabranch.db", clock=clock)
+def shell(tmp_path: Path, clock: ManualClock, empty_database: Path) -> Shell:
+    return Shell(database=tmp_path / "anabranch.db", clock=clock, empty=empty_database)
 
 
 @pytest.fixture
