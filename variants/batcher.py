@@ -227,7 +227,7 @@ class Dispatcher:
                 # One batch a tick on the loop's own thread: the rest waits until sockets have had their turn.
                 self._dispatch_soon()
                 break
-            batch, late = lane.queue.take(self._loop.time())
+            batch, late = lane.queue.take(self._loop.time(), self._most_rows(lane))
             for ticket in late:
                 self._fail(ticket, FailureKind.DEADLINE, "the deadline passed in the queue")
             if not batch:
@@ -238,6 +238,12 @@ class Dispatcher:
             else:
                 self._start(lane, batch)
         self._set_timer(next_ripe)
+
+    def _most_rows(self, lane: _Lane) -> int | None:
+        """On the only thread a copy runs alone, so that a request waits for no more than one of them."""
+        head = lane.queue.head()
+        only_thread = lane.placement is Placement.THREAD and self._executor.threads == 1
+        return 1 if only_thread and head is not None and head.priority >= MIRROR else None
 
     def _choose(self) -> tuple[_Lane | None, float]:
         """The lane whose head is the most urgent of the ripe ones, and when the next unripe one ripens."""

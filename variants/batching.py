@@ -252,11 +252,12 @@ class VariantQueue:
             return -math.inf
         return min(ticket.submitted_s for ticket in self._living(head.priority)) + delay_s
 
-    def take(self, now: float) -> tuple[list[Ticket], list[Ticket]]:
+    def take(self, now: float, most: int | None = None) -> tuple[list[Ticket], list[Ticket]]:
         """Take the next batch: tickets of one level only, so that copies never slow what somebody waits for.
 
         Args:
             now: The time on the deadlines' clock.
+            most: Rows that the batch may have, where that is less than the policy allows.
 
         Returns:
             The batch, and tickets whose deadline has passed.
@@ -265,7 +266,7 @@ class VariantQueue:
         if head is None:
             return [], []
         level = self._levels[head.priority]
-        limit = self._limit(self._rows[head.priority])
+        limit = most or self._limit(self._rows[head.priority])
         batch: list[Ticket] = []
         late: list[Ticket] = []
         rows = 0

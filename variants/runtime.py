@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -157,23 +156,6 @@ def suitable_placement(manifest: Manifest) -> Placement:
     """Where a variant's batches should run, by its measured latency; on a thread where nothing was measured."""
     slowest_ms = max((entry.p95_ms for entry in manifest.latency), default=_LOOP_MS)
     return Placement.LOOP if slowest_ms < _LOOP_MS else Placement.THREAD
-
-
-class Variant(Protocol):
-    """What the router needs of a loaded variant, wherever it runs."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """What was built."""
-        ...
-
-    def check_inputs(self, request: Request) -> int:
-        """Refuse a request that the variant cannot take; return its rows."""
-        ...
-
-    def infer(self, requests: Sequence[Request]) -> list[dict[str, Array]]:
-        """Answer requests together."""
-        ...
 
 
 def load_variant(folder: Path, *, threads: int = 1) -> LoadedVariant:

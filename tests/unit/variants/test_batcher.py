@@ -210,6 +210,18 @@ def test_copies_leave_a_thread_free_for_what_somebody_waits_for() -> None:
     assert sorted(bench.answers) == [1, 2, 3, 4]
 
 
+def test_on_a_single_thread_a_request_waits_for_one_copy_at_most() -> None:
+    bench = Bench()
+    bench.add("a")
+    for value in (1, 2, 3):
+        bench.submit(value, priority=MIRROR)
+    bench.loop.settle()
+    bench.submit(4)
+    bench.submit(5)
+    bench.run_all()
+    assert [values for _, values in bench.calls] == [[1], [4, 5], [2], [3]]
+
+
 def test_queued_work_is_refused_at_its_deadline_without_running() -> None:
     bench = Bench()
     bench.add("a")
