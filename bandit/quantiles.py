@@ -127,7 +127,7 @@ class QuantileRatioTest:
     tau: float
     ratio: float = 1.0
     scale: LogScale = LATENCY_SCALE
-    planned_count: float = 5_000.0
+    planned_count: float = 2_000.0
     planned_count_baseline: float | None = None
     alpha: float = 0.05
 

@@ -19,7 +19,7 @@ def histogram(values: FloatArray) -> dict[int, int]:
     return dict(zip(bins.tolist(), counts.tolist(), strict=True))
 
 
-def information(algorithm: Algorithm, seed: int, *, epochs: int = 30, epoch: int = 2000) -> float:
+def information(algorithm: Algorithm, seed: int, *, epochs: int = 20, epoch: int = 3000) -> float:
     """Nats per request against the cheapest world with another winner, after some epochs of a policy's traffic."""
     rng = np.random.default_rng([15, seed])
     weights = {"fp32": 0.85, "fp16": 0.05, "int8": 0.05, "mixed": 0.05}
@@ -65,7 +65,7 @@ def information(algorithm: Algorithm, seed: int, *, epochs: int = 30, epoch: int
 
 def test_top_two_gathers_more_than_equal_shares_and_plain_thompson_far_less() -> None:
     top_two, uniform, plain = (
-        float(np.mean([information(algorithm, seed) for seed in range(4)]))
+        float(np.mean([information(algorithm, seed) for seed in range(3)]))
         for algorithm in (Algorithm.THOMPSON, Algorithm.UNIFORM, Algorithm.PLAIN_THOMPSON)
     )
     assert top_two > 1.2 * uniform

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import numpy as np
-import pytest
 
 from anabranch.bandit.betting import Claim, ContrastTest, EpochCell
 from anabranch.bandit.scales import BINARY
@@ -14,11 +13,10 @@ RATES = np.array([0.90, 0.91, 0.89])
 LOOKS = {1, 2, 4, 7, 11, 16, 22, 30}
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_an_arm_and_its_difference_are_covered_at_all_looks(seed: int, plausibly_at_most: AtMost) -> None:
-    rng = np.random.default_rng([16, seed])
+def test_an_arm_and_its_difference_are_covered_at_all_looks(plausibly_at_most: AtMost) -> None:
+    rng = np.random.default_rng(16)
     test = ContrastTest(claim=Claim.SUPERIORITY)
-    runs = 80
+    runs = 50
     missed = {"proportion": 0, "mean": 0, "contrast": 0}
     for _ in range(runs):
         good, seen = np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64)

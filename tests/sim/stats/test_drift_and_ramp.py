@@ -26,7 +26,7 @@ def base_rate(segment: int, drift: str) -> float:
 def test_equal_arms_under_drift_and_ramp(drift: str, claim: Claim, plausibly_at_most: AtMost) -> None:
     rng = np.random.default_rng([9, drift == "step", claim is Claim.HARM])
     test = ContrastTest(claim=claim)
-    runs, false, missed = 100, 0, 0
+    runs, false, missed = 80, 0, 0
     estimates: list[float] = []
     pooled: list[float] = []
     for _ in range(runs):

@@ -39,7 +39,7 @@ def test_two_equal_arms_are_rarely_told_apart(
 ) -> None:
     rng = np.random.default_rng([1, int(1000 * p), int(100 * pi)])
     test = ContrastTest(claim=claim)
-    runs = 100
+    runs = 80
     false = sum(ever_claims(test, p_v=p, p_c=p, pi=pi, segments=LOOKS, rng=rng) for _ in range(runs))
     assert plausibly_at_most(false, runs, 0.05)
 
@@ -51,7 +51,7 @@ def test_a_variant_worse_by_the_margin_is_rarely_promoted(
 ) -> None:
     rng = np.random.default_rng([2, int(1000 * p), int(100 * pi), int(1000 * margin)])
     test = ContrastTest(claim=Claim.NON_INFERIORITY, margin=margin, planned_mean=p)
-    runs = 100
+    runs = 80
     false = sum(ever_claims(test, p_v=p - margin, p_c=p, pi=pi, segments=LOOKS, rng=rng) for _ in range(runs))
     assert plausibly_at_most(false, runs, 0.05)
 

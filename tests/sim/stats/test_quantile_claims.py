@@ -57,7 +57,7 @@ def test_a_variant_slower_by_the_margin_is_rarely_promoted(
 ) -> None:
     rng = np.random.default_rng([12, int(100 * tau), int(100 * ratio)])
     test = QuantileRatioTest(claim=RatioClaim.BELOW, tau=tau, ratio=ratio, planned_count=2000.0)
-    runs = 50
+    runs = 40
     false = sum(math.isfinite(stop(test, sample, ratio, 0.5, 300, 12, rng)) for _ in range(runs))
     assert plausibly_at_most(false, runs, 0.05)
 
