@@ -97,7 +97,7 @@ class _Client(asyncio.Protocol):
         self.engine.set_local_window_size(1 << 26)
         for _ in range(self.streams):
             self._call()
-        transport.write(self.engine.data_to_send())
+        self._flush()
 
     def data_received(self, data: bytes) -> None:
         self.engine.receive_data(data)
@@ -110,8 +110,13 @@ class _Client(asyncio.Protocol):
                 self.failed += event.error_code != 0
                 if self.running:
                     self._call()
+        self._flush()
+
+    def _flush(self) -> None:
         assert self.transport is not None
-        self.transport.write(self.engine.data_to_send())
+        # In pieces, as the engine's buffer grows slowly.
+        while data := self.engine.data_to_send(64 * 1024):
+            self.transport.write(data)
 
     def _call(self) -> None:
         stream_id = self.engine.send_request(_HEADERS)

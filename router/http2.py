@@ -17,8 +17,11 @@ from anabranch.router.grpc_framing import Headers
 from anabranch.router.wire import MIB, Limits, WireStats
 from anabranch.router.wire_flush import Flusher
 
-# Bytes taken from the engine for one write: bounds what waits in the transport behind a slow client.
-_WRITE_BYTES: Final = 1 * MIB
+# Bytes taken from the engine for one write. The engine gathers them in a growing buffer: by the megabyte, the allocations
+# cost more than the copies (4.9 ms of CPU to echo 1 MiB against 1.8 ms).
+_WRITE_BYTES: Final = 64 * 1024
+# What may wait in the transport behind a slow client; the rest waits in the engine.
+_TRANSPORT_BYTES: Final = 1 * MIB
 # Below this size, copying a body behind its prefix costs less than queueing the two apart.
 _COPIED_BYTES: Final = 16 * 1024
 _READ_BYTES: Final = 256 * 1024
@@ -164,7 +167,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         if tls is not None and tls.selected_alpn_protocol() != "h2":
             transport.close()
             return
-        transport.set_write_buffer_limits(high=_WRITE_BYTES, low=_WRITE_BYTES // 4)
+        transport.set_write_buffer_limits(high=_TRANSPORT_BYTES, low=_TRANSPORT_BYTES // 4)
         limits = self._limits
         self._engine.initiate_connection(
             {
