@@ -70,7 +70,8 @@ def _wanted_weights(course: Course) -> Mapping[str, float] | None:
             assert state.winner is not None
             return {state.winner: step.weights[state.part] if isinstance(step, PromoteStep) else 1.0}
         case Phase.PAUSED:
-            return live
+            # Not what is: the step that waits for a person may have been reached with a new weight in this tick.
+            return _last_set_weight(course, live)
         case Phase.PROGRESSING:
             if isinstance(step, BanditStep):
                 return _bandit_weights(course, step, live)
