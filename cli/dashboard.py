@@ -29,7 +29,9 @@ def render(view: ExperimentView, width: int, height: int) -> RenderableType:
         height: Lines that may be used; fewer are used when there is less to say.
     """
     top: list[Text] = [_title(view, width), *_steps(view, width, tall=height >= TALL)]
-    bottom = _notices(view, width, most=5 if height >= TALL else 1)
+    # Both tables with their headers and the blank lines between the parts come before long notices.
+    spare = height - len(top) - 2 * len(view.arms) - 7 - _LEAST_LOG
+    bottom = _notices(view, width, most=max(1, min(5 if height >= TALL else 3, spare)))
     # The tables cost three lines of headers and three blank lines.
     space = height - len(top) - len(bottom) - 6 - _LEAST_LOG
     shown, hidden = choose_arms(view.arms, space)

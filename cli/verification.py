@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from anabranch.bandit.evidence import Evidence
+from anabranch.cli.connection import find_experiment
 from anabranch.cli.numbers import moment
 from anabranch.store.chain import first_broken
 from anabranch.store.codec import decision_text
-from anabranch.store.port import StoredDecision, StoredExperiment
+from anabranch.store.port import Store, StoredDecision, StoredExperiment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What the store holds of an experiment at one moment."""
+
+    stored: StoredExperiment
+    decisions: Sequence[StoredDecision]
+    evidence: Sequence[Evidence]
+
+
+def load_kept(store: Store, name: str) -> Kept:
+    """Read an experiment, its decisions and its evidence as they are between two ticks.
+
+    The three are read one after the other: when a tick was saved meanwhile, they are read again.
+    """
+    stored = find_experiment(store, name)
+    while True:
+        kept = Kept(stored=stored, decisions=store.decisions(name), evidence=store.evidence_log(name))
+        stored = store.experiment(name)
+        if stored.state_version == kept.stored.state_version:
+            return kept
 
 
 def broken_log(stored: StoredExperiment, decisions: Sequence[StoredDecision]) -> str | None:

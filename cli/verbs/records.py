@@ -121,15 +121,14 @@ def verify(
     """Check that no decision was changed since it was taken, and that its numbers follow from the evidence."""
     from anabranch.bandit.decision import Verb
     from anabranch.cli.recomputation import recompute
-    from anabranch.cli.verification import broken_log
+    from anabranch.cli.verification import broken_log, load_kept
     from anabranch.store.document import parse
 
     terminal = terminal_of(context)
     with existing_store(store) as opened:
-        stored = find_experiment(opened, name)
-        decisions = opened.decisions(name)
-        evidence = [] if chain_only else opened.evidence_log(name)
+        kept = load_kept(opened, name)
         retries = {event.id for event in opened.events(name) if event.verb == Verb.RETRY}
+    stored, decisions = kept.stored, kept.decisions
     broken = broken_log(stored, decisions)
     if broken is not None:
         raise CommandFailed(
@@ -144,8 +143,8 @@ def verify(
     terminal.say(f"head {decisions[-1].hash}")
     if chain_only:
         return
-    mine = [kept.decision for kept in decisions if kept.spec_version == stored.spec_version]
-    again = recompute(parse(stored.document), mine, evidence, retries)
+    mine = [each.decision for each in decisions if each.spec_version == stored.spec_version]
+    again = recompute(parse(stored.document), mine, kept.evidence, retries)
     if again.difference:
         raise CommandFailed(
             ExitCode.FAILURE,

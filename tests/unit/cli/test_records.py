@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 
 from anabranch.bandit.decision import Command, Verb
+from anabranch.bandit.evidence import Evidence
+from anabranch.bandit.lifecycle import Phase
+from anabranch.bandit.step import tick
 from anabranch.cli.decision_views import decision_views
 from anabranch.cli.output import plain
 from anabranch.cli.report import report
-from anabranch.cli.verification import broken_log
+from anabranch.cli.verification import broken_log, load_kept
 from anabranch.cli.view_types import ExperimentView
+from anabranch.store.document import parse
 from anabranch.store.port import StoredDecision, StoredExperiment
 
 Begin = Callable[..., None]
@@ -152,6 +156,36 @@ def test_a_log_that_was_cut_and_hashed_anew_has_a_gap_in_its_numbers(recorded: R
 
     rehashed = replace(first, hash=link(GENESIS, decision_text(first.decision)))
     assert broken_log(stored, [rehashed]) == "spec version 1 goes from decision 0 to 2"
+
+
+def test_a_tick_in_the_middle_of_the_reading_is_read_again(
+    shell: Shell, live: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live()
+    store = shell.store()
+    read_decisions = store.decisions
+
+    def decisions_then_a_tick(name: str) -> list[StoredDecision]:
+        found: list[StoredDecision] = read_decisions(name)
+        kept = store.experiment(name)
+        if kept.state.phase is not Phase.ABORTED:
+            nothing = Evidence(experiment=name)
+            asked = (store.request(name, Verb.ABORT, "", "ada", 999.0),)
+            result = tick(parse(kept.document), kept.state, nothing, asked, 999.0)
+            store.save(
+                name,
+                expected=kept.state_version,
+                state=result.state,
+                evidence=nothing,
+                decision=result.decision,
+            )
+        return found
+
+    monkeypatch.setattr(store, "decisions", decisions_then_a_tick)
+    kept = load_kept(store, "tiny")
+    assert kept.stored.state.phase is Phase.ABORTED
+    assert broken_log(kept.stored, kept.decisions) is None
+    store.close()
 
 
 def test_an_experiment_without_decisions_has_nothing_to_verify(shell: Shell, document_file: Path) -> None:

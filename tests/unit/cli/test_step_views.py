@@ -9,6 +9,7 @@ from anabranch.bandit.lifecycle import Phase
 from anabranch.bandit.spec import Experiment
 from anabranch.bandit.state import ExperimentState
 from anabranch.bandit.step import tick
+from anabranch.bandit.verdicts import Outcome, Verdict
 from anabranch.cli.step_views import detail, step_views, title
 from anabranch.cli.view_types import StepState
 from anabranch.cli.waiting import waiting_for
@@ -158,6 +159,31 @@ def test_what_an_experiment_waits_for_names_the_verb_or_the_time(
 def test_an_analysis_waits_for_every_open_guardrail_of_live_candidates(experiment: Experiment) -> None:
     state = ExperimentState(phase=Phase.PROGRESSING, step=3, live=("fp16",))
     assert waiting_for(experiment, state, 30.0) == ("fidelity of fp16: no data yet", "1m30s more, at least")
+
+
+@pytest.mark.parametrize(
+    ("log_e", "said"),
+    [
+        (0.0, "fidelity of fp16: 0% of the evidence, n = 838"),
+        (-3.0, "fidelity of fp16: 0% of the evidence, n = 838"),
+        (1.2, "fidelity of fp16: 30% of the evidence, n = 838"),
+    ],
+)
+def test_an_open_claim_says_how_much_of_its_evidence_is_there(
+    log_e: float, said: str, experiment: Experiment
+) -> None:
+    verdict = Verdict(
+        metric="fidelity",
+        variant="fp16",
+        outcome=Outcome.INCONCLUSIVE,
+        log_e_pass=log_e,
+        log_need_pass=4.0,
+        samples=838,
+    )
+    state = ExperimentState(
+        phase=Phase.PROGRESSING, step=3, live=("fp16",), verdicts={"fidelity/fp16": verdict}
+    )
+    assert waiting_for(experiment, state, 500.0) == (said,)
 
 
 def test_a_bandit_waits_for_the_objective_too(experiment: Experiment) -> None:
