@@ -33,6 +33,8 @@ from anabranch.variants.tensors import Request
 from anabranch.variants.worker_threads import Executor, Loop, WorkerThreads
 
 _NEVER = math.inf
+# Entries of finished work that are not worth clearing.
+_SPARE_EXPIRIES = 64
 # Weight of the newest batch in the running mean of compute time.
 _NEWEST = 0.2
 
@@ -344,6 +346,12 @@ class Dispatcher:
 
     def _set_timer(self, next_ripe: float) -> None:
         """One timer, for the next deadline of queued work or the next batch to ripen."""
+        # Tickets that have run stay here until their deadline, unless they outnumber those that wait.
+        if len(self._expiries) > _SPARE_EXPIRIES + 2 * sum(
+            lane.queue.requests for lane in self._lanes.values()
+        ):
+            self._expiries = [entry for entry in self._expiries if entry[2].queued]
+            heapq.heapify(self._expiries)
         while self._expiries and not self._expiries[0][2].queued:
             heapq.heappop(self._expiries)
         now = self._loop.time()
@@ -365,9 +373,7 @@ class Dispatcher:
         while self._expiries and (self._expiries[0][0] <= now or not self._expiries[0][2].queued):
             ticket = heapq.heappop(self._expiries)[2]
             if ticket.queued:
-                done = ticket.done
-                ticket.cancel()
-                ticket.done = done
+                ticket.withdraw()
                 self._fail(ticket, FailureKind.DEADLINE, "the deadline passed in the queue")
         self._dispatch()
 

@@ -174,8 +174,12 @@ class Ticket:
         was_queued = self.queued
         self.done = None
         if was_queued:
-            self._cancel(self)
+            self.withdraw()
         return was_queued
+
+    def withdraw(self) -> None:
+        """Leave the queue; for its dispatcher, which then calls `done` itself."""
+        self._cancel(self)
 
 
 class VariantQueue:

@@ -262,6 +262,15 @@ def test_one_timer_serves_many_deadlines() -> None:
     assert sum(not timer.cancelled for timer in bench.loop.timers) == 1
 
 
+def test_finished_work_with_late_deadlines_does_not_pile_up() -> None:
+    bench = Bench()
+    bench.add("a")
+    for value in range(20, 1_020):
+        bench.submit(value, deadline=1e6)
+        bench.run_all()
+    assert len(bench.dispatcher._expiries) < 100
+
+
 def test_a_request_waits_for_company_no_longer_than_the_delay() -> None:
     bench = Bench()
     bench.add("a", BatchPolicy(max_batch_size=3, max_queue_delay_microseconds=2_000_000))
