@@ -6,12 +6,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from anabranch.bandit.evidence import Histogram
 from anabranch.bandit.fold import test_key
 from anabranch.bandit.judge import log_e_ratio, log_need_pass, odds, ratio_test
 from anabranch.bandit.measures import LATENCY_SCALE, scale_of
 from anabranch.bandit.quantiles import RatioClaim, quantile
-from anabranch.bandit.scales import total_of
+from anabranch.bandit.scales import Histogram, total_of
 from anabranch.bandit.spec import BanditStep, Direction, Experiment, Metric
 from anabranch.bandit.state import ExperimentState, Totals
 from anabranch.bandit.verdicts import Outcome

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-Histogram = Mapping[int, int]
+from anabranch.bandit.scales import Histogram
 
 
 def add_histograms(parts: Iterable[Histogram]) -> dict[int, int]:

@@ -11,11 +11,11 @@ from dataclasses import replace
 from functools import partial
 
 from anabranch.bandit.betting import Claim, ContrastTest, EpochCell, MeanTest, Side
-from anabranch.bandit.evidence import Cell, Evidence, Histogram, add_histograms
+from anabranch.bandit.evidence import Cell, Evidence, add_histograms
 from anabranch.bandit.measures import BINARY_SCALE, DIFFERENCE_SCALE, LATENCY_SCALE, scale_of
 from anabranch.bandit.paired import PairedTest
 from anabranch.bandit.quantiles import quantile, threshold_counts
-from anabranch.bandit.scales import BoundedScale, LogScale, flipped
+from anabranch.bandit.scales import BoundedScale, Histogram, LogScale, flipped
 from anabranch.bandit.spec import TOP1_AGREEMENT, Experiment, Metric, Role
 from anabranch.bandit.state import ExperimentState, MetricTests, Totals
 

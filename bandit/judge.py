@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from anabranch.bandit.evidence import Histogram
 from anabranch.bandit.fold import (
     AGAINST,
     FOR,
@@ -18,7 +17,7 @@ from anabranch.bandit.fold import (
 from anabranch.bandit.measures import DIFFERENCE_SCALE, LATENCY_SCALE, scale_of
 from anabranch.bandit.paired import combined_log_e
 from anabranch.bandit.quantiles import QuantileRatioTest, RatioClaim, quantile, quantile_interval
-from anabranch.bandit.scales import BoundedScale, LogScale, total_of
+from anabranch.bandit.scales import BoundedScale, Histogram, LogScale, total_of
 from anabranch.bandit.sequences import contrast_interval, mean_interval
 from anabranch.bandit.spec import TOP1_AGREEMENT, Direction, Experiment, Metric, Role
 from anabranch.bandit.state import ExperimentState, MetricTests, Totals
@@ -129,9 +128,10 @@ def _evidence(
         )
     assert tests.paired_for is not None
     assert tests.paired_against is not None
+    supporting, opposing = contrast_test(metric, direction=FOR), contrast_test(metric, direction=AGAINST)
     return (
-        combined_log_e([tests.split_for, tests.paired_for]),
-        combined_log_e([tests.split_against, tests.paired_against]),
+        combined_log_e([tests.split_for, tests.paired_for], plan_capital=supporting.capital),
+        combined_log_e([tests.split_against, tests.paired_against], plan_capital=opposing.capital),
     )
 
 

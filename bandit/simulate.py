@@ -13,9 +13,9 @@ import numpy as np
 
 from anabranch.bandit.assignment import lay_out
 from anabranch.bandit.decision import Command
-from anabranch.bandit.evidence import Cell, Evidence, Histogram, PairCell
+from anabranch.bandit.evidence import Cell, Evidence, PairCell
 from anabranch.bandit.measures import DIFFERENCE_SCALE, LATENCY_SCALE
-from anabranch.bandit.scales import FloatArray, IntArray
+from anabranch.bandit.scales import FloatArray, Histogram, IntArray
 from anabranch.bandit.spec import COMPUTE, ERROR, FEEDBACK_PREFIX, LATENCY, TOP1_AGREEMENT, Experiment
 from anabranch.bandit.state import ExperimentState
 from anabranch.bandit.step import Tick, tick

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from anabranch.bandit.betting import ContrastState, MeanState
-from anabranch.bandit.evidence import Histogram
 from anabranch.bandit.lifecycle import Phase
 from anabranch.bandit.paired import PairedState
+from anabranch.bandit.scales import Histogram
 from anabranch.bandit.verdicts import Verdict
 
 

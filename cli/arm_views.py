@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 
-from anabranch.bandit.evidence import Histogram
 from anabranch.bandit.fold import is_compared, test_key
 from anabranch.bandit.judge import limit_text
 from anabranch.bandit.lifecycle import Phase
 from anabranch.bandit.measures import BINARY_SCALE, LATENCY_SCALE
 from anabranch.bandit.quantiles import quantile
-from anabranch.bandit.scales import total_of
+from anabranch.bandit.scales import Histogram, total_of
 from anabranch.bandit.sequences import mean_interval
 from anabranch.bandit.spec import ERROR, LATENCY, TOP1_AGREEMENT, Experiment, Metric, Role
 from anabranch.bandit.state import ExperimentState, Totals
@@ -22,13 +21,19 @@ MOST_EVIDENCE = 1e12
 
 
 def arm_views(experiment: Experiment, state: ExperimentState, elapsed_s: float | None) -> tuple[ArmView, ...]:
-    """The baseline, then the candidates in the order of the spec."""
+    """The baseline, then the candidates in the order of the spec.
+
+    Args:
+        experiment: The spec.
+        state: Where it stands.
+        counted_s: Seconds over which its requests were counted; None before the start.
+    """
     served = sum(totals.requests for totals in state.totals.values())
-    return tuple(_arm(experiment, state, name, served, elapsed_s) for name in experiment.arms)
+    return tuple(_arm(experiment, state, name, served, counted_s) for name in experiment.arms)
 
 
 def _arm(
-    experiment: Experiment, state: ExperimentState, name: str, served: int, elapsed_s: float | None
+    experiment: Experiment, state: ExperimentState, name: str, served: int, counted_s: float | None
 ) -> ArmView:
     totals = state.totals.get(name, Totals())
     latency = totals.metrics.get(LATENCY, {})
@@ -41,7 +46,7 @@ def _arm(
         requests=totals.requests,
         units=totals.units,
         share_observed=totals.requests / served if served else None,
-        requests_per_s=totals.requests / elapsed_s if elapsed_s else None,
+        requests_per_s=totals.requests / counted_s if counted_s else None,
         p50_ms=quantile(LATENCY_SCALE, latency, 0.5),
         p95_ms=quantile(LATENCY_SCALE, latency, 0.95),
         p99_ms=quantile(LATENCY_SCALE, latency, 0.99),
