@@ -1,8 +1,8 @@
-"""HTTP/2 server connections: the one module that knows the engine, ngh2 (Cython over libnghttp2).
+"""HTTP/2 server connections: this module and `http2_streams` alone know the engine, ngh2 (Cython over libnghttp2).
 
-A connection turns the engine's events into calls of a `Receiver` and writes what the engine has to say when the flusher
-asks. The engine raises on every call once its session has failed or is terminating, so each call is guarded here; a
-receiver sees `False`, and later `ended`.
+A connection turns the engine's events into calls of a `Receiver`, and writes what the engine has to say when the flusher
+asks. The engine raises on every call once its session has failed or is terminating, so every call is guarded: where one
+fails, the receiver's streams end with the connection.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, cast
 import ngh2
 
 from anabranch.router.grpc_framing import Headers
+from anabranch.router.http2_streams import NO_ERROR, Http2Streams
 from anabranch.router.wire import MIB, Limits, WireStats
 from anabranch.router.wire_flush import Flusher
 
@@ -22,17 +23,12 @@ from anabranch.router.wire_flush import Flusher
 _WRITE_BYTES: Final = 64 * 1024
 # What may wait in the transport behind a slow client; the rest waits in the engine.
 _TRANSPORT_BYTES: Final = 1 * MIB
-# Below this size, copying a body behind its prefix costs less than queueing the two apart.
-_COPIED_BYTES: Final = 16 * 1024
 _READ_BYTES: Final = 256 * 1024
 _SHUTDOWN_PING: Final = b"shutdown"
 # A client closes its end when it has read the last reply; closing first could reset the connection under that reply.
 _LINGER_S: Final = 1.0
 # Streams already on their way when a client is asked for no more arrive within this time.
 _NOTICE_S: Final = 1.0
-
-NO_ERROR: Final = int(ngh2.ErrorCode.NO_ERROR)
-CANCEL: Final = int(ngh2.ErrorCode.CANCEL)
 
 
 class Phase(Enum):
@@ -81,7 +77,7 @@ class Receiver(Protocol):
         """Return the number of calls not yet answered."""
 
 
-class Http2Connection(asyncio.BufferedProtocol):
+class Http2Connection(Http2Streams, asyncio.BufferedProtocol):
     """One client's connection.
 
     Args:
@@ -94,21 +90,17 @@ class Http2Connection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_buffer",
-        "_engine",
         "_flusher",
         "_last_progress",
         "_last_received",
         "_limits",
         "_linger_until",
         "_loop",
-        "_marked",
         "_noticed_at",
         "_paused",
         "_pinged_at",
-        "_refused_bodies",
         "_stats",
         "_transport",
-        "backlog_bytes",
         "idle_since",
         "peer",
         "phase",
@@ -126,29 +118,17 @@ class Http2Connection(asyncio.BufferedProtocol):
         stats: WireStats,
         buffer: memoryview,
     ) -> None:
+        super().__init__(limits)
         self._loop = loop
         self._limits = limits
         self._flusher = flusher
         self._stats = stats
         self._buffer = buffer
-        self._engine = ngh2.Connection(
-            ngh2.Role.SERVER,
-            ngh2.Configuration(
-                auto_window_update=False,
-                # Beyond twice what is announced, the connection is cut.
-                max_inbound_header_list_size=2 * limits.max_header_bytes,
-                max_send_header_block_length=65_536,
-            ),
-        )
         self._transport: asyncio.Transport | None = None
         self._paused = False
-        self._marked = False
-        self._refused_bodies: set[int] = set()
         self._pinged_at: float | None = None
         self._linger_until = self._noticed_at = 0.0
         self._last_received = self._last_progress = self.idle_since = loop.time()
-        self.backlog_bytes = 0
-        """Bytes of replies that wait for the client to read."""
         self.peer = ""
         self.phase = Phase.HANDSHAKE
 
@@ -294,101 +274,6 @@ class Http2Connection(asyncio.BufferedProtocol):
             case ngh2.ConnectionClosed():
                 self._stats.protocol_errors += event.error_code != NO_ERROR
                 self._linger()
-
-    # From the receiver.
-
-    def respond(
-        self, stream_id: int, headers: Headers, prefix: bytes, body: bytes, trailers: Headers
-    ) -> bool:
-        """Queue a whole response.
-
-        Args:
-            stream_id: The stream.
-            headers: With `:status` first.
-            prefix: The body's first bytes; apart, as a large body is not copied.
-            body: The rest.
-            trailers: At least one.
-
-        Returns:
-            False: the stream is gone.
-        """
-        engine = self._engine
-        try:
-            engine.send_response(stream_id, headers)
-            if len(body) <= _COPIED_BYTES:
-                engine.send_data(stream_id, prefix + body)
-            else:
-                engine.send_data(stream_id, prefix)
-                engine.send_data(stream_id, body)
-            engine.send_trailers(stream_id, trailers)
-        except ngh2.NGH2Error:
-            return False
-        self.backlog_bytes += len(body)
-        if not self._marked:
-            self.mark()
-        return True
-
-    def respond_headers(
-        self, stream_id: int, headers: Headers, *, end_stream: bool, refuse_body: bool = False
-    ) -> bool:
-        """Queue a response's headers.
-
-        Args:
-            stream_id: The stream.
-            headers: With `:status` first.
-            end_stream: The headers are the whole response.
-            refuse_body: The client need not send the rest of its request.
-        """
-        try:
-            self._engine.send_response(stream_id, headers, end_stream=end_stream)
-        except ngh2.NGH2Error:
-            return False
-        if refuse_body:
-            self._refused_bodies.add(stream_id)
-        self.mark()
-        return True
-
-    def send_body(self, stream_id: int, *parts: bytes) -> bool:
-        """Queue bytes of a response that has begun."""
-        try:
-            for part in parts:
-                self._engine.send_data(stream_id, part)
-                self.backlog_bytes += len(part)
-        except ngh2.NGH2Error:
-            return False
-        self.mark()
-        return True
-
-    def send_trailers(self, stream_id: int, trailers: Headers, *, refuse_body: bool = False) -> bool:
-        """Queue the end of a response that has begun; see `respond_headers`."""
-        try:
-            self._engine.send_trailers(stream_id, trailers)
-        except ngh2.NGH2Error:
-            return False
-        if refuse_body:
-            self._refused_bodies.add(stream_id)
-        self.mark()
-        return True
-
-    def reset(self, stream_id: int, error_code: int = CANCEL) -> None:
-        """Abandon a stream and what is queued on it."""
-        try:
-            self._engine.reset_stream(stream_id, error_code)
-        except ngh2.NGH2Error:
-            return
-        self.mark()
-
-    def acknowledge(self, stream_id: int, size: int) -> None:
-        """Let the client send `size` bytes more."""
-        try:
-            self._engine.acknowledge_received_data(size, stream_id)
-        except (ngh2.NGH2Error, ValueError):
-            # The connection is ending: nobody will send more.
-            return
-
-    def stream_backlog_bytes(self, stream_id: int) -> int:
-        """Return the bytes of one stream that wait for the client to read."""
-        return int(self._engine.queued_body_size(stream_id))
 
     # From the wire.
 

@@ -13,6 +13,7 @@ from anabranch.router.wire_deadlines import DeadlineWheel
 from anabranch.router.wire_flush import Flusher
 from anabranch.router.wire_listen import listen, tls_context
 from anabranch.router.wire_ngh2_connection import GrpcConnection
+from anabranch.router.wire_ngh2_shared import Calls
 
 
 class Ngh2Wire:
@@ -24,7 +25,7 @@ class Ngh2Wire:
         self.unary: dict[bytes, tuple[str, UnaryHandler]] = {}
         self.stream: dict[bytes, tuple[str, StreamHandler]] = {}
         self.limits = Limits()
-        self._connections: dict[Http2Connection, GrpcConnection] = {}
+        self._connections: dict[Http2Connection, Calls] = {}
         self._servers: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event | None = None
@@ -117,7 +118,7 @@ class Ngh2Wire:
         connection.receiver = GrpcConnection(self, connection)
         return connection
 
-    def remember(self, connection: Http2Connection, calls: GrpcConnection) -> bool:
+    def remember(self, connection: Http2Connection, calls: Calls) -> bool:
         """Tell whether there is room for a connection, and keep it."""
         if len(self._connections) >= self.limits.max_connections:
             self.stats.connections_refused += 1

@@ -1,8 +1,6 @@
 """gRPC on one HTTP/2 connection: streams to calls, calls to handlers."""
 
-import asyncio
 from collections import deque
-from typing import Protocol
 
 from anabranch.router.grpc_framing import (
     ACCEPT_ENCODING,
@@ -19,29 +17,9 @@ from anabranch.router.grpc_framing import (
     status_trailers,
 )
 from anabranch.router.http2 import Http2Connection
-from anabranch.router.wire import Limits, Status, StreamHandler, UnaryHandler, WireStats
-from anabranch.router.wire_deadlines import DeadlineWheel
-from anabranch.router.wire_flush import Flusher
+from anabranch.router.wire import Status
 from anabranch.router.wire_ngh2_calls import NativeCall, NativeStreamCall
-
-
-class Shared(Protocol):
-    """What all connections of a wire share."""
-
-    limits: Limits
-    stats: WireStats
-    flusher: Flusher
-    wheel: DeadlineWheel
-    loop: asyncio.AbstractEventLoop
-    unary: dict[bytes, tuple[str, UnaryHandler]]
-    stream: dict[bytes, tuple[str, StreamHandler]]
-    buffered_bytes: int
-
-    def remember(self, connection: Http2Connection, calls: "GrpcConnection") -> bool:
-        """Tell whether there is room for a connection, and keep it."""
-
-    def forget(self, connection: Http2Connection) -> None:
-        """A connection is gone."""
+from anabranch.router.wire_ngh2_shared import Shared
 
 
 class GrpcConnection:

@@ -1,0 +1,35 @@
+"""What the connections of a fast wire have in common."""
+
+import asyncio
+from typing import Protocol
+
+from anabranch.router.http2 import Http2Connection, Receiver
+from anabranch.router.wire import Limits, Status, StreamHandler, UnaryHandler, WireStats
+from anabranch.router.wire_deadlines import DeadlineWheel
+from anabranch.router.wire_flush import Flusher
+
+
+class Calls(Receiver, Protocol):
+    """The calls of one connection."""
+
+    def end_all(self, status: Status, message: str) -> None:
+        """End every call."""
+
+
+class Shared(Protocol):
+    """What all connections of a wire share."""
+
+    limits: Limits
+    stats: WireStats
+    flusher: Flusher
+    wheel: DeadlineWheel
+    loop: asyncio.AbstractEventLoop
+    unary: dict[bytes, tuple[str, UnaryHandler]]
+    stream: dict[bytes, tuple[str, StreamHandler]]
+    buffered_bytes: int
+
+    def remember(self, connection: Http2Connection, calls: Calls) -> bool:
+        """Tell whether there is room for a connection, and keep it."""
+
+    def forget(self, connection: Http2Connection) -> None:
+        """A connection is gone."""
