@@ -60,6 +60,7 @@ class Hand:
         wrong: Sequence[str] = (),
         slow: Sequence[str] = (),
         pairs: int = 0,
+        verbs: Sequence[Verb] = (),
         after: float = 1.0,
     ) -> Tick:
         """A tick with outcomes; the arms named behave badly in one respect, all others are fine."""
@@ -104,7 +105,7 @@ class Hand:
             pairs=tuple(compared),
             weights={self.state.epoch: dict(self.state.weights)},
         )
-        return self.tick(after=after, evidence=evidence)
+        return self.tick(*verbs, after=after, evidence=evidence)
 
     def traffic(self, n: int = 500) -> dict[str, int]:
         """Requests by arm as the weights say."""

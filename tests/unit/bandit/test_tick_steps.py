@@ -250,7 +250,7 @@ def test_a_bandit_keeps_its_minimum_time(begin: Begin) -> None:
         hand.see(requests=hand.traffic())
     assert hand.state.phase is Phase.PROGRESSING
     hand.see(requests=hand.traffic())
-    assert hand.state.phase is Phase.PROMOTING
+    assert (hand.state.phase, hand.state.winner) == (Phase.PROMOTING, "a")
 
 
 @pytest.mark.parametrize(("step", "live"), [(BANDIT, ("b",)), (ANALYSIS, ("a", "b"))])
@@ -284,14 +284,13 @@ def test_a_promotion_climbs_bakes_and_commits(begin: Begin) -> None:
 def test_a_failure_during_the_promotion_rolls_back(begin: Begin, part: int) -> None:
     hand = begin(SetWeightStep(weight=0.2), ANALYSIS, PROMOTE, metrics="errors", candidates="a b")
     hand.see(requests={"base": 100, "a": 200, "b": 200})
-    assert hand.state.phase is Phase.PROMOTING
     winner = hand.state.winner
+    assert (hand.state.phase, winner in ("a", "b")) == (Phase.PROMOTING, True)
     if part:
         hand.tick(after=10.0)
     assert hand.state.part == part
     result = hand.see(requests={winner: 1000}, failing=[winner])
-    assert hand.state.phase is Phase.ROLLED_BACK
-    assert hand.state.winner is None
+    assert (hand.state.phase, hand.state.winner) == (Phase.ROLLED_BACK, None)
     assert hand.state.weights["base"] == 1.0
     assert result.promoted is None
     assert result.reverted is False
@@ -306,7 +305,7 @@ def test_a_winner_that_fails_before_its_promotion_makes_room_for_the_next_sound_
     hand.see(requests={"base": 100, "a": 300, "b": 300})
     first = hand.state.winner
     [other] = {"a", "b"} - {first}
-    hand.see(requests={"base": 100, first: 3000}, failing=[first])
+    hand.see(requests={"base": 100, first: 60_000}, failing=[first])
     assert (hand.state.phase, hand.state.live, hand.state.winner) == (Phase.PROGRESSING, (other,), None)
     hand.tick(after=100.0)
     assert (hand.state.phase, hand.state.winner) == (Phase.PROMOTING, other)
@@ -338,7 +337,7 @@ def test_a_pause_by_a_person_stops_the_clock_of_the_step(begin: Begin) -> None:
     hand.tick(after=8.0)
     assert hand.state.phase is Phase.PROGRESSING
     hand.tick(after=1.0)
-    assert hand.state.phase is Phase.INCONCLUSIVE
+    assert (hand.state.phase, hand.state.step) == (Phase.INCONCLUSIVE, 1)
 
 
 def test_a_paused_experiment_keeps_its_weights_and_still_removes_what_fails(begin: Begin) -> None:
