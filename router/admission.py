@@ -30,5 +30,5 @@ def problems(experiment: Experiment, manifests: Mapping[str, Mapping[str, Manife
 
 def _unknown(what: str, name: str, known: Mapping[str, object]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1)
-    hint = f", did you mean {near[0]}?" if near else ""
+    hint = f", did you mean {near[0]}?" if near else ";"
     return f"no {what} {name!r} is served{hint} served are {', '.join(sorted(known)) or 'none'}"

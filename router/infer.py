@@ -118,7 +118,8 @@ class Inference:
             call.fail(Status.INVALID_ARGUMENT, str(error))
             return
         call.on_cancel(lambda: self._cancelled(request))
-        self._submit(request)
+        if not request.is_over:
+            self._submit(request)
 
     def _admit(self, call: Call, message: bytes) -> Request:
         arrived = self._loop_time()
@@ -256,20 +257,19 @@ class Inference:
         self._record(request, request.failure or status, math.inf, None)
 
     def _answer(self, request: Request, answer: Answer) -> None:
-        request.is_over = True
-        self.counts["answered"] += 1
         klass = top1(answer.outputs)
         identity = self._identity(request, klass)
-        response = pb.ModelInferResponse(
-            model_name=request.message.model_name, model_version=request.variant, id=request.message.id
-        )
-        for name, value in identity:
-            response.parameters[name.removeprefix("x-").replace("-", "_")].string_param = value
-        wanted = [output.name for output in request.message.outputs] or list(answer.outputs)
-        encode_outputs(response, {name: answer.outputs[name] for name in wanted})
+        try:
+            message = _response(request, answer, identity)
+        except (KeyError, ValueError) as error:
+            _log.warning("variant %s breaks its manifest: %r", request.variant, error)
+            self._failed(request, Status.INTERNAL, f"variant {request.variant} failed on this request")
+            return
+        request.is_over = True
+        self.counts["answered"] += 1
         latency_ms = 1000.0 * (self._loop_time() - request.arrived)
         self._record(request, request.failure or Status.OK, latency_ms, answer)
-        request.call.reply(response.SerializeToString(), identity)
+        request.call.reply(message, identity)
         self._copy(request, answer)
 
     def _copy(self, request: Request, answer: Answer) -> None:
@@ -325,6 +325,23 @@ class Inference:
                 unit=request.unit,
             )
         )
+
+
+def _response(request: Request, answer: Answer, identity: Sequence[tuple[str, str]]) -> bytes:
+    """The serialized answer.
+
+    Raises:
+        KeyError: If the variant left out an output.
+        ValueError: If an output is of a type that the protocol lacks.
+    """
+    response = pb.ModelInferResponse(
+        model_name=request.message.model_name, model_version=request.variant, id=request.message.id
+    )
+    for name, value in identity:
+        response.parameters[name.removeprefix("x-").replace("-", "_")].string_param = value
+    wanted = [output.name for output in request.message.outputs] or list(answer.outputs)
+    encode_outputs(response, {name: answer.outputs[name] for name in wanted})
+    return response.SerializeToString()
 
 
 def _check_outputs(request: pb.ModelInferRequest, known: Sequence[TensorSpec]) -> None:

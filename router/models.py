@@ -118,5 +118,5 @@ def default_baseline(manifests: Mapping[str, Manifest]) -> str:
 
 def _unknown(what: str, name: str, known: Mapping[str, object]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1)
-    hint = f", did you mean {near[0]}?" if near else ""
+    hint = f", did you mean {near[0]}?" if near else "."
     return f"{what} {name!r}{hint} There are: {', '.join(sorted(known)) or 'none'}"
