@@ -87,7 +87,7 @@ class Client:
     def call(self, method: str, request: Any, response: type[Any], **options: Any) -> Any:
         """One unary call of the inference service."""
         path = method if method.startswith("/") else SERVICE + method
-        stub = self.channel.unary_unary(
+        stub: grpc.UnaryUnaryMultiCallable[Any, Any] = self.channel.unary_unary(
             path,
             request_serializer=lambda m: m.SerializeToString(),
             response_deserializer=response.FromString,
@@ -421,10 +421,12 @@ def serve(models: Path, digits: Any, tmp_path: Path) -> Iterator[Callable[..., S
         served.stop()
 
 
-@pytest.fixture(scope="module")
-def shared(models: Path, digits: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One server without an experiment, for the tests that leave it as it was."""
-    served = Served(models, tmp_path_factory.mktemp("shared"), digits)
+@pytest.fixture(scope="module", params=["ngh2", "grpcio"])
+def shared(
+    request: pytest.FixtureRequest, models: Path, digits: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """One server of each wire without an experiment, for the tests that leave it as it was."""
+    served = Served(models, tmp_path_factory.mktemp("shared"), digits, wire=request.param)
     yield served
     served.stop()
 

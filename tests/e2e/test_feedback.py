@@ -1,0 +1,105 @@
+"""Outcomes that clients report later: counted once, credited to who served, refused with a reason."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from anabranch.proto.feedback_pb2 import Outcome
+
+Serve = Callable[..., Any]
+Make = Callable[..., dict[str, Any]]
+Wait = Callable[..., None]
+Served = Any
+
+ACCURACY = {
+    "name": "accuracy",
+    "source": "feedback.correct",
+    "role": "guardrail",
+    "nonInferiorityMargin": 0.1,
+}
+STARS = {"name": "stars", "source": "feedback.stars", "role": "signal", "range": [1, 5]}
+HELD = [{"setWeight": 50}, {"pause": {}}]
+
+
+def counted(served: Served, source: str) -> int:
+    """Outcomes of a source in the experiment's evidence."""
+    totals = served.experiment("rated").state.totals.values()
+    return sum(sum(total.metrics.get(source, {}).values()) for total in totals)
+
+
+def assigned(served: Served, wait_until: Wait, number: int) -> list[Any]:
+    """Replies to requests of the split."""
+    client = served.client()
+    wait_until(lambda: client.infer(0).assignment_id, "the split is in force")
+    return [client.infer(number) for number in range(number)]
+
+
+def label(replies: Sequence[Any], digits: Any) -> list[Outcome]:
+    return [Outcome(assignment_id=r.assignment_id, label=int(digits.test_labels[r.sent])) for r in replies]
+
+
+def test_late_labels_are_counted_once_however_often_they_are_sent(
+    serve: Serve, experiment: Make, wait_until: Wait, digits: Any
+) -> None:
+    served = serve()
+    served.apply(experiment("rated", ["plain"], HELD, [ACCURACY, STARS]))
+    replies = assigned(served, wait_until, 40)
+    # Late: after the requests themselves have been counted.
+    wait_until(lambda: served.requests_in_evidence("rated") >= 40, "the requests are counted")
+    client = served.client()
+    outcomes = label(replies, digits)
+    for _ in range(3):
+        assert all(result.accepted for result in client.give_feedback(outcomes))
+    stars = [Outcome(assignment_id=r.assignment_id, metric="stars", value=4.0) for r in replies[:7]]
+    assert all(result.accepted for result in client.give_feedback(stars))
+    wait_until(lambda: counted(served, "feedback.stars") == 7, "the last outcomes are counted")
+    assert counted(served, "feedback.correct") == 40
+
+    assert served.stop() == 0
+    again = serve()
+    assert all(result.accepted for result in again.client().give_feedback(outcomes))
+    assert again.stop() == 0
+    assert counted(again, "feedback.correct") == 40
+
+
+def test_labels_are_credited_to_the_variant_that_served(
+    serve: Serve, experiment: Make, wait_until: Wait, digits: Any
+) -> None:
+    served = serve()
+    served.apply(experiment("rated", ["corrupt"], HELD, [ACCURACY]))
+    replies = assigned(served, wait_until, 80)
+    client = served.client()
+    client.give_feedback(label(replies, digits))
+    wait_until(lambda: counted(served, "feedback.correct") == 80, "the labels are counted")
+    totals = served.experiment("rated").state.totals
+    for variant in ("wide", "corrupt"):
+        mine = [reply for reply in replies if reply.variant == variant]
+        right = sum(int(r.logits.argmax()) == int(digits.test_labels[r.sent]) for r in mine)
+        seen = totals[variant].metrics["feedback.correct"]
+        assert (seen.get(1, 0), seen.get(0, 0)) == (right, len(mine) - right)
+
+
+def test_each_outcome_that_cannot_be_counted_is_refused_for_itself(
+    serve: Serve, experiment: Make, wait_until: Wait
+) -> None:
+    served = serve()
+    served.apply(experiment("rated", ["plain"], HELD, [ACCURACY, STARS]))
+    reply = assigned(served, wait_until, 1)[0]
+    good = reply.assignment_id
+    forged = good[:-1] + ("A" if good[-1] != "A" else "B")
+    results = served.client().give_feedback(
+        [
+            Outcome(assignment_id=forged, correct=True),
+            Outcome(assignment_id="nonsense", correct=True),
+            Outcome(assignment_id=good),
+            Outcome(assignment_id=good, metric="mood", value=1.0),
+            Outcome(assignment_id=good, metric="stars", value=6.0),
+            Outcome(assignment_id=good, correct=True),
+        ]
+    )
+    assert [result.accepted for result in results] == [False] * 5 + [True]
+    said = [result.problem for result in results[:5]]
+    assert "not given out by this installation" in said[0]
+    assert "send it as it came with the answer" in said[1]
+    assert said[2] == "the outcome is empty: set correct, label or value"
+    assert said[3] == "metric 'mood' is not one of the experiment's: it uses correct, stars"
+    assert said[4] == "stars is 6, must be from 1 to 5: widen range in the experiment"
