@@ -20,7 +20,7 @@ MOST_EVIDENCE = 1e12
 """Where shown evidence is capped; what is decided by is not."""
 
 
-def arm_views(experiment: Experiment, state: ExperimentState, elapsed_s: float | None) -> tuple[ArmView, ...]:
+def arm_views(experiment: Experiment, state: ExperimentState, counted_s: float | None) -> tuple[ArmView, ...]:
     """The baseline, then the candidates in the order of the spec.
 
     Args:

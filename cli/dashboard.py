@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import zip_longest
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -69,16 +70,25 @@ def choose_arms(arms: Sequence[ArmView], space: int) -> tuple[list[ArmView], int
     return [*baseline, *(arm for arm in others if arm.name in kept)], len(others) - len(ranked)
 
 
-def log_lines(decisions: Iterable[DecisionView], width: int, most: int) -> list[Text]:
-    """The end of the decision log, a line for each thing a decision did, newest last."""
+def log_lines(decisions: Sequence[DecisionView], width: int, most: int) -> list[Text]:
+    """The end of the decision log, a line for each thing a decision did, newest last.
+
+    Of several decisions in a row that only moved the weights the last one is shown: a bandit moves them often.
+    """
     lines: list[Text] = []
-    for decision in decisions:
+    for decision, after in zip_longest(decisions, decisions[1:]):
+        if after is not None and _only_moves(decision) and _only_moves(after):
+            continue
         stamp = f"+{duration(decision.since_start_s)}".rjust(8) + f"  #{decision.number}".ljust(6)
         for index, action in enumerate(telling(decision)):
             head = stamp if index == 0 else " " * len(stamp)
             reason = shortened(action.reason, width - len(head))
             lines.append(_clipped(Text.assemble((head, "dim"), (reason, _tone(action.change))), width))
     return lines[-most:] if most > 0 else []
+
+
+def _only_moves(decision: DecisionView) -> bool:
+    return all(action.change == "weights" for action in decision.actions)
 
 
 def step_line(view: ExperimentView, width: int) -> Text:

@@ -19,7 +19,7 @@ def experiment_row(stored: StoredExperiment, experiment: Experiment, now: float)
     """
     state = stored.state
     begun = state.phase is not Phase.PENDING
-    going = begun and not state.phase.is_over
+    going = begun and not state.phase.is_over and state.phase is not Phase.INCONCLUSIVE
     inside = state.step < len(experiment.steps)
     return ExperimentRow(
         name=stored.name,

@@ -7,7 +7,7 @@ import pwd
 from dataclasses import dataclass
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from anabranch.cli.clock import Clock, SystemClock
 
@@ -33,6 +33,15 @@ class Terminal:
     def say(self, text: str) -> None:
         """A result, as it is."""
         self.out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def show(self, picture: RenderableType) -> None:
+        """A result that is drawn, such as a table; a pipe gets it without the blanks at the ends of lines."""
+        if self.out.is_terminal:
+            self.out.print(picture)
+            return
+        with self.out.capture() as captured:
+            self.out.print(picture)
+        self.say("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
     def note(self, text: str, style: str = "dim") -> None:
         """What happened or what to do next."""

@@ -39,8 +39,11 @@ def experiment_view(
     state = stored.state
     begun = state.phase is not Phase.PENDING
     run = _run(stored, decisions)
-    end = run[-1].at_s if state.phase.is_over and run else now
+    stands_still = state.phase.is_over or state.phase is Phase.INCONCLUSIVE
+    end = run[-1].at_s if stands_still and run else now
     elapsed_s = max(0.0, end - state.started_s) if begun else None
+    # Traffic is counted on until the experiment is over.
+    counted_s = elapsed_s if state.phase.is_over or not begun else now - state.started_s
     rows = decision_views(decisions)
     return ExperimentView(
         name=stored.name,
@@ -61,7 +64,7 @@ def experiment_view(
         steps=step_views(experiment, state, run, end),
         mirror=state.mirror,
         winner=state.winner,
-        arms=arm_views(experiment, state, elapsed_s),
+        arms=arm_views(experiment, state, counted_s),
         waiting_for=waiting_for(experiment, state, now),
         requests=tuple(
             RequestView(verb=command.verb, argument=command.argument, actor=command.actor)

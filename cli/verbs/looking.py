@@ -70,7 +70,7 @@ def get(
             if output is not Format.TABLE:
                 terminal.say(encoded(rows, output))
             elif rows:
-                terminal.out.print(experiments_table(rows, terminal.out.width))
+                terminal.show(experiments_table(rows, terminal.out.width))
             else:
                 terminal.note("no experiments yet: create one with `anabranch apply -f FILE`")
 
@@ -106,7 +106,7 @@ def _draw(terminal: Terminal, view: ExperimentView) -> None:
     console = terminal.out
     width = console.width if console.is_terminal else min(console.width, _PIPE_WIDTH)
     # Every variant fits, and the end of the decision log below.
-    console.print(render(view, max(width, _LEAST_WIDTH), _LINES + 2 * len(view.arms)))
+    terminal.show(render(view, max(width, _LEAST_WIDTH), _LINES + 2 * len(view.arms)))
 
 
 def _follow(terminal: Terminal, load: Callable[[], ExperimentView], output: Format, refresh_s: float) -> None:

@@ -43,7 +43,7 @@ def history(
     if output is not Format.TABLE:
         terminal.say(encoded(shown, output))
     elif shown:
-        terminal.out.print(history_table(shown))
+        terminal.show(history_table(shown))
     else:
         terminal.note(f"{name} has no decisions yet: the controller inside `anabranch serve` takes them")
 
@@ -105,7 +105,7 @@ def events(
     if output is not Format.TABLE:
         terminal.say(encoded(found, output))
     elif found:
-        terminal.out.print(events_table(found))
+        terminal.show(events_table(found))
     else:
         terminal.note("no events yet")
 

@@ -126,6 +126,14 @@ def test_a_verdict_that_no_removal_repeats_is_told(view_of: ViewOf) -> None:
     assert telling(replace(decision, actions=(passed, removed))) == [passed, removed]
 
 
+def test_of_weights_that_moved_in_a_row_the_last_are_shown(view_of: ViewOf, painted: Painted) -> None:
+    screen = painted(render(view_of("bandit", 140.5), 120, 60), 120, 60)
+    assert "#12 weights: onnx-fp32 47.5%" in screen
+    assert "#11" not in screen
+    assert "#10" not in screen
+    assert "#9  onnx-int8-dynamic: latency" in screen
+
+
 def test_a_reason_that_is_too_long_loses_its_numbers_in_brackets_first() -> None:
     assert shortened("fidelity 98 % holds (at least 95 %)", 40) == "fidelity 98 % holds (at least 95 %)"
     assert shortened("fidelity 98 % holds (at least 95 %)", 20) == "fidelity 98 % holds"

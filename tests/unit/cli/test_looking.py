@@ -38,6 +38,7 @@ def test_the_list_is_a_table(shell: Shell, live: Begin) -> None:
     shell.clock.at_s = 62.0
     ran = shell("get")
     header, row = ran.out.splitlines()
+    assert not any(line.endswith(" ") for line in ran.out.splitlines())
     assert header.split() == ["NAME", "MODEL", "PHASE", "STEP", "LIVE", "WEIGHTS", "AGE"]
     assert row.split()[:3] == ["tiny", "digits", "Progressing"]
     assert "1/5 mirror 30% (1m02s)" in row
