@@ -316,6 +316,9 @@ class Http2Connection(Http2Streams, asyncio.BufferedProtocol):
                 self.abort()
             return
         if self.phase is Phase.CLOSED:
+            # A client that does not read would keep the transport from closing.
+            if now > self._linger_until:
+                self.abort()
             return
         if self.phase is Phase.LINGERING:
             if now > self._linger_until:
@@ -349,18 +352,20 @@ class Http2Connection(Http2Streams, asyncio.BufferedProtocol):
 
     def close(self) -> None:
         """Close after what was written has been sent."""
+        self.phase = Phase.CLOSED
+        self._linger_until = self._loop.time() + _LINGER_S
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
         """Close at once."""
+        self.phase = Phase.CLOSED
         if self._transport is not None:
             self._transport.abort()
 
     def _break(self) -> None:
         """Close: the engine has given the connection up."""
         self._stats.protocol_errors += 1
-        self.phase = Phase.CLOSED
         self.abort()
 
     def _linger(self) -> None:

@@ -62,10 +62,10 @@ class Flusher:
             self._commit()
         writers, self._marked = self._marked, []
         for writer in writers:
-            writer.write_out()
+            _guarded(writer.write_out)
         # Replies given from here on are written in the next turn, after another commit.
         for writer in writers:
-            writer.after_write()
+            _guarded(writer.after_write)
 
     def _commit(self) -> None:
         # A commit that itself answers calls is run again, for those.
@@ -81,3 +81,11 @@ class Flusher:
                 # The data path never fails because of the journal: the replies leave all the same.
                 self._stats.flush_errors += 1
                 logger.exception("before_flush failed: the replies of this turn leave unrecorded")
+
+
+def _guarded(step: Callable[[], None]) -> None:
+    """Keep one connection's failure from the others of its turn."""
+    try:
+        step()
+    except Exception:
+        logger.exception("a connection failed while it wrote")

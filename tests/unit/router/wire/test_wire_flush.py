@@ -125,3 +125,19 @@ def test_a_flusher_without_a_commit_writes() -> None:
     flusher.mark(Writer("a", log))
     loop.turn()
     assert log == ["write a", "after a"]
+
+
+def test_a_connection_that_fails_to_write_does_not_keep_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    loop, log = Loop(), list[str]()
+
+    class Broken(Writer):
+        def write_out(self) -> None:
+            raise OSError("broken")
+
+    flusher = _flusher(loop, None)
+    flusher.mark(Broken("a", log))
+    flusher.mark(Writer("b", log))
+    with caplog.at_level(logging.ERROR):
+        loop.turn()
+    assert log == ["write b", "after a", "after b"]
+    assert "failed while it wrote" in caplog.text

@@ -126,6 +126,23 @@ def test_a_port_in_use_is_an_error() -> None:
     _run(test)
 
 
+def test_two_wires_may_share_a_port() -> None:
+    async def test(wire: Ngh2Wire) -> None:
+        handlers = Handlers(unary={"/t/Echo": _echo})
+        options = {"host": "127.0.0.1", "handlers": handlers, "limits": Limits(), "reuse_port": True}
+        second = Ngh2Wire()
+        port = await wire.start(port=0, **options)  # type: ignore[arg-type]  # a mixed dictionary
+        assert await second.start(port=port, **options) == port  # type: ignore[arg-type]  # the same
+        for _ in range(20):
+            client = Client(*await asyncio.open_connection("127.0.0.1", port))
+            assert (await client.call("/t/Echo", b"x"))[0] == b"x"
+            client.writer.close()
+        assert wire.stats.calls + second.stats.calls == 20
+        await second.close()
+
+    _run(test)
+
+
 def test_a_drain_tells_an_idle_client_to_go_and_ends() -> None:
     async def test(wire: Ngh2Wire) -> None:
         port = await _start(wire)
