@@ -48,10 +48,11 @@ def compare(first: Mapping[str, Array], second: Mapping[str, Array]) -> Comparis
         )
         return Comparison(agrees=same, max_abs=0.0 if same else float("inf"), cosine=1.0 if same else -1.0)
     left, right = ours.astype(np.float64), theirs.astype(np.float64)
+    # What is no number has no class: argmax would take it for the largest.
+    agrees = bool((left.argmax(axis=1) == right.argmax(axis=1)).all()) and not np.isnan(left).any()
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        same = np.array_equal(left, right)
+        return Comparison(agrees=agrees, max_abs=0.0 if same else float("inf"), cosine=1.0 if same else -1.0)
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     cosines = np.divide((left * right).sum(axis=1), norms, out=np.ones_like(norms), where=norms > 0)
-    return Comparison(
-        agrees=bool((left.argmax(axis=1) == right.argmax(axis=1)).all()),
-        max_abs=float(np.abs(left - right).max()),
-        cosine=float(cosines.min()),
-    )
+    return Comparison(agrees=agrees, max_abs=float(np.abs(left - right).max()), cosine=float(cosines.min()))
