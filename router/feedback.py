@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 
@@ -17,6 +18,8 @@ from anabranch.store.records import Feedback
 SUBMIT = "/anabranch.v1.FeedbackService/Submit"
 MOST_OUTCOMES = 10_000
 _DEFAULT_METRIC = "correct"
+# As in an experiment's document.
+_METRIC = re.compile(r"[a-z0-9_]{1,64}")
 
 
 class UnusableOutcome(ValueError):
@@ -80,6 +83,10 @@ class FeedbackService:
     def _read(self, outcome: pb.Outcome) -> Feedback:
         assignment = self._ids.open(outcome.assignment_id)
         metric = outcome.metric or _DEFAULT_METRIC
+        if not _METRIC.fullmatch(metric):
+            raise UnusableOutcome(
+                f"metric {metric[:80]!r} must be 1 to 64 lower-case letters, digits and _: send the name after feedback."
+            )
         kind = outcome.WhichOneof("outcome")
         if kind is None:
             raise UnusableOutcome("the outcome is empty: set correct, label or value")

@@ -1,0 +1,179 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from anabranch.proto import feedback_pb2 as pb
+from anabranch.router import feedback as module
+from anabranch.router.assignment_id import Assignment
+from anabranch.router.feedback import FeedbackService
+from anabranch.router.wire import Status
+from anabranch.store.records import Flag
+
+Bench = Any
+MakeCall = Callable[..., Any]
+
+
+@pytest.fixture
+def service(bench: Bench) -> FeedbackService:
+    bench.publish(bench.route(0.5, 0.0))
+    return FeedbackService(
+        ids=bench.ids, routes=bench.routes, recorder=bench.recorder, wall_clock=lambda: bench.wall
+    )
+
+
+@pytest.fixture
+def sealed(bench: Bench) -> Callable[..., str]:
+    def seal(*, top1: int = 2, experiment: int = 3) -> str:
+        return str(
+            bench.ids.seal(
+                Assignment(
+                    experiment=experiment,
+                    epoch=9,
+                    arm=1,
+                    flags=Flag.EVIDENCE,
+                    lane=4,
+                    sequence=11,
+                    top1=top1,
+                    propensity=0.5,
+                )
+            )
+        )
+
+    return seal
+
+
+@pytest.fixture
+def submit(service: FeedbackService, new_call: MakeCall) -> Callable[..., Any]:
+    def send(*outcomes: pb.Outcome) -> Any:
+        call = new_call()
+        service.submit(call, pb.SubmitRequest(outcomes=outcomes).SerializeToString())
+        return call
+
+    return send
+
+
+def results(call: Any) -> list[pb.Result]:
+    return list(pb.SubmitResponse.FromString(call.replies[0]).results)
+
+
+def test_an_outcome_is_recorded_for_the_assignment_that_its_id_says(
+    bench: Bench, submit: Callable[..., Any], sealed: Callable[..., str]
+) -> None:
+    call = submit(pb.Outcome(assignment_id=sealed(), label=2))
+    assert results(call)[0].accepted
+    (record,) = bench.journal.durable
+    assert (record.experiment, record.epoch, record.arm, record.flags) == (3, 9, 1, Flag.EVIDENCE)
+    assert (record.lane, record.sequence, record.top1) == (4, 11, 2)
+    assert (record.metric, record.is_label, record.value, record.at_s) == ("correct", True, 2.0, 5_000.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "metric", "value"),
+    [
+        ({"correct": True}, "correct", 1.0),
+        ({"correct": False}, "correct", 0.0),
+        ({"value": 1.0}, "correct", 1.0),
+        ({"metric": "stars", "value": 1.0}, "stars", 1.0),
+        ({"metric": "stars", "value": 3.5}, "stars", 3.5),
+    ],
+)
+def test_every_kind_of_outcome_is_taken(
+    bench: Bench,
+    submit: Callable[..., Any],
+    sealed: Callable[..., str],
+    fields: dict[str, Any],
+    metric: str,
+    value: float,
+) -> None:
+    assert results(submit(pb.Outcome(assignment_id=sealed(), **fields)))[0].accepted
+    assert (bench.journal.durable[0].metric, bench.journal.durable[0].value) == (metric, value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({}, "the outcome is empty: set correct, label or value"),
+        (
+            {"metric": "mood", "correct": True},
+            "metric 'mood' is not one of the experiment's: it uses correct, stars",
+        ),
+        (
+            {"metric": "stars", "value": 0.5},
+            "stars is 0.5, must be from 1 to 5: widen range in the experiment",
+        ),
+        ({"metric": "stars", "value": float("nan")}, "stars is nan, must be from 1 to 5"),
+        ({"metric": "stars", "correct": True}, "metric 'stars' takes a value from 1 to 5"),
+        ({"metric": "stars", "label": 4}, "metric 'stars' takes a value from 1 to 5"),
+        ({"value": 0.5}, "correct is 0.5, must be 0 or 1: declare range for a graded metric"),
+        ({"value": 2.0}, "correct is 2, must be from 0 to 1"),
+        ({"metric": "Stars!", "value": 2.0}, "metric 'Stars!' must be 1 to 64 lower-case letters"),
+        ({"metric": "x" * 70_000, "value": 2.0}, "must be 1 to 64 lower-case letters"),
+    ],
+)
+def test_an_outcome_that_cannot_be_counted_is_refused_with_the_reason(
+    bench: Bench,
+    submit: Callable[..., Any],
+    sealed: Callable[..., str],
+    fields: dict[str, Any],
+    problem: str,
+) -> None:
+    (result,) = results(submit(pb.Outcome(assignment_id=sealed(), **fields)))
+    assert not result.accepted
+    assert problem in result.problem
+    assert bench.journal.durable == []
+
+
+def test_a_label_for_an_answer_without_a_class_is_refused(
+    submit: Callable[..., Any], sealed: Callable[..., str]
+) -> None:
+    (result,) = results(submit(pb.Outcome(assignment_id=sealed(top1=-1), label=1)))
+    assert result.problem == "the answer had no class to compare the label with: send correct or value"
+
+
+def test_a_forged_id_is_refused_and_its_neighbours_are_taken(
+    bench: Bench, service: FeedbackService, submit: Callable[..., Any], sealed: Callable[..., str]
+) -> None:
+    good = sealed()
+    call = submit(
+        pb.Outcome(assignment_id=good, correct=True),
+        pb.Outcome(assignment_id=good[::-1], correct=True),
+        pb.Outcome(correct=True),
+    )
+    assert [result.accepted for result in results(call)] == [True, False, False]
+    assert service.counts == {"accepted": 1, "refused": 2}
+    assert len(bench.journal.durable) == 1
+
+
+def test_late_feedback_of_an_experiment_that_is_over_is_still_taken(
+    submit: Callable[..., Any], sealed: Callable[..., str]
+) -> None:
+    assert results(submit(pb.Outcome(assignment_id=sealed(experiment=99), correct=True)))[0].accepted
+
+
+def test_what_is_acknowledged_is_durable(
+    bench: Bench, submit: Callable[..., Any], sealed: Callable[..., str]
+) -> None:
+    bench.journal.is_full = True
+    call = submit(pb.Outcome(assignment_id=sealed(), correct=True))
+    message = "feedback cannot be written now, send it again later"
+    assert call.failures == [(Status.UNAVAILABLE, message)]
+    assert submit(pb.Outcome(assignment_id=sealed(), correct=True)).failures == call.failures
+    bench.journal.is_full = False
+    bench.recorder.commit()
+    assert results(submit(pb.Outcome(assignment_id=sealed(), correct=True)))[0].accepted
+
+
+def test_too_many_outcomes_in_one_call_are_refused_with_both_numbers(
+    submit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_OUTCOMES", 2)
+    call = submit(*[pb.Outcome()] * 3)
+    message = "3 outcomes in one call, at most 2 are taken: split them"
+    assert call.failures == [(Status.INVALID_ARGUMENT, message)]
+
+
+def test_bytes_that_are_no_request_are_refused(service: FeedbackService, new_call: MakeCall) -> None:
+    call = new_call()
+    service.submit(call, b"\xff\xff\xff")
+    assert call.failures[0][0] is Status.INVALID_ARGUMENT
