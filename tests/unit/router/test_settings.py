@@ -1,0 +1,65 @@
+import stat
+from pathlib import Path
+
+import pytest
+
+from anabranch.router.settings import (
+    InvalidSettings,
+    Settings,
+    WireKind,
+    assignment_key,
+    settings_from,
+    settings_text,
+)
+
+
+def test_settings_reach_a_child_process_unchanged(tmp_path: Path) -> None:
+    settings = Settings(
+        models=tmp_path / "models",
+        state=tmp_path,
+        baselines={"m": "base"},
+        port=0,
+        workers=2,
+        wire=WireKind.GRPCIO,
+        tick_s=0.25,
+    )
+    assert settings_from(settings_text(settings)) == settings
+
+
+def test_all_problems_are_reported_together() -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        Settings(models=Path(), workers=0, threads=-1, port=70_000, tick_s=60.0, host="0.0.0.0")
+    said = str(caught.value).splitlines()
+    assert len(said) == 5
+    for part in (
+        "workers is 0, must be at least 1",
+        "threads is -1, must be at least 0",
+        "port is 70000, must be from 0 to 65535",
+        "tick_s is 60.0 and snapshot_max_age_s 60.0",
+        "host is '0.0.0.0': without TLS and tokens only loopback is served",
+    ):
+        assert any(line.startswith(part) for line in said), part
+
+
+def test_files_lie_in_the_state_folder_unless_a_store_is_given(tmp_path: Path) -> None:
+    settings = Settings(models=Path(), state=tmp_path)
+    assert settings.store_url == f"sqlite:///{tmp_path}/anabranch.db"
+    assert {settings.journal.parent, settings.socket.parent, settings.key_file.parent} == {tmp_path}
+    assert Settings(models=Path(), store="postgresql://db/x").store_url == "postgresql://db/x"
+
+
+def test_model_threads_are_a_fair_share_of_the_cores_and_at_least_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert Settings(models=Path(), workers=3).model_threads == 2
+    assert Settings(models=Path(), workers=20).model_threads == 1
+    assert Settings(models=Path(), threads=5).model_threads == 5
+
+
+def test_the_key_is_made_once_and_only_for_this_user(tmp_path: Path) -> None:
+    settings = Settings(models=Path(), state=tmp_path)
+    key = assignment_key(settings)
+    assert len(key) == 32
+    assert assignment_key(settings) == key
+    assert stat.S_IMODE(settings.key_file.stat().st_mode) == 0o600
