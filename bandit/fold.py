@@ -146,9 +146,20 @@ def _advance(
     view = _view(experiment, metric, state)
     if view is None:
         return tests
+    tests = _advance_pairs(metric, candidate, tests, evidence)
     split_for, split_against = contrast_test(metric, direction=FOR), contrast_test(metric, direction=AGAINST)
-    paired_for, paired_against = paired_test(metric, direction=FOR), paired_test(metric, direction=AGAINST)
     cells = _contrast_cells(experiment, metric, candidate, evidence, view)
+    return replace(
+        tests,
+        split_for=split_for.advance(tests.split_for or split_for.start(), cells),
+        split_against=split_against.advance(tests.split_against or split_against.start(), cells),
+    )
+
+
+def _advance_pairs(metric: Metric, candidate: str, tests: MetricTests, evidence: Evidence) -> MetricTests:
+    if not metric.is_paired:
+        return tests
+    paired_for, paired_against = paired_test(metric, direction=FOR), paired_test(metric, direction=AGAINST)
     pairs = higher_differences(
         metric,
         add_histograms(
@@ -157,8 +168,6 @@ def _advance(
     )
     return replace(
         tests,
-        split_for=split_for.advance(tests.split_for or split_for.start(), cells),
-        split_against=split_against.advance(tests.split_against or split_against.start(), cells),
         paired_for=paired_for.advance(tests.paired_for or paired_for.start(), pairs),
         paired_against=paired_against.advance(tests.paired_against or paired_against.start(), pairs),
     )

@@ -15,7 +15,7 @@ from anabranch.bandit.fold import (
     test_key,
 )
 from anabranch.bandit.measures import DIFFERENCE_SCALE, LATENCY_SCALE, scale_of
-from anabranch.bandit.paired import combined_log_e
+from anabranch.bandit.paired import PairedState, combined_log_e
 from anabranch.bandit.quantiles import QuantileRatioTest, RatioClaim, quantile, quantile_interval
 from anabranch.bandit.scales import BoundedScale, Histogram, LogScale, total_of
 from anabranch.bandit.sequences import contrast_interval, mean_interval
@@ -126,13 +126,15 @@ def _evidence(
                 log_e_ratio(ratio_test(metric, RatioClaim.ABOVE), mine, base),
             ),
         )
-    assert tests.paired_for is not None
-    assert tests.paired_against is not None
     supporting, opposing = contrast_test(metric, direction=FOR), contrast_test(metric, direction=AGAINST)
     return (
-        combined_log_e([tests.split_for, tests.paired_for], plan_capital=supporting.capital),
-        combined_log_e([tests.split_against, tests.paired_against], plan_capital=opposing.capital),
+        combined_log_e(_given(tests.split_for, tests.paired_for), plan_capital=supporting.capital),
+        combined_log_e(_given(tests.split_against, tests.paired_against), plan_capital=opposing.capital),
     )
+
+
+def _given(split: ContrastState, paired: PairedState | None) -> list[ContrastState | PairedState]:
+    return [split] if paired is None else [split, paired]
 
 
 def _values(state: ExperimentState, arm: str, metric: Metric) -> Histogram:

@@ -78,6 +78,11 @@ class Metric:
         return self.maximum is not None or (self.minimum is None and self.direction is Direction.MIN)
 
     @property
+    def is_paired(self) -> bool:
+        """Whether compared replies to mirrored requests say something about the difference to the baseline."""
+        return self.source.startswith(FEEDBACK_PREFIX) and not self.is_graded
+
+    @property
     def is_binary(self) -> bool:
         """Whether every value is 0 or 1."""
         return not self.is_latency and (self.low, self.high) == (0.0, 1.0) and not self.is_graded

@@ -8,6 +8,7 @@ from anabranch.bandit import spec
 from anabranch.bandit.scales import LATENCY_SCALE
 from anabranch.store.document_schema import MetricDocument, SpecDocument
 
+_ROOM = 1e-6  # Share of the range on either side of a limit: a rarer event is not seen in any traffic.
 _SOURCES = (spec.LATENCY, spec.COMPUTE, spec.ERROR, spec.TOP1_AGREEMENT)
 
 
@@ -89,10 +90,11 @@ def _limit_problems(at: str, metric: MetricDocument) -> list[str]:
             ]
         return []
     low, high = metric.values
+    room = _ROOM * (high - low)
     problems = [
         f"{at}: {name} {limit:g} must be strictly between {low:g} and {high:g}, where the values lie"
         for name, limit in (("min", metric.min), ("max", metric.max))
-        if limit is not None and not low < limit < high
+        if limit is not None and not low + room <= limit <= high - room
     ]
     margin = metric.non_inferiority_margin
     if margin is not None and low < high and margin > (high - low) / 2:
