@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from anabranch.bandit.betting import ContrastState
 from anabranch.bandit.fold import (
     AGAINST,
     FOR,
