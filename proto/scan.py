@@ -8,8 +8,7 @@ Source: https://protobuf.dev/programming-guides/encoding/
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 ParameterValue = bool | int | float | str | None
 """An InferParameter; None where none of its choices is set."""
@@ -23,6 +22,7 @@ _FIXED32: Final = 5
 _MAX_DEPTH: Final = 100
 _RAW_REQUEST: Final = 7
 _RAW_RESPONSE: Final = 6
+_SMALL: Final = [bytes([value]) for value in range(0x80)]
 _NUMBER_0: Final = "a field has the number 0: 1 to 536870911 are allowed"
 
 
@@ -30,9 +30,8 @@ class ScanError(ValueError):
     """The bytes are no protobuf message."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
-    """What a router reads of an inference message.
+class Head(NamedTuple):
+    """What a router reads of an inference message; a tuple, as one is made for every request.
 
     Args:
         model_name: Field 1.
@@ -90,7 +89,7 @@ def scan(message: bytes) -> Head:
         raise ScanError(f"the message ends within a field, after {end} bytes") from None
     except UnicodeDecodeError as error:
         raise ScanError(f"a text field is no UTF-8: {error.reason}") from None
-    return Head(model_name=name, model_version=version, id=request_id, parameters=parameters)
+    return Head(name, version, request_id, parameters)
 
 
 def rewrite(
@@ -100,7 +99,7 @@ def rewrite(
     model_version: str | None = None,
     parameters: Mapping[str, ParameterValue] | None = None,
 ) -> bytes:
-    """Change the head of a ModelInferRequest or ModelInferResponse; its tensors are copied as they are.
+    """Change the head of a ModelInferRequest or ModelInferResponse; its tensors are copied once, as they are.
 
     Args:
         message: The serialized message.
@@ -109,23 +108,36 @@ def rewrite(
         parameters: Set in addition to those there.
 
     Raises:
-        ScanError: It is cut short or no protobuf.
+        ScanError: An integer parameter beyond 64 bits.
     """
-    replaced = {1: model_name, 2: model_version}
-    parts: list[bytes | memoryview] = []
-    for number, text in replaced.items():
-        if text:
-            parts.append(text_field(number, text))
-    dropped = {number for number, text in replaced.items() if text is not None}
-    view = memoryview(message)
-    kept_from = 0
-    for number, start, _, end in fields(message):
-        if number in dropped:
-            if start > kept_from:
-                parts.append(view[kept_from:start])
-            kept_from = end
-    parts.append(view[kept_from:])
-    parts += [encode_parameter(4, key, value) for key, value in (parameters or {}).items()]
+    return message + override(model_name=model_name, model_version=model_version, parameters=parameters)
+
+
+def override(
+    *,
+    model_name: str | None = None,
+    model_version: str | None = None,
+    parameters: Mapping[str, ParameterValue] | None = None,
+) -> bytes:
+    """Return bytes that change the head of the message they follow, as `rewrite` does, without a copy of it.
+
+    Of a field that is given twice, protobuf takes the last.
+
+    Args:
+        model_name: The new name; None keeps it.
+        model_version: The new version; None keeps it.
+        parameters: Set in addition to those there.
+
+    Raises:
+        ScanError: An integer parameter beyond 64 bits.
+    """
+    parts: list[bytes] = []
+    if model_name is not None:
+        parts.append(text_field(1, model_name))
+    if model_version is not None:
+        parts.append(text_field(2, model_version))
+    if parameters:
+        parts += [encode_parameter(4, key, value) for key, value in parameters.items()]
     return b"".join(parts)
 
 
@@ -176,6 +188,8 @@ def encode_parameter(number: int, key: str, value: ParameterValue) -> bytes:
 
 def varint(value: int) -> bytes:
     """Serialize a number of 0 to 2**64 - 1."""
+    if value < 0x80:
+        return _SMALL[value]
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
@@ -228,6 +242,12 @@ def fields(message: bytes) -> list[tuple[int, int, int, int]]:
 
 
 def _map_entry(entry: bytes) -> tuple[str, ParameterValue]:
+    size = len(entry)
+    if size > 4 and entry[0] == 0x0A and entry[1] < 0x80:
+        # As every encoder writes it: the key, then the value, each shorter than 128 bytes.
+        value_at = 4 + entry[1]
+        if value_at <= size and entry[value_at - 2] == 0x12 and entry[value_at - 1] == size - value_at < 0x80:
+            return entry[2 : value_at - 2].decode(), _choice(entry[value_at:], None)
     key = ""
     value: ParameterValue = None
     for number, _, start, end in fields(entry):

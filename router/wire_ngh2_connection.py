@@ -233,7 +233,7 @@ class GrpcConnection:
         if held > self._limits.max_buffered_bytes:
             raise self._too_much(held)
         messages = reader.feed(data)
-        self._hold(call, reader.buffered_bytes)
+        self._hold(call, reader.buffered_bytes + (0 if call.body is None else len(call.body)))
         return messages
 
     def _hold(self, call: NativeCall, size: int) -> None:

@@ -13,6 +13,7 @@ from anabranch.proto.scan import (
     ParameterValue,
     ScanError,
     encode_parameter,
+    override,
     raw_contents,
     rewrite,
     scan,
@@ -113,6 +114,12 @@ def test_rewriting_changes_the_head_and_nothing_else(
     assert got == wanted
 
 
+def test_nothing_to_override_is_nothing() -> None:
+    assert override() == b""
+    assert rewrite(b"\x0a\x01m") == b"\x0a\x01m"
+    assert scan(b"\x0a\x01m\x12\x011" + override(model_name="", model_version="")) == Head("", "", "", {})
+
+
 def test_the_same_rewrite_fits_a_response() -> None:
     response = pb.ModelInferResponse(
         model_name="onnx-fp32", model_version="3", id="7", raw_output_contents=[b"abcd"]
@@ -193,7 +200,9 @@ def test_unknown_fields_and_groups_are_passed_over_and_kept() -> None:
     group = varint(103 << 3 | 3) + varint(1 << 3 | 0) + b"\x07" + varint(103 << 3 | 4)
     data = unknown + pb.ModelInferRequest(model_name="m", id="i").SerializeToString() + group
     assert scan(data).model_name == "m"
-    assert rewrite(data, model_name="n").replace(b"\x0a\x01n", b"") == data.replace(b"\x0a\x01m", b"")
+    rewritten = rewrite(data, model_name="n")
+    assert scan(rewritten).model_name == "n"
+    assert rewritten.startswith(data)
 
 
 @pytest.mark.parametrize(
