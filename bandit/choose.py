@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from anabranch.bandit.fold import test_key
+from anabranch.bandit.fold import log_e_sample_ratio, test_key
 from anabranch.bandit.judge import log_e_ratio, log_need_pass, odds, ratio_test
 from anabranch.bandit.measures import LATENCY_SCALE, scale_of
 from anabranch.bandit.quantiles import RatioClaim, quantile
 from anabranch.bandit.scales import Histogram, total_of
 from anabranch.bandit.spec import BanditStep, Direction, Experiment, Metric
+from anabranch.bandit.srm import BLOCK_LOG_E
 from anabranch.bandit.state import ExperimentState, Totals
 from anabranch.bandit.verdicts import Outcome
 
@@ -50,8 +51,21 @@ def leader(experiment: Experiment, state: ExperimentState, among: Iterable[str])
 
 
 def sound_leader(experiment: Experiment, state: ExperimentState) -> str | None:
-    """The leader of the live candidates that have passed everything they were asked."""
+    """The leader of the live candidates that have passed everything they were asked.
+
+    Nobody leads while units do not arrive as the weights say: every comparison is suspect then.
+    """
+    if ratio_doubt(experiment, state):
+        return None
     return leader(experiment, state, [c for c in state.live if not open_claims(experiment, state, c)])
+
+
+def ratio_doubt(experiment: Experiment, state: ExperimentState) -> str:
+    """Why every comparison is suspect: a proven sample ratio mismatch, which holds promotions; empty without one."""
+    evidence = log_e_sample_ratio(experiment, state)
+    if evidence < BLOCK_LOG_E:
+        return ""
+    return f"units do not arrive as the weights say (evidence {odds(evidence)} ≥ {odds(BLOCK_LOG_E)})"
 
 
 def winner(
@@ -92,7 +106,7 @@ def winner(
 def _cost(state: ExperimentState, metric: Metric, candidate: str) -> tuple[float, float]:
     """Lower is better; the mean breaks ties between equal quantiles."""
     values = objective_values(state, metric, candidate)
-    if not values:
+    if not total_of(values):
         return math.inf, math.inf
     scale = scale_of(metric)
     total = total_of(values)

@@ -17,6 +17,7 @@ from anabranch.bandit.paired import PairedTest
 from anabranch.bandit.quantiles import quantile, threshold_counts
 from anabranch.bandit.scales import BoundedScale, Histogram, LogScale, flipped
 from anabranch.bandit.spec import TOP1_AGREEMENT, Experiment, Metric, Role
+from anabranch.bandit.srm import SrmState, SrmTest, UnitCell
 from anabranch.bandit.state import ExperimentState, MetricTests, Totals
 
 FOR = True
@@ -38,7 +39,32 @@ def fold(experiment: Experiment, state: ExperimentState, evidence: Evidence) -> 
             key = test_key(metric.name, candidate)
             tests[key] = _advance(experiment, metric, candidate, state, evidence)
     totals = {arm: _add(state.totals.get(arm, Totals()), arm, evidence) for arm in experiment.arms}
-    return replace(state, totals=totals, tests=tests, cursor=max(state.cursor, evidence.last))
+    return replace(
+        state,
+        totals=totals,
+        tests=tests,
+        sample_ratio=_sample_ratio(experiment, state, evidence),
+        cursor=max(state.cursor, evidence.last),
+    )
+
+
+def log_e_sample_ratio(experiment: Experiment, state: ExperimentState) -> float:
+    """Log evidence that units do not arrive in the arms as the weights say: something loses them."""
+    if state.sample_ratio is None:
+        return 0.0
+    return SrmTest(arms=experiment.arms).log_e(state.sample_ratio)
+
+
+def _sample_ratio(experiment: Experiment, state: ExperimentState, evidence: Evidence) -> SrmState:
+    test = SrmTest(arms=experiment.arms)
+    cells = [
+        UnitCell(
+            weights=weights,
+            units={cell.variant: cell.units for cell in evidence.cells if cell.epoch == epoch},
+        )
+        for epoch, weights in sorted(evidence.weights.items())
+    ]
+    return test.advance(state.sample_ratio or test.start(), cells)
 
 
 def test_key(metric: str, candidate: str) -> str:

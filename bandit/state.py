@@ -9,6 +9,7 @@ from anabranch.bandit.betting import ContrastState, MeanState
 from anabranch.bandit.lifecycle import Phase
 from anabranch.bandit.paired import PairedState
 from anabranch.bandit.scales import Histogram
+from anabranch.bandit.srm import SrmState
 from anabranch.bandit.verdicts import Verdict
 
 
@@ -67,6 +68,7 @@ class ExperimentState:
         live: Candidates still in the experiment, in the spec's order.
         tests: The running tests, by `metric/variant`.
         verdicts: The last verdicts, by `metric/variant`.
+        sample_ratio: The running test of whether units arrive as the weights say.
         cursor: Last delta folded in.
         allocated_s: When a bandit step last moved the weights.
     """
@@ -88,5 +90,6 @@ class ExperimentState:
     totals: Mapping[str, Totals] = field(default_factory=dict)
     tests: Mapping[str, MetricTests] = field(default_factory=dict)
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    sample_ratio: SrmState | None = None
     cursor: int = 0
     allocated_s: float = 0.0

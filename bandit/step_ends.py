@@ -101,9 +101,10 @@ def _bandit_over(course: Course, step: BanditStep) -> str | None:
             f"{candidate}: {', '.join(choose.open_claims(course.experiment, course.state, candidate))}"
             for candidate in course.state.live
         )
+        doubt = choose.ratio_doubt(course.experiment, course.state)
         course.enter(
             Event.UNDECIDED,
-            f"no candidate is proven after {course.elapsed_s:.0f} s, the baseline is kept: {listed}",
+            f"no candidate is proven after {course.elapsed_s:.0f} s, the baseline is kept: {doubt or listed}",
         )
     return None
 
@@ -112,7 +113,9 @@ def _promote_over(course: Course, step: PromoteStep) -> str | None:
     if course.state.phase is Phase.PROGRESSING:
         candidate = course.state.winner or choose.sound_leader(course.experiment, course.state)
         if candidate is None:
-            course.enter(Event.UNDECIDED, "no candidate has passed every guardrail, the baseline is kept")
+            doubt = choose.ratio_doubt(course.experiment, course.state)
+            reason = doubt or "no candidate has passed every guardrail"
+            course.enter(Event.UNDECIDED, f"{reason}, the baseline is kept")
             return None
         win(course, candidate, f"promotion of {candidate} begins")
         return None

@@ -266,7 +266,7 @@ def test_a_candidate_proven_slower_is_removed_by_a_bandit_but_not_by_an_analysis
 
 def test_a_promotion_climbs_bakes_and_commits(begin: Begin) -> None:
     hand = begin(SetWeightStep(weight=0.2), ANALYSIS, PROMOTE, metrics="errors", candidates="a")
-    result = hand.see(requests={"base": 100, "a": 200})
+    result = hand.see(requests={"base": 800, "a": 200})
     assert (hand.state.phase, hand.state.winner) == (Phase.PROMOTING, "a")
     assert hand.state.weights["a"] == 0.5
     hand.tick(after=9.0)
@@ -283,7 +283,7 @@ def test_a_promotion_climbs_bakes_and_commits(begin: Begin) -> None:
 @pytest.mark.parametrize("part", [0, 1])
 def test_a_failure_during_the_promotion_rolls_back(begin: Begin, part: int) -> None:
     hand = begin(SetWeightStep(weight=0.2), ANALYSIS, PROMOTE, metrics="errors", candidates="a b")
-    hand.see(requests={"base": 100, "a": 200, "b": 200})
+    hand.see(requests={"base": 600, "a": 200, "b": 200})
     winner = hand.state.winner
     assert (hand.state.phase, winner in ("a", "b")) == (Phase.PROMOTING, True)
     if part:
@@ -302,10 +302,10 @@ def test_a_winner_that_fails_before_its_promotion_makes_room_for_the_next_sound_
     )
     for _ in range(29):
         hand.see(requests=hand.traffic(2000))
-    hand.see(requests={"base": 100, "a": 300, "b": 300})
+    hand.see(requests=hand.traffic(2000))
     first = hand.state.winner
     [other] = {"a", "b"} - {first}
-    hand.see(requests={"base": 100, first: 60_000}, failing=[first])
+    hand.see(requests=hand.traffic(200_000), failing=[first])
     assert (hand.state.phase, hand.state.live, hand.state.winner) == (Phase.PROGRESSING, (other,), None)
     hand.tick(after=100.0)
     assert (hand.state.phase, hand.state.winner) == (Phase.PROMOTING, other)
@@ -315,6 +315,23 @@ def test_nothing_is_promoted_without_every_guardrail(begin: Begin) -> None:
     hand = begin(SetWeightStep(weight=0.2), PROMOTE, metrics="errors fidelity", candidates="a")
     assert hand.state.phase is Phase.INCONCLUSIVE
     assert hand.state.winner is None
+
+
+def test_nothing_is_promoted_while_units_get_lost(begin: Begin) -> None:
+    hand = begin(SetWeightStep(weight=0.2), PROMOTE, metrics="errors", candidates="a")
+    assert hand.state.phase is Phase.INCONCLUSIVE
+    hand = begin(
+        SetWeightStep(weight=0.2),
+        replace(ANALYSIS, min_duration_s=2.0),
+        PROMOTE,
+        metrics="errors",
+        candidates="a",
+    )
+    hand.see(requests={"base": 1000, "a": 200})
+    result = hand.see(requests={"base": 2000, "a": 400}, after=2.0)
+    assert (hand.state.phase, hand.state.weights["base"]) == (Phase.INCONCLUSIVE, 1.0)
+    assert result.decision is not None
+    assert "units do not arrive as the weights say" in result.decision.summary
 
 
 def test_without_a_promote_step_a_person_decides_at_the_end(begin: Begin) -> None:
