@@ -75,8 +75,8 @@ class Controller:
         now = self._wall_clock()
         # Versions grow over restarts too: workers ignore a version below their own.
         self._version = max(self._version + 1, int(now * 1000))
-        self._published = routes
         self._publish(Snapshot(version=self._version, published_s=now, routes=routes))
+        self._published = routes
 
     def _tick(self, kept: StoredExperiment) -> Decision | None:
         experiment = parse(kept.document)
