@@ -60,8 +60,8 @@ class Limits:
         max_header_bytes: Largest block of request headers, counted as HTTP/2 does (32 bytes a field more).
         max_concurrent_streams: Calls open at once on one connection; a client queues what goes beyond.
         max_connections: Connections open at once; a further one is closed at once.
-        write_buffer_bytes: Bytes of unread replies on a connection, or of one stream, at which no further request is
-            taken from it.
+        write_buffer_bytes: Bytes of unread replies on a connection at which no further request is taken from it; a
+            streaming call stops at a quarter.
         stream_window_bytes: Bytes of one stream that a client may send ahead of their handling.
         connection_window_bytes: The same, for all streams of a connection together.
         handshake_timeout_s: Seconds within which a new connection must have sent its HTTP/2 preface.
@@ -165,7 +165,7 @@ class StreamCall(Call, Protocol):
 
     @property
     def writable(self) -> bool:
-        """The client keeps up: less than `Limits.write_buffer_bytes` is waiting."""
+        """The client keeps up: less than a quarter of `Limits.write_buffer_bytes` is waiting."""
 
     def on_message(self, callback: Callable[[bytes], None]) -> None:
         """Call `callback` with each message received; messages wait until it is set."""

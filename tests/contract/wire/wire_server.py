@@ -15,9 +15,8 @@ import uvloop
 
 from anabranch.proto import open_inference_pb2
 from anabranch.router.wire import Call, Handlers, Limits, Status, StreamCall, Tls, Wire
-from anabranch.router.wire_grpcio import GrpcioWire
+from anabranch.router.wire_choice import WireKind, new_wire
 from anabranch.router.wire_health import Health, Serving, descriptor
-from anabranch.router.wire_ngh2 import Ngh2Wire
 from anabranch.router.wire_reflection import Reflection
 
 
@@ -199,7 +198,7 @@ class Server:
 
 
 async def serve(settings: dict[str, Any]) -> None:
-    wire: Wire = Ngh2Wire() if settings["wire"] == "ngh2" else GrpcioWire()
+    wire = new_wire(WireKind(settings["wire"]))
     journal = settings.get("journal")
     server = Server(wire, None if journal is None else Path(journal))
     files = settings.get("tls")

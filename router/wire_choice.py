@@ -1,0 +1,33 @@
+"""The two wires by name, each loaded only where it is chosen."""
+
+from enum import StrEnum
+from typing import assert_never
+
+from anabranch.router.wire import Wire
+
+
+class WireKind(StrEnum):
+    """A transport."""
+
+    NGH2 = "ngh2"
+    """The project's own; the default."""
+    GRPCIO = "grpcio"
+    """grpcio's server, where its behaviour matters more than its cost."""
+
+
+def new_wire(kind: WireKind) -> Wire:
+    """Return a wire that has not started.
+
+    Args:
+        kind: Which one.
+    """
+    match kind:
+        case WireKind.NGH2:
+            from anabranch.router.wire_ngh2 import Ngh2Wire
+
+            return Ngh2Wire()
+        case WireKind.GRPCIO:
+            from anabranch.router.wire_grpcio import GrpcioWire
+
+            return GrpcioWire()
+    assert_never(kind)
