@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 from anabranch.bandit.betting import Claim, ContrastTest, EpochCell, MeanTest, Side
-from anabranch.bandit.evidence import Cell, Evidence, add_histograms
+from anabranch.bandit.evidence import Cell, Evidence, add_histograms, merge_cells
 from anabranch.bandit.measures import BINARY_SCALE, DIFFERENCE_SCALE, LATENCY_SCALE, scale_of
 from anabranch.bandit.paired import PairedTest
 from anabranch.bandit.quantiles import quantile, threshold_counts
@@ -235,11 +235,8 @@ def _contrast_cells(
         pi_v, pi_c = weights.get(candidate, 0.0), weights.get(experiment.baseline, 0.0)
         if not (pi_v > 0.0 and pi_c > 0.0):
             continue
-        values: dict[str, Histogram] = {
-            cell.variant: cell.metrics.get(metric.source, {})
-            for cell in evidence.cells
-            if cell.epoch == epoch
-        }
+        seen = merge_cells(cell for cell in evidence.cells if cell.epoch == epoch)
+        values: dict[str, Histogram] = {cell.variant: cell.metrics.get(metric.source, {}) for cell in seen}
         others = sum(
             sum(histogram.values())
             for variant, histogram in values.items()

@@ -58,7 +58,7 @@ def ratio_test(metric: Metric, claim: RatioClaim, ratio: float = 1.0) -> Quantil
 
 def log_e_ratio(test: QuantileRatioTest, first: Histogram, second: Histogram) -> float:
     """Log evidence for the claim about the first histogram's quantile against the second's."""
-    if not first or not second:
+    if not total_of(first) or not total_of(second):
         return 0.0
     return test.log_e(test.advance(test.start(), first, second))
 
@@ -157,19 +157,19 @@ def _numbers(
     if is_compared(metric) and not metric.is_latency:
         return _with_difference(verdict, metric, candidate, state, tests, alpha)
     values, base = _values(state, candidate, metric), _values(state, experiment.baseline, metric)
-    if not values:
+    if not total_of(values):
         return verdict
     if metric.is_latency:
         tau = metric.statistic.quantile or 0.5
         low, high = quantile_interval(LATENCY_SCALE, values, tau, alpha=alpha, planned_count=1_000.0)
         estimate = quantile(LATENCY_SCALE, values, tau)
-        other = quantile(LATENCY_SCALE, base, tau) if base else None
+        other = quantile(LATENCY_SCALE, base, tau) if total_of(base) else None
     else:
         scale = scale_of(metric)
         assert not isinstance(scale, LogScale)
         low, high = mean_interval(scale, values, alpha=alpha)
         estimate = _mean(scale, values)
-        other = _mean(scale, base) if base else None
+        other = _mean(scale, base) if total_of(base) else None
     return replace(verdict, samples=total_of(values), estimate=estimate, low=low, high=high, baseline=other)
 
 
@@ -178,7 +178,7 @@ def _with_difference(
 ) -> Verdict:
     """Candidate minus baseline: from mirrored pairs where there are any, else from the split."""
     pairs = state.totals.get(candidate, Totals()).paired.get(metric.source, {})
-    if pairs:
+    if total_of(pairs):
         low, high = mean_interval(DIFFERENCE_SCALE, pairs, alpha=alpha)
         return replace(
             verdict, samples=total_of(pairs), estimate=_mean(DIFFERENCE_SCALE, pairs), low=low, high=high
