@@ -35,6 +35,8 @@ from anabranch.store.journal import SegmentName, read_records, segments
 from anabranch.store.port import StoredExperiment
 from anabranch.store.records import Record
 from anabranch.store.sql import open_store
+from anabranch.variants.build import build
+from anabranch.variants.minilm import minilm_source
 from anabranch.variants.own_models import import_onnx
 
 REPOSITORY = Path(__file__).parents[2]
@@ -405,6 +407,19 @@ def models(digits_module: ModuleType, digits: Any, tmp_path_factory: pytest.Temp
         onnx.save(graph, str(drafts / f"{name}.onnx"))
         import_onnx(drafts / f"{name}.onnx", "digits", name, root)
     return root
+
+
+@pytest.fixture(scope="session")
+def demo_state() -> Path:
+    """Where the demo runs; its variants are kept from run to run, and built again when anything changed."""
+    return REPOSITORY / ".cache" / "tests" / "demo"
+
+
+@pytest.fixture(scope="session")
+def minilm_models(demo_state: Path) -> Path:
+    """A folder with the demo's short list of variants of the real sentence model."""
+    build(minilm_source(), ["onnx-fp32", "onnx-int8-dynamic", "onnx-int8-static-kl"], demo_state / "models")
+    return demo_state / "models"
 
 
 @pytest.fixture
