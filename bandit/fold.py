@@ -63,6 +63,7 @@ def _sample_ratio(experiment: Experiment, state: ExperimentState, evidence: Evid
             units={cell.variant: cell.units for cell in evidence.cells if cell.epoch == epoch},
         )
         for epoch, weights in sorted(evidence.weights.items())
+        if weights  # none are set before the start
     ]
     return test.advance(state.sample_ratio or test.start(), cells)
 
