@@ -1,11 +1,9 @@
 """Real servers, real clients and a real command line: what the end-to-end tests share.
 
 A server is `anabranch serve` in a process tree of its own, on a free port, with its state in a folder of the test.
-It serves four variants of a small network that reads handwritten digits: `plain`; `wide`, with the same answers after
-much needless work; `corrupt`, with weights that give other answers; and `raising`, which fails on every real request.
+It serves the four variants of `digit_variants.py`.
 """
 
-import importlib.util
 import json
 import os
 import signal
@@ -25,7 +23,6 @@ import onnx
 import psutil
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from anabranch.proto import feedback_pb2
 from anabranch.proto import open_inference_pb2 as pb
@@ -45,7 +42,6 @@ SERVICE = "/inference.GRPCInferenceService/"
 START_S = 90.0
 PATIENCE_S = 90.0
 _PAUSE = threading.Event()
-_WIDTH = 1024
 
 
 def eventually(condition: Callable[[], object], what: str, within_s: float = PATIENCE_S) -> None:
@@ -318,91 +314,16 @@ class Served:
         return self.process.wait(60)
 
 
-def _model(nodes: list[onnx.NodeProto], weights: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
-    graph = helper.make_graph(
-        nodes,
-        "digits",
-        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", 64])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 10])],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-
-
-def _network(digits: ModuleType, weights: list[NDArray[np.float32]]) -> tuple[list[Any], dict[str, Any]]:
-    """The digits network's nodes and weights, its output renamed to `answer`."""
-    graph = digits.digits_graph(weights).graph
-    nodes = list(graph.node)
-    nodes[-1].output[0] = "answer"
-    return nodes, {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-
-
-def _wide(digits: ModuleType, weights: list[NDArray[np.float32]]) -> onnx.ModelProto:
-    """The same answers after a product that counts for nothing."""
-    nodes, arrays = _network(digits, weights)
-    rng = np.random.default_rng(2)
-    arrays |= {
-        "spread": rng.normal(0, 0.1, (64, _WIDTH)).astype(np.float32),
-        "idle": rng.normal(0, 0.03, (_WIDTH, _WIDTH)).astype(np.float32),
-        "gather": rng.normal(0, 0.03, (_WIDTH, 10)).astype(np.float32),
-        "nothing": np.zeros(1, np.float32),
-    }
-    nodes.append(helper.make_node("MatMul", ["pixels", "spread"], ["h0"]))
-    layers = 8
-    for layer in range(layers):
-        nodes.append(helper.make_node("MatMul", [f"h{layer}", "idle"], [f"p{layer}"]))
-        nodes.append(helper.make_node("Tanh", [f"p{layer}"], [f"h{layer + 1}"]))
-    nodes.append(helper.make_node("MatMul", [f"h{layers}", "gather"], ["noise"]))
-    nodes.append(helper.make_node("Mul", ["noise", "nothing"], ["silence"]))
-    nodes.append(helper.make_node("Add", ["answer", "silence"], ["logits"]))
-    return _model(nodes, arrays)
-
-
-def _raising(digits: ModuleType, weights: list[NDArray[np.float32]]) -> onnx.ModelProto:
-    """Answers zeros; anything else makes it read beyond the end of a table."""
-    nodes, arrays = _network(digits, weights)
-    arrays |= {"table": np.zeros(1, np.float32), "far": np.array(1_000, np.float32)}
-    nodes += [
-        helper.make_node("ReduceMax", ["pixels"], ["brightest"], keepdims=0),
-        helper.make_node("Mul", ["brightest", "far"], ["place"]),
-        helper.make_node("Cast", ["place"], ["index"], to=TensorProto.INT64),
-        helper.make_node("Gather", ["table", "index"], ["found"]),
-        helper.make_node("Add", ["answer", "found"], ["logits"]),
-    ]
-    return _model(nodes, arrays)
-
-
 @pytest.fixture(scope="session")
-def digits_module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "digits_model", REPOSITORY / "tests" / "data" / "digits_model.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def digits(digits_module: ModuleType) -> Any:
-    """The images and their classes."""
-    return digits_module.load_digits()
-
-
-@pytest.fixture(scope="session")
-def models(digits_module: ModuleType, digits: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(
+    load_module: Callable[[Path], ModuleType],
+    digits_module: ModuleType,
+    digits: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """A folder with the four variants of `digits`."""
     root, drafts = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("drafts")
-    weights = digits_module.train_digits(digits)
-    corrupt = [*weights[:2], np.roll(weights[2], 3, axis=1), np.roll(weights[3], 3)]
-    graphs = {
-        "plain": digits_module.digits_graph(weights),
-        "wide": _wide(digits_module, weights),
-        "corrupt": digits_module.digits_graph(corrupt),
-        "raising": _raising(digits_module, weights),
-    }
+    graphs = load_module(Path(__file__).with_name("digit_variants.py")).graphs(digits_module, digits)
     for name, graph in graphs.items():
         onnx.save(graph, str(drafts / f"{name}.onnx"))
         import_onnx(drafts / f"{name}.onnx", "digits", name, root)
@@ -478,6 +399,3 @@ def experiment() -> Callable[..., dict[str, Any]]:
         }
 
     return make
-
-
-__all__ = ["Client", "Reply", "Served", "Traffic"]
