@@ -11,7 +11,8 @@ from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
 from anabranch.router.models import UnknownModel
 from anabranch.router.serve import Server
-from anabranch.router.settings import InvalidSettings, Settings, WireKind
+from anabranch.router.settings import InvalidSettings, Settings
+from anabranch.router.wire_choice import WireKind
 from anabranch.variants.errors import VariantError
 
 READY = "serving on "

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
-
-class WireKind(StrEnum):
-    """Which transport serves the inference port."""
-
-    NGH2 = "ngh2"
-    GRPCIO = "grpcio"
+from anabranch.router.wire_choice import WireKind
 
 
 class InvalidSettings(ValueError):

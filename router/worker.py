@@ -26,8 +26,9 @@ from anabranch.router.models import Models, load_models
 from anabranch.router.oip import SERVICE, OpenInference
 from anabranch.router.recorder import Recorder
 from anabranch.router.routes import Routes
-from anabranch.router.settings import Settings, WireKind, assignment_key, settings_from
-from anabranch.router.wire import Limits, Wire
+from anabranch.router.settings import Settings, assignment_key, settings_from
+from anabranch.router.wire import Limits
+from anabranch.router.wire_choice import new_wire
 from anabranch.router.wire_health import Health, Serving
 from anabranch.router.wire_reflection import Reflection
 from anabranch.store.journal import JournalWriter
@@ -51,7 +52,7 @@ class Worker:
         self._dispatcher = Dispatcher(settings.model_threads, loop)
         self._routes = Routes(settings.baselines, loop_time=loop.time, max_age_s=settings.snapshot_max_age_s)
         self._health = Health()
-        self._wire = _wire(settings.wire)
+        self._wire = new_wire(settings.wire)
         self._stop = asyncio.Event()
         self._routed = asyncio.Event()
         self._is_serving = False
@@ -159,16 +160,6 @@ class Worker:
         counts |= {f"mirror dropped: {name}": count for name, count in self._mirror.drops.items()}
         counts |= {f"feedback {name}": count for name, count in self._feedback.counts.items()}
         return {**counts, "records dropped": self._recorder.dropped}
-
-
-def _wire(kind: WireKind) -> Wire:
-    if kind is WireKind.GRPCIO:
-        from anabranch.router.wire_grpcio import GrpcioWire  # loaded only where it serves
-
-        return GrpcioWire()
-    from anabranch.router.wire_ngh2 import Ngh2Wire  # as above
-
-    return Ngh2Wire()
 
 
 async def _main(settings: Settings, lane: int, port: int) -> None:

@@ -22,12 +22,15 @@ from anabranch.bandit.verdicts import Verdict
 from anabranch.store.chain import GENESIS, link
 from anabranch.store.codec import decision_text
 from anabranch.store.document import parse
-from anabranch.store.port import Store, StoredDecision
+from anabranch.store.port import Store, StoredDecision, StoredExperiment
 
 TOLERANCE = 1e-9
 """How far a recomputed logarithm of evidence may be from the kept one."""
 
-_NUMBERS = ("log_e_pass", "log_e_fail", "log_need_pass", "log_need_fail", "samples")
+_NUMBERS = (
+    *("log_e_pass", "log_e_fail", "log_need_pass", "log_need_fail"),
+    *("samples", "estimate", "low", "high", "baseline"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +59,14 @@ class Verification:
     """What the check of a whole experiment found.
 
     Attributes:
+        head: Hash of the last decision, empty without one.
         verdicts: How many verdicts were computed again and compared.
         problems: What belongs to no single decision, such as evidence that is missing at the end.
     """
 
     experiment: str
     decisions: tuple[Checked, ...]
+    head: str = ""
     verdicts: int = 0
     problems: tuple[str, ...] = ()
 
@@ -82,9 +87,7 @@ def verify(store: Store, name: str) -> Verification:
     Raises:
         NotFound: If there is no such experiment.
     """
-    kept = store.experiment(name)
-    decisions = store.decisions(name)
-    log = store.evidence_log(name)
+    kept, decisions, log = _between_ticks(store, name)
     replay = _Replay(parse(kept.document), kept.first_delta, log)
     checked: list[Checked] = []
     previous = GENESIS
@@ -113,8 +116,26 @@ def verify(store: Store, name: str) -> Verification:
         ends.append(f"the state counts {kept.state.decisions} decisions, {own} are kept")
     ends += replay.finish(kept.state)
     return Verification(
-        experiment=name, decisions=tuple(checked), verdicts=replay.compared, problems=tuple(ends)
+        experiment=name,
+        decisions=tuple(checked),
+        head=decisions[-1].hash if decisions else "",
+        verdicts=replay.compared,
+        problems=tuple(ends),
     )
+
+
+def _between_ticks(store: Store, name: str) -> tuple[StoredExperiment, list[StoredDecision], list[Evidence]]:
+    """An experiment, its decisions and its evidence as they are at one moment.
+
+    They are read one after the other: when a tick was saved meanwhile, they are read again.
+    """
+    kept = store.experiment(name)
+    while True:
+        decisions, log = store.decisions(name), store.evidence_log(name)
+        again = store.experiment(name)
+        if again.state_version == kept.state_version:
+            return kept, decisions, log
+        kept = again
 
 
 def _chain_problems(row: StoredDecision, previous: str) -> list[str]:
@@ -172,6 +193,8 @@ class _Replay:
             )
         if self._state.totals != saved.totals:
             problems.append("the saved totals are not the sum of the kept evidence")
+        if self._state.sample_ratio != saved.sample_ratio:
+            problems.append("the saved sample ratio does not follow from the kept evidence")
         return problems
 
     def _fold_up_to(self, last: int | None) -> None:
@@ -196,12 +219,16 @@ class _Replay:
 
 def _difference(key: str, kept: Verdict, computed: Verdict) -> list[str]:
     problems = [
-        f"{key}: {number} is {getattr(kept, number):.12g}, the evidence gives {getattr(computed, number):.12g}"
+        f"{key}: {number} is {before}, the evidence gives {after}"
         for number in _NUMBERS
-        if not math.isclose(
-            getattr(kept, number), getattr(computed, number), rel_tol=TOLERANCE, abs_tol=TOLERANCE
-        )
+        if not _is_same(before := getattr(kept, number), after := getattr(computed, number))
     ]
     if kept.outcome is not computed.outcome:
         problems.append(f"{key}: the verdict is {kept.outcome}, the evidence gives {computed.outcome}")
     return problems
+
+
+def _is_same(kept: float | None, computed: float | None) -> bool:
+    if kept is None or computed is None:
+        return kept is computed
+    return math.isclose(kept, computed, rel_tol=TOLERANCE, abs_tol=TOLERANCE)

@@ -10,7 +10,7 @@ import typer
 from anabranch.cli import options
 from anabranch.cli.connection import DEFAULT_STORE, existing_store, find_experiment
 from anabranch.cli.exit_codes import ExitCode
-from anabranch.cli.failures import CommandFailed
+from anabranch.cli.failures import CommandFailed, problem_list
 from anabranch.cli.output import Format, encoded
 from anabranch.cli.terminal import terminal_of
 
@@ -110,48 +110,28 @@ def events(
         terminal.note("no events yet")
 
 
-def verify(
-    context: typer.Context,
-    name: options.Name,
-    chain_only: Annotated[
-        bool, typer.Option("--chain-only", help="Check the hashes only; do not recompute the verdicts.")
-    ] = False,
-    store: options.Store = DEFAULT_STORE,
-) -> None:
+def verify(context: typer.Context, name: options.Name, store: options.Store = DEFAULT_STORE) -> None:
     """Check that no decision was changed since it was taken, and that its numbers follow from the evidence."""
-    from anabranch.bandit.decision import Verb
-    from anabranch.cli.recomputation import recompute
-    from anabranch.cli.verification import broken_log, load_kept
-    from anabranch.store.document import parse
+    from anabranch.store.verify import verify as check
 
     terminal = terminal_of(context)
     with existing_store(store) as opened:
-        kept = load_kept(opened, name)
-        retries = {event.id for event in opened.events(name) if event.verb == Verb.RETRY}
-    stored, decisions = kept.stored, kept.decisions
-    broken = broken_log(stored, decisions)
-    if broken is not None:
+        find_experiment(opened, name)
+        found = check(opened, name)
+    if not found.matches:
+        listed = [
+            f"decision {bad.number} of spec version {bad.spec_version}: {problem}"
+            for bad in found.decisions
+            for problem in bad.problems
+        ]
         raise CommandFailed(
             ExitCode.FAILURE,
-            f"the decision log of {name} is broken: {broken}",
+            problem_list(f"the record of {name}", [*listed, *found.problems]),
             "compare the database with a backup; what was served is in the journal",
         )
-    if not decisions:
+    if not found.decisions:
         terminal.say(f"{name}: no decisions yet, nothing to verify")
         return
-    terminal.say(f"{name}: {len(decisions)} decisions, every hash follows from the one before it")
-    terminal.say(f"head {decisions[-1].hash}")
-    if chain_only:
-        return
-    mine = [each.decision for each in decisions if each.spec_version == stored.spec_version]
-    again = recompute(parse(stored.document), mine, kept.evidence, retries)
-    if again.difference:
-        raise CommandFailed(
-            ExitCode.FAILURE,
-            f"the evidence of {name} does not give its decisions: {again.difference}",
-            "the evidence was changed, or the decision was taken by another release of anabranch",
-        )
-    terminal.say(
-        f"{again.verdicts} verdicts of {again.decisions} decisions recomputed "
-        f"from the evidence of {again.folds} ticks: all the same"
-    )
+    terminal.say(f"{name}: {len(found.decisions)} decisions, every hash follows from the one before it")
+    terminal.say(f"head {found.head}")
+    terminal.say(f"{found.verdicts} verdicts recomputed from the kept evidence: all the same")

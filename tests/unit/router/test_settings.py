@@ -6,11 +6,11 @@ import pytest
 from anabranch.router.settings import (
     InvalidSettings,
     Settings,
-    WireKind,
     assignment_key,
     settings_from,
     settings_text,
 )
+from anabranch.router.wire_choice import WireKind
 
 
 def test_settings_reach_a_child_process_unchanged(tmp_path: Path) -> None:
