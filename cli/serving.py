@@ -10,7 +10,7 @@ from pathlib import Path
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
 from anabranch.router.models import UnknownModel
-from anabranch.router.serve import Server
+from anabranch.router.serve import Server, WorkerFailed
 from anabranch.router.settings import InvalidSettings, Settings
 from anabranch.router.wire_choice import WireKind
 from anabranch.variants.errors import VariantError
@@ -53,6 +53,8 @@ def run_server(
         raise CommandFailed(ExitCode.BAD_INPUT, str(error)) from error
     except (FileNotFoundError, UnknownModel, LookupError) as error:
         raise CommandFailed(ExitCode.NOT_FOUND, str(error)) from error
+    except WorkerFailed as error:
+        raise CommandFailed(ExitCode.FAILURE, str(error)) from error
     except OSError as error:
         raise CommandFailed(
             ExitCode.FAILURE, f"cannot serve on {host}:{port}: {error.strerror}", "choose another --port"

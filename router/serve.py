@@ -29,6 +29,10 @@ RESTART_S = 1.0
 _log = logging.getLogger(__name__)
 
 
+class WorkerFailed(Exception):
+    """A worker could not begin to serve: its own messages in the log say why."""
+
+
 class Server:
     """One process tree that serves models and moves their experiments on.
 
@@ -66,6 +70,7 @@ class Server:
         self._workers: dict[int, asyncio.subprocess.Process] = {}
         self._port = settings.port
         self._is_ready = False
+        self._has_failed = False
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._controller = Controller(
@@ -78,7 +83,12 @@ class Server:
         )
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain."""
+        """Serve until SIGTERM or SIGINT, then drain.
+
+        Raises:
+            OSError: If the port is taken.
+            WorkerFailed: If a worker ended before all of them served for the first time.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
         reserved = _reserve(self._settings.host, self._settings.port)
@@ -90,6 +100,8 @@ class Server:
         await self._stop.wait()
         await self._shut_down(tasks)
         reserved.close()
+        if self._has_failed:
+            raise WorkerFailed("a worker could not begin to serve: its messages in the log above say why")
 
     async def _tick(self) -> None:
         while True:
@@ -103,23 +115,36 @@ class Server:
             await asyncio.sleep(max(0.0, self._settings.tick_s - (self._loop.time() - begun)))
 
     async def _keep_worker(self) -> None:
+        """Run one worker after another in one place."""
         while not self._stop.is_set():
-            lane = await asyncio.to_thread(self._store.next_lane)
-            told = {"settings": settings_text(self._settings), "lane": lane, "port": self._port}
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "anabranch.router.worker", stdin=asyncio.subprocess.PIPE
-            )
-            self._workers[lane] = process
-            assert process.stdin is not None
-            process.stdin.write(orjson.dumps(told))
-            process.stdin.close()
-            code = await process.wait()
-            del self._workers[lane]
-            self._reports.pop(lane, None)
-            if self._stop.is_set():
-                return
-            _log.error("worker %d ended with code %d: starting another in %g s", lane, code, RESTART_S)
+            try:
+                await self._run_worker()
+            except Exception:  # noqa: BLE001  # whatever hinders a start now, the place must not stay empty
+                _log.exception("a worker cannot be started: trying again in %g s", RESTART_S)
             await asyncio.sleep(RESTART_S)
+
+    async def _run_worker(self) -> None:
+        """Start a worker and return after its end."""
+        lane = await asyncio.to_thread(self._store.next_lane)
+        told = {"settings": settings_text(self._settings), "lane": lane, "port": self._port}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "anabranch.router.worker", stdin=asyncio.subprocess.PIPE
+        )
+        self._workers[lane] = process
+        assert process.stdin is not None
+        process.stdin.write(orjson.dumps(told))
+        process.stdin.close()
+        code = await process.wait()
+        del self._workers[lane]
+        self._reports.pop(lane, None)
+        if self._stop.is_set():
+            return
+        if not self._is_ready:
+            # What cannot begin now cannot begin a second later: say so instead of trying for ever.
+            self._has_failed = True
+            self._stop.set()
+        else:
+            _log.error("worker %d ended with code %d: starting another in %g s", lane, code, RESTART_S)
 
     async def _shut_down(self, tasks: list[asyncio.Task[None]]) -> None:
         for process in self._workers.values():

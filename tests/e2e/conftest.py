@@ -4,6 +4,7 @@ A server is `anabranch serve` in a process tree of its own, on a free port, with
 It serves the four variants of `digit_variants.py`.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -297,9 +298,12 @@ class Served:
         return AssignmentIds((self.state / "assignment.key").read_bytes()).open(assignment_id)
 
     def workers(self) -> list[psutil.Process]:
-        """The worker processes."""
-        children = psutil.Process(self.process.pid).children()
-        return [child for child in children if "anabranch.router.worker" in child.cmdline()]
+        """The worker processes that run."""
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += [child] if "anabranch.router.worker" in child.cmdline() else []
+        return found
 
     def kill_tree(self) -> None:
         """As a crash of everything: no process gets to say goodbye."""

@@ -1,11 +1,13 @@
 """What goes wrong on purpose: killed processes, a full disk, a candidate that fails, an end in full traffic."""
 
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -181,13 +183,27 @@ def test_on_a_full_disk_answers_go_on_and_the_experiment_waits(
     assert served.requests_in_evidence("held") == len(kept)
 
 
-def test_a_second_server_on_a_busy_port_is_refused(serve: Serve, models: Any, tmp_path: Any) -> None:
+def test_a_second_server_on_a_busy_port_is_refused(serve: Serve, models: Path, tmp_path: Path) -> None:
     port = serve().address.rpartition(":")[2]
     command = [sys.executable, "-m", "anabranch.cli.main", "serve", "--models", str(models)]
     command += ["--state", str(tmp_path / "other"), "--port", port, "--baseline", "digits=wide"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=90)
     assert ran.returncode == 1
     assert f"cannot serve on 127.0.0.1:{port}: Address already in use" in ran.stderr
+
+
+def test_a_variant_whose_bytes_were_changed_is_never_served(models: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "models"
+    shutil.copytree(models / "digits" / "plain", mine / "digits" / "plain")
+    artifact = mine / "digits" / "plain" / "plain.onnx"
+    artifact.write_bytes(artifact.read_bytes()[:-1] + b"?")
+    command = [sys.executable, "-m", "anabranch.cli.main", "serve", "--models", str(mine)]
+    command += ["--state", str(tmp_path / "state"), "--port", "0"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert ran.returncode == 1
+    assert "the manifest says" in ran.stderr
+    assert "a worker could not begin to serve" in ran.stderr
+    assert "serving on" not in ran.stdout
 
 
 def test_a_person_can_stop_it_with_the_keyboard(serve: Serve) -> None:
