@@ -10,9 +10,14 @@ import sys
 import numpy as np
 import tritonclient.grpc as triton
 
-# "a quiet, patient film." and "i left.", as BERT's vocabulary numbers them; the second row is padded with zeros.
+# "a wonderful film, warm and funny." and "a dull, lifeless mess.", as BERT's vocabulary numbers them; the second row is
+# padded with zeros.
 INPUT_IDS = np.array(
-    [[101, 1037, 4251, 1010, 5776, 2143, 1012, 102], [101, 1045, 2187, 1012, 102, 0, 0, 0]], dtype=np.int64
+    [
+        [101, 1037, 6919, 2143, 1010, 4010, 1998, 6057, 1012, 102],
+        [101, 1037, 10634, 1010, 22185, 6752, 1012, 102, 0, 0],
+    ],
+    dtype=np.int64,
 )
 ATTENTION_MASK = (INPUT_IDS != 0).astype(np.int64)
 
