@@ -132,6 +132,10 @@ class Inference:
         target = metadata.get(TARGET_VARIANT)
         if isinstance(target, str) and target:
             model.variant(target)
+            if chosen not in (None, target):
+                raise BadRequest(
+                    f"{TARGET_VARIANT} is {target!r}, but the request chooses {chosen!r}: send one of them"
+                )
             chosen = target
         route = self._routes.route(model.name)
         inputs = decode_inputs(parsed)

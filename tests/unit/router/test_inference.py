@@ -188,6 +188,15 @@ def test_a_pinned_variant_is_outside_the_split_and_its_failure_is_not_masked(spl
     assert len(split.draws) == 100
 
 
+def test_two_different_choices_of_a_variant_are_refused_with_both(bench: Bench) -> None:
+    call = bench.infer(bench.request(model_version="a"), metadata={"x-target-variant": "b"})
+    message = "x-target-variant is 'b', but the request chooses 'a': send one of them"
+    assert call.failures == [(Status.INVALID_ARGUMENT, message)]
+    same = bench.infer(bench.request(model_version="a"), metadata={"x-target-variant": "a"})
+    bench.dispatcher.last.answer()
+    assert same.response.model_version == "a"
+
+
 def test_a_unit_is_assigned_by_its_hash_and_recorded_by_its_digest(bench: Bench) -> None:
     bench.publish(bench.route(0.5, 0.5, unit="x-user-id"))
     met: dict[str, set[str]] = {}
