@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import orjson
@@ -24,6 +24,7 @@ from anabranch.router.link import LinkServer, WorkerReport
 from anabranch.router.models import default_baseline, find_manifests
 from anabranch.router.settings import Settings, assignment_key, settings_text
 from anabranch.store.sql import open_store
+from anabranch.variants.manifest import Manifest
 
 RESTART_S = 1.0
 _log = logging.getLogger(__name__)
@@ -39,7 +40,10 @@ class Server:
     Args:
         settings: How it runs.
         on_ready: Called with the port once every worker serves.
-        on_decision: Called with every decision, from the controller's thread.
+        on_decision: Called with every decision, on the event loop.
+
+    Raises:
+        LookupError: If a baseline was given, or promoted, that is not served.
     """
 
     def __init__(
@@ -52,19 +56,18 @@ class Server:
         settings.journal.mkdir(parents=True, exist_ok=True)
         assignment_key(settings)
         manifests = find_manifests(settings.models)
-        unknown = sorted(set(settings.baselines) - set(manifests))
-        if unknown:
-            raise LookupError(
-                f"baseline given for {unknown[0]!r}; served models are {', '.join(sorted(manifests))}"
-            )
-        baselines = {
-            model: settings.baselines.get(model) or default_baseline(variants)
-            for model, variants in manifests.items()
-        }
+        baselines = _baselines(settings.baselines, manifests)
         self._settings = replace(settings, baselines=baselines)
         self._on_ready = on_ready
         self._on_decision = on_decision or (lambda _decision: None)
         self._store = open_store(settings.store_url)
+        for model, variants in manifests.items():
+            promoted = self._store.baseline(model)
+            if promoted is not None and promoted not in variants:
+                raise LookupError(
+                    f"{promoted} was promoted to the baseline of {model}, but is not in {settings.models}: "
+                    "build it again, or take the promotion back with `anabranch undo`"
+                )
         self._link = LinkServer(settings.socket, on_report=self._heard)
         self._reports: dict[int, WorkerReport] = {}
         self._workers: dict[int, asyncio.subprocess.Process] = {}
@@ -174,6 +177,20 @@ class Server:
         if not self._is_ready and len(serving) == self._settings.workers:
             self._is_ready = True
             self._on_ready(self._port)
+
+
+def _baselines(given: Mapping[str, str], manifests: Mapping[str, Mapping[str, Manifest]]) -> dict[str, str]:
+    """By model, what serves until a promotion says otherwise."""
+    for model, variant in given.items():
+        if model not in manifests:
+            raise LookupError(
+                f"baseline given for {model!r}; served models are {', '.join(sorted(manifests))}"
+            )
+        if variant not in manifests[model]:
+            raise LookupError(
+                f"{model} has no variant {variant!r} to be its baseline; there are {', '.join(sorted(manifests[model]))}"
+            )
+    return {model: given.get(model) or default_baseline(variants) for model, variants in manifests.items()}
 
 
 def _reserve(host: str, port: int) -> socket.socket:
