@@ -91,6 +91,7 @@ class Worker:
         # Without a snapshot a restarted worker would send sticky users elsewhere: wait for the first one.
         await self._routed.wait()
         await self._open()
+        self._say(link)
         await self._stop.wait()
         self._health.shut_down()
         await self._wire.drain(self._settings.drain_s)
@@ -136,7 +137,11 @@ class Worker:
             self._routes.publish(snapshot)
             self._routed.set()
 
-        await link.listen(on_snapshot=on_snapshot, on_heartbeat=self._routes.heard)
+        try:
+            await link.listen(on_snapshot=on_snapshot, on_heartbeat=self._routes.heard)
+        except (OSError, ValueError) as error:
+            # A supervisor that was killed with something of ours unread resets the line instead of closing it.
+            _log.warning("the line to the supervisor broke: %s", error)
         _log.info("the supervisor is gone: draining")
         self._routed.set()
         self._stop.set()
@@ -145,15 +150,18 @@ class Worker:
         while True:
             # Mirrored pairs are recorded outside any reply: they become durable here at the latest.
             self._recorder.commit()
-            link.report(
-                WorkerReport(
-                    lane=self._recorder.lane,
-                    version=self._routes.version,
-                    is_serving=self._is_serving,
-                    counts=self._counts(),
-                )
-            )
+            self._say(link)
             await asyncio.sleep(REPORT_S)
+
+    def _say(self, link: LinkClient) -> None:
+        link.report(
+            WorkerReport(
+                lane=self._recorder.lane,
+                version=self._routes.version,
+                is_serving=self._is_serving,
+                counts=self._counts(),
+            )
+        )
 
     def _counts(self) -> dict[str, int]:
         counts = {f"requests {name}": count for name, count in self._inference.counts.items()}
