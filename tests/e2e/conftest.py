@@ -5,7 +5,6 @@ It serves the four variants of `digit_variants.py`.
 """
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -13,21 +12,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
-import grpc
-import numpy as np
 import onnx
 import psutil
 import pytest
-from numpy.typing import NDArray
 
-from anabranch.proto import feedback_pb2
-from anabranch.proto import open_inference_pb2 as pb
-from anabranch.proto.tensors import decode_outputs, encode_inputs
 from anabranch.router.assignment_id import Assignment, AssignmentIds
 from anabranch.store.journal import SegmentName, read_records, segments
 from anabranch.store.port import StoredExperiment
@@ -38,7 +30,6 @@ from anabranch.variants.minilm import minilm_source
 from anabranch.variants.own_models import import_onnx
 
 REPOSITORY = Path(__file__).parents[2]
-SERVICE = "/inference.GRPCInferenceService/"
 # A busy machine starts two interpreters with their libraries within this; an idle one in three seconds.
 START_S = 90.0
 PATIENCE_S = 90.0
@@ -53,163 +44,13 @@ def eventually(condition: Callable[[], object], what: str, within_s: float = PAT
         _PAUSE.wait(0.05)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """What a client was answered.
-
-    Attributes:
-        code: gRPC's status.
-        detail: The error's text.
-        sent: Number of the digit that was sent.
-    """
-
-    code: grpc.StatusCode
-    detail: str = ""
-    sent: int = -1
-    variant: str = ""
-    assignment_id: str = ""
-    experiment: str = ""
-    logits: NDArray[np.float32] | None = None
-
-    @property
-    def is_ok(self) -> bool:
-        return self.code is grpc.StatusCode.OK
-
-
-class Client:
-    """A connection of its own to the inference port."""
-
-    def __init__(self, address: str, pixels: NDArray[np.float32]) -> None:
-        self._pixels = pixels
-        self.channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
-
-    def call(self, method: str, request: Any, response: type[Any], **options: Any) -> Any:
-        """One unary call of the inference service."""
-        path = method if method.startswith("/") else SERVICE + method
-        stub: grpc.UnaryUnaryMultiCallable[Any, Any] = self.channel.unary_unary(
-            path,
-            request_serializer=lambda m: m.SerializeToString(),
-            response_deserializer=response.FromString,
-        )
-        return stub(request, **{"timeout": 30, **options})
-
-    def request(self, sent: int = 0, **fields: Any) -> pb.ModelInferRequest:
-        """A request for the class of one digit."""
-        request = pb.ModelInferRequest(**{"model_name": "digits", **fields})
-        encode_inputs(request, {"pixels": self._pixels[sent % len(self._pixels)][None]})
-        return request
-
-    def infer(
-        self, sent: int = 0, *, metadata: Mapping[str, str] | None = None, timeout: float = 30, **fields: Any
-    ) -> Reply:
-        """Ask for the class of one digit; a failure is a reply too."""
-        try:
-            response = self.call(
-                "ModelInfer",
-                self.request(sent, **fields),
-                pb.ModelInferResponse,
-                metadata=list((metadata or {}).items()),
-                timeout=timeout,
-            )
-        except grpc.RpcError as error:
-            failed = cast("grpc.Call", error)
-            return Reply(code=failed.code(), detail=failed.details() or "", sent=sent)
-        said = {name: value.string_param for name, value in response.parameters.items()}
-        return Reply(
-            code=grpc.StatusCode.OK,
-            sent=sent,
-            variant=said["invoked_variant"],
-            assignment_id=said.get("assignment_id", ""),
-            experiment=said.get("experiment", ""),
-            logits=decode_outputs(response)["logits"],
-        )
-
-    def give_feedback(self, outcomes: Sequence[feedback_pb2.Outcome]) -> list[feedback_pb2.Result]:
-        """Report outcomes."""
-        response = self.call(
-            "/anabranch.v1.FeedbackService/Submit",
-            feedback_pb2.SubmitRequest(outcomes=outcomes),
-            feedback_pb2.SubmitResponse,
-        )
-        return list(response.results)
-
-    def close(self) -> None:
-        self.channel.close()
-
-
-@dataclass(slots=True)
-class Traffic:
-    """Clients that ask again as soon as they are answered, and report the true classes some answers later.
-
-    Attributes:
-        replies: Every reply, in the order of arrival.
-        unit: The user of a request, by the request's number; None sends none.
-        labels_after: Labels of this many answers are reported together.
-    """
-
-    address: str
-    pixels: NDArray[np.float32]
-    labels: Sequence[int]
-    clients: int = 3
-    unit: Callable[[int], str] | None = None
-    labels_after: int = 20
-    replies: list[Reply] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _threads: list[threading.Thread] = field(default_factory=list)
-
-    def __enter__(self) -> "Traffic":
-        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(self.clients)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
-        assert not any(thread.is_alive() for thread in self._threads), "a client never got an answer"
-
-    def answered(self) -> list[Reply]:
-        return [reply for reply in list(self.replies) if reply.is_ok]
-
-    def _run(self, number: int) -> None:
-        client = Client(self.address, self.pixels)
-        waiting: list[Reply] = []
-        sent = number
-        while not self._stop.is_set():
-            metadata = {"x-user-id": self.unit(sent)} if self.unit else {}
-            reply = client.infer(sent, metadata=metadata)
-            self.replies.append(reply)
-            waiting += [reply] if reply.assignment_id else []
-            if len(waiting) >= self.labels_after:
-                self._label(client, waiting)
-                waiting = []
-            if not reply.is_ok:
-                _PAUSE.wait(0.02)
-            sent += self.clients
-        client.close()
-
-    def _label(self, client: Client, replies: list[Reply]) -> None:
-        outcomes = [
-            feedback_pb2.Outcome(
-                assignment_id=reply.assignment_id, label=self.labels[reply.sent % len(self.labels)]
-            )
-            for reply in replies
-        ]
-        try:
-            results = client.give_feedback(outcomes)
-        except grpc.RpcError:
-            return
-        self.problems += [result.problem for result in results if not result.accepted]
-
-
 class Served:
     """A running server, its files, and what a person can ask of it."""
 
-    def __init__(self, models: Path, state: Path, digits: Any, **options: Any) -> None:
+    def __init__(self, models: Path, state: Path, digits: Any, clients: ModuleType, **options: Any) -> None:
         self.state = state
         self._digits = digits
+        self._clients = clients
         self.store_url = f"sqlite:///{state / 'anabranch.db'}"
         state.mkdir(parents=True, exist_ok=True)
         settings = {"models": models, "state": state, "port": 0, "tick": 0.1, "threads": 1}
@@ -237,11 +78,13 @@ class Served:
             watchdog.cancel()
         raise AssertionError(f"the server did not start:\n{self.log.read_text()[-3000:]}")
 
-    def client(self) -> Client:
-        return Client(self.address, self._digits.test_pixels)
+    def client(self) -> Any:
+        return self._clients.Client(self.address, self._digits.test_pixels)
 
-    def traffic(self, **options: Any) -> Traffic:
-        return Traffic(self.address, self._digits.test_pixels, self._digits.test_labels.tolist(), **options)
+    def traffic(self, **options: Any) -> Any:
+        return self._clients.Traffic(
+            self.address, self._digits.test_pixels, self._digits.test_labels.tolist(), **options
+        )
 
     def cli(self, *arguments: str, code: int = 0) -> str:
         """Run a command on this server's database and return what it printed."""
@@ -256,10 +99,12 @@ class Served:
         return ran.stdout
 
     def apply(self, document: Mapping[str, Any]) -> None:
-        """Apply an experiment as a person would, and wait until it routes."""
-        path = self.state / f"{document['metadata']['name']}.json"
-        path.write_text(json.dumps(document))
-        self.cli("apply", "-f", str(path))
+        """Apply an experiment, as `anabranch apply` does."""
+        store = open_store(self.store_url)
+        try:
+            store.apply(document, "ada", time.time())
+        finally:
+            store.close()
 
     def experiment(self, name: str) -> StoredExperiment:
         store = open_store(self.store_url)
@@ -347,13 +192,18 @@ def minilm_models(demo_state: Path) -> Path:
     return demo_state / "models"
 
 
+@pytest.fixture(scope="session")
+def clients(load_module: Callable[[Path], ModuleType]) -> ModuleType:
+    return load_module(Path(__file__).with_name("clients.py"))
+
+
 @pytest.fixture
-def serve(models: Path, digits: Any, tmp_path: Path) -> Iterator[Callable[..., Served]]:
+def serve(models: Path, digits: Any, clients: ModuleType, tmp_path: Path) -> Iterator[Callable[..., Served]]:
     """Start servers; a second one on the same state continues where the first ended."""
     running: list[Served] = []
 
     def start(state: str = "state", **options: Any) -> Served:
-        running.append(Served(options.pop("models", models), tmp_path / state, digits, **options))
+        running.append(Served(options.pop("models", models), tmp_path / state, digits, clients, **options))
         return running[-1]
 
     yield start
@@ -363,10 +213,14 @@ def serve(models: Path, digits: Any, tmp_path: Path) -> Iterator[Callable[..., S
 
 @pytest.fixture(scope="module", params=["ngh2", "grpcio"])
 def shared(
-    request: pytest.FixtureRequest, models: Path, digits: Any, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    models: Path,
+    digits: Any,
+    clients: ModuleType,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Served]:
     """One server of each wire without an experiment, for the tests that leave it as it was."""
-    served = Served(models, tmp_path_factory.mktemp("shared"), digits, wire=request.param)
+    served = Served(models, tmp_path_factory.mktemp("shared"), digits, clients, wire=request.param)
     yield served
     served.stop()
 

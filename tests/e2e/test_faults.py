@@ -1,5 +1,6 @@
 """What goes wrong on purpose: killed processes, a full disk, a candidate that fails, an end in full traffic."""
 
+import contextlib
 import resource
 import shutil
 import signal
@@ -38,6 +39,13 @@ def identities(served: Served, traffic: Traffic) -> list[tuple[int, int]]:
     """What the ids of the answers name."""
     said = [served.open_id(reply.assignment_id) for reply in traffic.answered() if reply.assignment_id]
     return [(assignment.lane, assignment.sequence) for assignment in said]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs; one that nobody has waited for yet does not."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def assigned(traffic: Traffic) -> int:
@@ -154,6 +162,22 @@ def test_an_end_in_full_traffic_loses_no_request(
     assert {record.status for _, record in records} == {0}
     assert sorted(identities(served, traffic)) == sorted(identity for identity, _ in records)
     assert served.requests_in_evidence("held") == len(records)
+
+
+def test_workers_do_not_outlive_their_supervisor_and_nothing_is_lost(
+    serve: Serve, experiment: Make, wait_until: Wait
+) -> None:
+    served = serve(workers=2)
+    served.apply(experiment("held", ["plain"], HELD))
+    with served.traffic(clients=4) as traffic:
+        wait_until(lambda: assigned(traffic) >= 60, "the split is in force")
+        workers = served.workers()
+        served.process.kill()
+        wait_until(lambda: not any(is_alive(worker) for worker in workers), "the workers drain and end")
+    assert_every_answer_is_recorded_once(served, traffic)
+    assert {record.status for _, record in routed(served)} == {0}
+    assert serve().stop() == 0
+    assert served.requests_in_evidence("held") == len(routed(served))
 
 
 def test_on_a_full_disk_answers_go_on_and_the_experiment_waits(

@@ -32,7 +32,10 @@ STEPS = [
 
 def test_a_faster_candidate_with_the_same_answers_is_promoted(serve: Serve, experiment: Make) -> None:
     served = serve()
-    served.apply(experiment("faster", ["plain"], STEPS, [LATENCY, FIDELITY, ACCURACY], delta=0.1))
+    document = experiment("faster", ["plain"], STEPS, [LATENCY, FIDELITY, ACCURACY], delta=0.1)
+    path = served.state / "faster.json"
+    path.write_text(json.dumps(document))
+    served.cli("apply", "-f", str(path))
     with served.traffic() as traffic:
         assert served.until_over("faster") == "Promoted", served.cli("describe", "faster")
         answered_before = len(traffic.answered())
