@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from hashlib import blake2b
 
 import numpy as np
@@ -99,11 +98,10 @@ def _outcomes(experiment: Experiment, state: ExperimentState, objective: Metric,
 
 def _rate(metric: Metric, totals: Totals) -> dict[str, Rate]:
     """Successes in trials of a guardrail's metric, as shares of its range, higher is better."""
-    by_source: Mapping[str, Histogram] = totals.paired if metric.source == TOP1_AGREEMENT else totals.metrics
     if is_limited(metric):
-        values = limited_values(metric, by_source)
+        values = limited_values(metric, totals.paired if metric.source == TOP1_AGREEMENT else totals.metrics)
     else:
-        values = higher_is_better(metric, by_source.get(metric.source, {}))
+        values = higher_is_better(metric, totals.split.get(metric.source, {}))
     trials = total_of(values)
     if not trials:
         return {}

@@ -26,8 +26,8 @@ class Winner:
 
 
 def objective_values(state: ExperimentState, metric: Metric, arm: str) -> Histogram:
-    """An arm's outcomes of the objective."""
-    return state.totals.get(arm, Totals()).metrics.get(metric.source, {})
+    """An arm's outcomes of the objective, from when it ran beside the others."""
+    return state.totals.get(arm, Totals()).split.get(metric.source, {})
 
 
 def open_claims(experiment: Experiment, state: ExperimentState, candidate: str) -> list[str]:

@@ -6,7 +6,7 @@ fold are constant and come from earlier folds, so the order of the outcomes insi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -26,6 +26,9 @@ AGAINST = False
 MIN_BASELINE_OUTCOMES = 50
 """Outcomes of the baseline before its quantile is a threshold worth comparing at."""
 
+REFERENCE_OUTCOMES = 500
+"""Recent outcomes of the baseline that its quantile is taken from, at most."""
+
 _View = Callable[[Histogram], Histogram]
 
 
@@ -38,11 +41,14 @@ def fold(experiment: Experiment, state: ExperimentState, evidence: Evidence) -> 
         for candidate in state.live:
             key = test_key(metric.name, candidate)
             tests[key] = _advance(experiment, metric, candidate, state, evidence)
-    totals = {arm: _add(state.totals.get(arm, Totals()), arm, evidence) for arm in experiment.arms}
+    totals = {
+        arm: _add(experiment, state.totals.get(arm, Totals()), arm, evidence) for arm in experiment.arms
+    }
     return replace(
         state,
         totals=totals,
         tests=tests,
+        reference=_reference(experiment, state, evidence),
         sample_ratio=_sample_ratio(experiment, state, evidence),
         cursor=max(state.cursor, evidence.last),
     )
@@ -170,7 +176,7 @@ def _advance(
         )
     if not is_compared(metric):
         return tests
-    view = _view(experiment, metric, state)
+    view = _view(metric, state)
     if view is None:
         return tests
     tests = _advance_pairs(metric, candidate, tests, evidence)
@@ -205,17 +211,17 @@ def _new_limited(metric: Metric, candidate: str, evidence: Evidence) -> Histogra
     return add_histograms(limited_values(metric, cell.metrics) for cell in cells if cell.variant == candidate)
 
 
-def _view(experiment: Experiment, metric: Metric, state: ExperimentState) -> _View | None:
+def _view(metric: Metric, state: ExperimentState) -> _View | None:
     """How a compared metric's outcomes are read, higher is better; None when it cannot be said yet.
 
-    A latency quantile is compared at the baseline's own quantile, taken from the folds before this one: the
-    share of requests within it is a mean, so that the test stays valid under drift and changing weights.
+    A latency quantile is compared at the baseline's own recent quantile, taken from the folds before this one:
+    the share of requests within it is a mean, so that the test stays valid under drift and changing weights.
     """
     if not metric.is_latency:
         return partial(higher_is_better, metric)
     tau = metric.statistic.quantile
     assert tau is not None
-    seen = state.totals.get(experiment.baseline, Totals()).metrics.get(metric.source, {})
+    seen = state.reference.get(metric.source, {})
     if sum(seen.values()) < MIN_BASELINE_OUTCOMES:
         return None
     at = quantile(LATENCY_SCALE, seen, tau)
@@ -255,8 +261,38 @@ def _contrast_cells(
     return found
 
 
-def _add(totals: Totals, arm: str, evidence: Evidence) -> Totals:
+def _is_split(experiment: Experiment, weights: Mapping[str, float]) -> bool:
+    """Whether arms can be compared in an epoch: the baseline and a candidate had traffic side by side."""
+    return 0.0 < weights.get(experiment.baseline, 0.0) < 1.0
+
+
+def _reference(
+    experiment: Experiment, state: ExperimentState, evidence: Evidence
+) -> dict[str, Mapping[int, int]]:
+    """The baseline's recent latencies in the split: old ones are halved away, so that it follows the load."""
+    reference = dict(state.reference)
+    for source in sorted({metric.source for metric in experiment.metrics if metric.is_latency}):
+        new = add_histograms(
+            cell.metrics.get(source, {})
+            for cell in evidence.cells
+            if cell.variant == experiment.baseline
+            and _is_split(experiment, evidence.weights.get(cell.epoch, {}))
+        )
+        recent = add_histograms([reference.get(source, {}), new])
+        while sum(recent.values()) > REFERENCE_OUTCOMES:
+            recent = {index: count // 2 for index, count in recent.items() if count > 1}
+        reference[source] = recent
+    return reference
+
+
+def _add(experiment: Experiment, totals: Totals, arm: str, evidence: Evidence) -> Totals:
     cells: list[Cell] = [cell for cell in evidence.cells if cell.variant == arm]
+    compared = {metric.source for metric in experiment.metrics if is_compared(metric)}
+    split = [
+        {source: values for source, values in cell.metrics.items() if source in compared}
+        for cell in cells
+        if _is_split(experiment, evidence.weights.get(cell.epoch, {}))
+    ]
     pairs = [pair for pair in evidence.pairs if pair.variant == arm]
     return Totals(
         requests=totals.requests + sum(cell.requests for cell in cells),
@@ -265,11 +301,12 @@ def _add(totals: Totals, arm: str, evidence: Evidence) -> Totals:
         pairs=totals.pairs + sum(pair.pairs for pair in pairs),
         pairs_failed=totals.pairs_failed + sum(pair.failed for pair in pairs),
         metrics=_sum(totals.metrics, [cell.metrics for cell in cells]),
+        split=_sum(totals.split, split),
         paired=_sum(totals.paired, [pair.metrics for pair in pairs]),
     )
 
 
-def _sum(old: Mapping[str, Histogram], new: list[Mapping[str, Histogram]]) -> dict[str, Histogram]:
+def _sum(old: Mapping[str, Histogram], new: Sequence[Mapping[str, Histogram]]) -> dict[str, Histogram]:
     parts = [old, *new]
     sources = sorted({source for part in parts for source in part})
     return {source: add_histograms(part.get(source, {}) for part in parts) for source in sources}

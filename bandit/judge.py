@@ -140,7 +140,11 @@ def _given(split: ContrastState, paired: PairedState | None) -> list[ContrastSta
 
 def _values(state: ExperimentState, arm: str, metric: Metric) -> Histogram:
     totals = state.totals.get(arm, Totals())
-    by_source = totals.paired if metric.source == TOP1_AGREEMENT else totals.metrics
+    by_source = totals.metrics
+    if metric.source == TOP1_AGREEMENT:
+        by_source = totals.paired
+    elif is_compared(metric):
+        by_source = totals.split
     return by_source.get(metric.source, {})
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from anabranch.bandit.assignment import lay_out
+from anabranch.bandit.fold import test_key
 from anabranch.bandit.measures import feedback_scales
 from anabranch.bandit.scales import GridScale
 from anabranch.bandit.snapshot import FeedbackRule, MirrorPlan, Route
 from anabranch.bandit.spec import Experiment, MirrorStep
 from anabranch.bandit.state import ExperimentState
+from anabranch.bandit.verdicts import Outcome
 
 
 def plain_route(model: str, baseline: str) -> Route:
@@ -44,11 +48,21 @@ def route_of(experiment: Experiment, state: ExperimentState, identifier: int, sa
 
 
 def _mirror(experiment: Experiment, state: ExperimentState) -> MirrorPlan | None:
-    if state.mirror <= 0.0 or not state.live:
-        return None
+    """Copies go only to candidates that still need them: a decided one would cost the others their turn."""
     asked = [step for step in experiment.steps[: state.step + 1] if isinstance(step, MirrorStep)]
+    if state.mirror <= 0.0 or not asked:
+        return None
+    wanted = asked[-1].until_decided
+    needing = [name for name in state.live if not wanted or not _all_pass(state, wanted, name)]
+    if not needing:
+        return None
     return MirrorPlan(
         fraction=state.mirror,
-        arms=tuple(experiment.arms.index(candidate) for candidate in state.live),
-        noise_floor=asked[-1].noise_floor if asked else 0.0,
+        arms=tuple(experiment.arms.index(candidate) for candidate in needing),
+        noise_floor=asked[-1].noise_floor,
     )
+
+
+def _all_pass(state: ExperimentState, metrics: Iterable[str], candidate: str) -> bool:
+    found = [state.verdicts.get(test_key(metric, candidate)) for metric in metrics]
+    return all(verdict is not None and verdict.outcome is Outcome.PASS for verdict in found)

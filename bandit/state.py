@@ -27,7 +27,9 @@ class Totals:
     """All outcomes of one arm so far.
 
     Attributes:
-        metrics: By source, the histogram of the split's outcomes.
+        metrics: By source, the histogram of all outcomes.
+        split: The same for the compared metrics' sources, from epochs only in which the baseline and a candidate
+            had traffic: what arms may be compared by.
         paired: By source, the histogram of compared replies.
     """
 
@@ -37,6 +39,7 @@ class Totals:
     pairs: int = 0
     pairs_failed: int = 0
     metrics: Mapping[str, Histogram] = field(default_factory=dict)
+    split: Mapping[str, Histogram] = field(default_factory=dict)
     paired: Mapping[str, Histogram] = field(default_factory=dict)
 
 
@@ -68,6 +71,7 @@ class ExperimentState:
         live: Candidates still in the experiment, in the spec's order.
         tests: The running tests, by `metric/variant`.
         verdicts: The last verdicts, by `metric/variant`.
+        reference: By latency source, recent outcomes of the baseline in the split: where quantiles are compared.
         sample_ratio: The running test of whether units arrive as the weights say.
         cursor: Last delta folded in.
         allocated_s: When a bandit step last moved the weights.
@@ -90,6 +94,7 @@ class ExperimentState:
     totals: Mapping[str, Totals] = field(default_factory=dict)
     tests: Mapping[str, MetricTests] = field(default_factory=dict)
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    reference: Mapping[str, Histogram] = field(default_factory=dict)
     sample_ratio: SrmState | None = None
     cursor: int = 0
     allocated_s: float = 0.0

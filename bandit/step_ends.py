@@ -12,12 +12,14 @@ from anabranch.bandit.lifecycle import Event, Phase
 from anabranch.bandit.spec import (
     AnalysisStep,
     BanditStep,
+    Metric,
     MirrorStep,
     PauseStep,
     PromoteStep,
     SetWeightStep,
     Step,
 )
+from anabranch.bandit.verdicts import Outcome
 
 
 def advance_steps(course: Course) -> None:
@@ -76,14 +78,33 @@ def _analysis_over(course: Course, step: AnalysisStep) -> str | None:
         return None
     undecided = {candidate: course.open_guardrails(candidate) for candidate in course.state.live}
     undecided = {candidate: names for candidate, names in undecided.items() if names}
-    if not undecided:
+    objective = _awaited_objective(course)
+    if not undecided and objective is None:
         return f"every guardrail holds for {', '.join(course.state.live)}"
+    if not undecided and objective is not None:
+        found = {name: course.verdict(objective.name, name) for name in course.state.live}
+        better = [name for name, verdict in found.items() if verdict and verdict.outcome is Outcome.PASS]
+        if better:
+            return f"every guardrail holds, and {', '.join(better)} is better than the baseline"
+        if all(verdict and verdict.outcome is Outcome.FAIL for verdict in found.values()):
+            course.enter(Event.UNDECIDED, "no candidate is better than the baseline, which is kept")
+            return None
+        undecided = {name: [objective.name] for name in course.state.live}
     if step.max_duration_s is not None and course.elapsed_s >= step.max_duration_s:
         listed = "; ".join(f"{candidate}: {', '.join(names)}" for candidate, names in undecided.items())
         course.enter(
             Event.UNDECIDED, f"undecided after {course.elapsed_s:.0f} s, the baseline is kept: {listed}"
         )
     return None
+
+
+def _awaited_objective(course: Course) -> Metric | None:
+    """The objective, where an analysis is the last chance to prove it: a later bandit step would do it."""
+    later = course.experiment.steps[course.state.step + 1 :]
+    is_last_chance = any(isinstance(step, PromoteStep) for step in later) and not any(
+        isinstance(step, BanditStep) for step in later
+    )
+    return course.experiment.objective if is_last_chance else None
 
 
 def _bandit_over(course: Course, step: BanditStep) -> str | None:

@@ -193,6 +193,8 @@ class _Replay:
             )
         if self._state.totals != saved.totals:
             problems.append("the saved totals are not the sum of the kept evidence")
+        if self._state.reference != saved.reference:
+            problems.append("the saved reference does not follow from the kept evidence")
         if self._state.sample_ratio != saved.sample_ratio:
             problems.append("the saved sample ratio does not follow from the kept evidence")
         return problems

@@ -133,7 +133,7 @@ def demo(
     state: Annotated[Path, typer.Option(help="Folder of everything the demo leaves.", metavar="DIR")] = Path(
         ".state/demo"
     ),
-    rate: Annotated[float, typer.Option(help="Requests a second.")] = 60.0,
+    rate: Annotated[float, typer.Option(help="Requests a second.")] = 50.0,
     port: Annotated[int, typer.Option(help="Inference port; 0 takes a free one.")] = 8001,
 ) -> None:
     """Build real variants of a real model, serve them, and let live traffic find the one to promote."""

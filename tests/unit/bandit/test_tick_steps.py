@@ -376,3 +376,33 @@ def test_a_decision_and_its_tick_are_repeated_exactly(begin: Begin) -> None:
         for _ in range(6):
             hand.see(requests=hand.traffic())
     assert first.state == second.state
+
+
+def test_an_analysis_before_a_promotion_waits_for_the_objective(begin: Begin) -> None:
+    hand = begin(SetWeightStep(weight=0.2), ANALYSIS, PROMOTE, metrics="latency errors", candidates="a")
+    hand.see(requests={"base": 800, "a": 200})
+    assert hand.state.verdicts["errors/a"].outcome is Outcome.PASS
+    assert (hand.state.phase, hand.state.step) == (Phase.PROGRESSING, 1)
+    for _ in range(5):
+        hand.see(requests={"base": 800, "a": 200})
+    assert (hand.state.phase, hand.state.winner) == (Phase.PROMOTING, "a")
+
+
+def test_an_analysis_ends_undecided_when_every_candidate_is_proven_slower(begin: Begin) -> None:
+    hand = begin(SetWeightStep(weight=0.2), ANALYSIS, PROMOTE, metrics="latency errors", candidates="a")
+    for _ in range(8):
+        hand.see(requests=hand.traffic(1000), slow=["a"])
+    assert (hand.state.phase, hand.state.weights["base"]) == (Phase.INCONCLUSIVE, 1.0)
+
+
+def test_latencies_from_before_the_split_do_not_count_in_the_comparison(begin: Begin) -> None:
+    hand = begin(
+        PauseStep(duration_s=10.0), SetWeightStep(weight=0.2), ANALYSIS, metrics="latency", candidates="a"
+    )
+    for _ in range(5):
+        hand.see(requests={"base": 5000}, slow=["base"])
+    assert hand.state.totals["base"].split.get("latency_ms", {}) == {}
+    assert hand.state.reference["latency_ms"] == {}
+    hand.tick(after=10.0)
+    hand.see(requests={"base": 800, "a": 200})
+    assert sum(hand.state.totals["base"].split["latency_ms"].values()) == 800

@@ -44,7 +44,7 @@ def database(tmp_path: Path) -> Path:
 def finished(database: Path, small_document: dict[str, Any], drive: Drive, outcomes: Outcomes) -> SqlStore:
     store = open_store(f"sqlite:///{database}")
     store.apply(small_document, "ada", 1.0)
-    assert promote(store, drive, outcomes) is Phase.PROMOTED
+    assert promote(store, drive, outcomes) is Phase.PROMOTED, store.decisions("exp")[-1].decision.summary
     return store
 
 
@@ -68,7 +68,7 @@ def test_the_store_in_memory_verifies_like_the_database(
 ) -> None:
     store = MemoryStore()
     store.apply(small_document, "ada", 1.0)
-    assert promote(store, drive, outcomes) is Phase.PROMOTED
+    assert promote(store, drive, outcomes) is Phase.PROMOTED, store.decisions("exp")[-1].decision.summary
     assert verify(store, "exp").matches
 
 
@@ -108,7 +108,7 @@ def test_an_abort_before_the_start_and_a_retry_match(
     for verb in (Verb.ABORT, Verb.PAUSE, Verb.RETRY):
         store.request("exp", verb, "", "ada", 1.0)
         drive(store, 2.0)
-    assert promote(store, drive, outcomes) is Phase.PROMOTED
+    assert promote(store, drive, outcomes) is Phase.PROMOTED, store.decisions("exp")[-1].decision.summary
     assert verify(store, "exp").matches
 
 
