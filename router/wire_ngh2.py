@@ -29,6 +29,7 @@ class Ngh2Wire:
         self._servers: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event | None = None
+        self._is_draining = False
         self._buffer = receive_buffer()
         self._tls: ssl.SSLContext | None = None
 
@@ -50,6 +51,7 @@ class Ngh2Wire:
         self.stream = {name.encode("ascii"): (name, handler) for name, handler in handlers.stream.items()}
         self.flusher = Flusher(self.loop, before_flush, self.stats)
         self.wheel = DeadlineWheel(self.loop)
+        self._is_draining = False
         self._empty = asyncio.Event()
         self._empty.set()
         self._tls = None if tls is None else tls_context(tls)
@@ -71,6 +73,7 @@ class Ngh2Wire:
 
     async def drain(self, grace_s: float) -> None:
         """Take no further calls, let those in flight end, then close."""
+        self._is_draining = True
         self._stop_listening()
         for connection in list(self._connections):
             connection.give_notice()
@@ -120,7 +123,8 @@ class Ngh2Wire:
 
     def remember(self, connection: Http2Connection, calls: Calls) -> bool:
         """Tell whether there is room for a connection, and keep it."""
-        if len(self._connections) >= self.limits.max_connections:
+        if self._is_draining or len(self._connections) >= self.limits.max_connections:
+            # Accepted in the turn in which listening ended: nobody would tell its client to go elsewhere.
             self.stats.connections_refused += 1
             return False
         self.stats.connections += 1
