@@ -164,9 +164,14 @@ class Server:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         # What the workers recorded last is read now, so that a later look at the database shows all of it.
-        await asyncio.to_thread(self._controller.run_once)
+        await asyncio.to_thread(self._read_to_the_end)
         await self._link.close()
         self._store.close()
+
+    def _read_to_the_end(self) -> None:
+        self._controller.run_once()
+        while self._controller.ingested.records:
+            self._controller.run_once()
 
     def _publish(self, snapshot: Snapshot) -> None:
         self._loop.call_soon_threadsafe(self._link.publish, snapshot)
