@@ -11,7 +11,7 @@ from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
 from anabranch.router.models import UnknownModel
 from anabranch.router.serve import Server, WorkerFailed
-from anabranch.router.settings import InvalidSettings, Settings
+from anabranch.router.settings import InvalidSettings, Settings, StateInUse
 from anabranch.router.wire_choice import WireKind
 from anabranch.variants.errors import VariantError
 
@@ -35,6 +35,7 @@ def run_server(
 ) -> None:
     """Serve until SIGTERM or SIGINT."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         settings = Settings(
             models=models,
@@ -53,6 +54,8 @@ def run_server(
         raise CommandFailed(ExitCode.BAD_INPUT, str(error)) from error
     except (FileNotFoundError, UnknownModel, LookupError) as error:
         raise CommandFailed(ExitCode.NOT_FOUND, str(error)) from error
+    except StateInUse as error:
+        raise CommandFailed(ExitCode.CONFLICT, str(error)) from error
     except WorkerFailed as error:
         raise CommandFailed(ExitCode.FAILURE, str(error)) from error
     except OSError as error:

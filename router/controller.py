@@ -84,7 +84,7 @@ class Controller:
         if kept.state.phase.is_over and not commands:
             return None
         if kept.state.phase is Phase.PENDING and (found := problems(experiment, self._manifests)):
-            commands = (*commands, Command(id=0, verb=Verb.ABORT, actor=f"admission ({'; '.join(found)})"))
+            commands = (*commands, Command(id=0, verb=Verb.ABORT, actor=f"admission: {'; '.join(found)}"))
         evidence = self._store.load_evidence(kept.name, kept.state.cursor)
         result = tick(experiment, kept.state, evidence, commands, self._wall_clock())
         if result.decision is None and evidence.is_empty and result.state == kept.state:

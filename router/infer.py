@@ -94,6 +94,7 @@ class Inference:
         ids: AssignmentIds,
         loop_time: Callable[[], float],
         wall_clock: Callable[[], float],
+        stopwatch: Callable[[], float],
         draw: Callable[[], float],
     ) -> None:
         self._models = models
@@ -104,6 +105,8 @@ class Inference:
         self._ids = ids
         self._loop_time = loop_time
         self._wall_clock = wall_clock
+        # The event loop's clock stands still within a turn and counts whole milliseconds: it is for deadlines.
+        self._stopwatch = stopwatch
         self._draw = draw
         self.counts: Counter[str] = Counter()
 
@@ -122,7 +125,7 @@ class Inference:
             self._submit(request)
 
     def _admit(self, call: Call, message: bytes) -> Request:
-        arrived = self._loop_time()
+        arrived = self._stopwatch()
         try:
             parsed = pb.ModelInferRequest.FromString(message)
         except Exception as error:  # protobuf raises its own DecodeError from C
@@ -141,7 +144,7 @@ class Inference:
         inputs = decode_inputs(parsed)
         rows = model.variant(chosen or route.baseline).check_inputs(inputs)
         _check_outputs(parsed, model.variant(chosen or route.baseline).manifest.outputs)
-        priority, deadline = _admission(parsed, call.deadline, arrived)
+        priority, deadline = _admission(parsed, call.deadline, self._loop_time())
         request = Request(
             call=call,
             model=model,
@@ -271,7 +274,7 @@ class Inference:
             return
         request.is_over = True
         self.counts["answered"] += 1
-        latency_ms = 1000.0 * (self._loop_time() - request.arrived)
+        latency_ms = 1000.0 * (self._stopwatch() - request.arrived)
         self._record(request, request.failure or Status.OK, latency_ms, answer)
         request.call.reply(message, identity)
         self._copy(request, answer)
@@ -356,9 +359,7 @@ def _check_outputs(request: pb.ModelInferRequest, known: Sequence[TensorSpec]) -
             raise BadRequest(f"output {output.name!r} is asked for, the model has {', '.join(names)}")
 
 
-def _admission(
-    request: pb.ModelInferRequest, deadline: float | None, arrived: float
-) -> tuple[int, float | None]:
+def _admission(request: pb.ModelInferRequest, deadline: float | None, now: float) -> tuple[int, float | None]:
     """Priority and deadline of a request, from its parameters and the call's deadline.
 
     Raises:
@@ -369,7 +370,7 @@ def _admission(
         priority = _whole(request.parameters["priority"], "priority", 1, MIRROR - 1)
     if "timeout" in request.parameters:
         timeout_us = _whole(request.parameters["timeout"], "timeout", 1, 2**53)
-        until = arrived + timeout_us / 1e6
+        until = now + timeout_us / 1e6
         deadline = until if deadline is None else min(deadline, until)
     return priority, deadline
 

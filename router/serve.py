@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -22,7 +23,7 @@ from anabranch.bandit.snapshot import Snapshot
 from anabranch.router.controller import Controller
 from anabranch.router.link import LinkServer, WorkerReport
 from anabranch.router.models import default_baseline, find_manifests
-from anabranch.router.settings import Settings, assignment_key, settings_text
+from anabranch.router.settings import Settings, assignment_key, hold_state, settings_text
 from anabranch.store.sql import open_store
 from anabranch.variants.manifest import Manifest
 
@@ -53,9 +54,9 @@ class Server:
         on_ready: Callable[[int], None],
         on_decision: Callable[[Decision], None] | None = None,
     ) -> None:
+        manifests = find_manifests(settings.models)
         settings.journal.mkdir(parents=True, exist_ok=True)
         assignment_key(settings)
-        manifests = find_manifests(settings.models)
         baselines = _baselines(settings.baselines, manifests)
         self._settings = replace(settings, baselines=baselines)
         self._on_ready = on_ready
@@ -90,10 +91,12 @@ class Server:
 
         Raises:
             OSError: If the port is taken.
+            StateInUse: If another server uses the state folder.
             WorkerFailed: If a worker ended before all of them served for the first time.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
+        held = hold_state(self._settings)
         reserved = _reserve(self._settings.host, self._settings.port)
         self._port = reserved.getsockname()[1]
         await self._link.start()
@@ -103,6 +106,7 @@ class Server:
         await self._stop.wait()
         await self._shut_down(tasks)
         reserved.close()
+        os.close(held)
         if self._has_failed:
             raise WorkerFailed("a worker could not begin to serve: its messages in the log above say why")
 

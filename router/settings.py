@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +91,11 @@ class Settings:
         return self.state / "workers.sock"
 
     @property
+    def lock_file(self) -> Path:
+        """Held by the server that uses the state folder."""
+        return self.state / "server.lock"
+
+    @property
     def key_file(self) -> Path:
         """The key of assignment ids."""
         return self.state / "assignment.key"
@@ -98,6 +104,30 @@ class Settings:
     def model_threads(self) -> int:
         """Threads of one worker that run models: the given number, or a fair share of the cores."""
         return self.threads or max(1, (os.cpu_count() or 1) // self.workers)
+
+
+class StateInUse(Exception):
+    """Another server uses this state folder; the message says which."""
+
+
+def hold_state(settings: Settings) -> int:
+    """Take the state folder for this process; the lock goes with the process, however it ends.
+
+    Raises:
+        StateInUse: If another process holds it.
+    """
+    descriptor = os.open(settings.lock_file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.read(descriptor, 32).decode() or "unknown"
+        os.close(descriptor)
+        raise StateInUse(
+            f"{settings.state} is in use by the server with process id {holder}: stop it, or give another --state"
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
+    return descriptor
 
 
 _SETTINGS: TypeAdapter[Settings] = TypeAdapter(Settings)

@@ -73,6 +73,7 @@ class Worker:
             ids=ids,
             loop_time=loop.time,
             wall_clock=time.time,
+            stopwatch=time.perf_counter,
             draw=random.SystemRandom().random,
         )
         self._feedback = FeedbackService(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from anabranch.bandit import spec
 
@@ -29,7 +29,17 @@ def seconds(value: object) -> float:
     return sum(float(number) * _UNITS_S[unit] for number, unit in parts)
 
 
-Duration = Annotated[float, BeforeValidator(seconds)]
+Duration = Annotated[
+    float,
+    BeforeValidator(seconds),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r"^(\d+(\.\d+)?(ms|s|m|h|d))+$",
+            "description": "A number and ms, s, m, h or d, like 90s or 1h30m.",
+        }
+    ),
+]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 

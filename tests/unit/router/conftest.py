@@ -177,6 +177,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.now = 100.0
+        self.within_turn = 0.0
         self.wall = 5_000.0
         self.draws: list[float] = []
         self.journal = ListJournal()
@@ -202,6 +203,7 @@ class Bench:
             ids=self.ids,
             loop_time=lambda: self.now,
             wall_clock=lambda: self.wall,
+            stopwatch=lambda: self.now + self.within_turn,
             draw=lambda: self.draws.pop(0),
         )
 

@@ -55,6 +55,13 @@ def test_the_coin_assigns_and_the_reply_and_the_record_agree(split: Bench) -> No
     assert call.response.id == "mine"
 
 
+def test_latency_does_not_stand_still_within_a_turn_of_the_loop(split: Bench, new_call: MakeCall) -> None:
+    split.infer(call=new_call())
+    split.within_turn = 0.000_4
+    split.dispatcher.last.answer()
+    assert split.journal.routed[0].latency_ms == pytest.approx(0.4)
+
+
 def test_the_record_is_made_before_the_reply(split: Bench, new_call: MakeCall) -> None:
     call = new_call()
     seen: list[int] = []

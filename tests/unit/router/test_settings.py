@@ -1,3 +1,4 @@
+import os
 import stat
 from pathlib import Path
 
@@ -6,7 +7,9 @@ import pytest
 from anabranch.router.settings import (
     InvalidSettings,
     Settings,
+    StateInUse,
     assignment_key,
+    hold_state,
     settings_from,
     settings_text,
 )
@@ -63,3 +66,12 @@ def test_the_key_is_made_once_and_only_for_this_user(tmp_path: Path) -> None:
     assert len(key) == 32
     assert assignment_key(settings) == key
     assert stat.S_IMODE(settings.key_file.stat().st_mode) == 0o600
+
+
+def test_a_state_folder_has_one_server_at_a_time(tmp_path: Path) -> None:
+    settings = Settings(models=tmp_path, state=tmp_path)
+    held = hold_state(settings)
+    with pytest.raises(StateInUse, match=f"process id {os.getpid()}: stop it, or give another --state"):
+        hold_state(settings)
+    os.close(held)
+    os.close(hold_state(settings))

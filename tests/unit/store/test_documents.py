@@ -1,4 +1,5 @@
 import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -349,6 +350,14 @@ def test_whatever_document_is_accepted_can_be_judged(chosen: list[dict[str, Any]
         )
         state = tick(experiment, state, evidence, (), float(now)).state
     assert not [verdict for verdict in state.verdicts.values() if verdict.outcome == "ERROR"]
+
+
+def test_the_schema_for_editors_takes_durations_as_they_are_written() -> None:
+    definitions = json_schema()["$defs"]
+    written = definitions["MirrorDocument"]["properties"]["maxDuration"]
+    assert written["type"] == "string"
+    assert all(re.search(written["pattern"], text) for text in ("90s", "1h30m", "1.5h", "10ms"))
+    assert not any(re.search(written["pattern"], text) for text in ("90", "1hour", "", "-1s"))
 
 
 def test_the_schema_for_editors_names_every_field_as_it_is_written() -> None:
