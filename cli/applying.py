@@ -13,6 +13,7 @@ import yaml
 from anabranch.bandit.spec import Experiment
 from anabranch.store.document import parse
 from anabranch.store.port import Conflict, StoredExperiment
+from anabranch.store.second_on_model import second_on_model
 
 
 class Applied(StrEnum):
@@ -48,9 +49,7 @@ def check_applicable(
                 f"experiment {other.name} is {phase}: abort it before applying a changed document, or choose another name"
             )
         if other.name != experiment.name and parse(other.document).model == experiment.model:
-            raise Conflict(
-                f"model {experiment.model} already has experiment {other.name}, which is {phase}: wait or abort it"
-            )
+            raise second_on_model(experiment.model, other.name, phase)
 
 
 def unified(applied: Mapping[str, Any] | None, given: Mapping[str, Any], name: str, file: str) -> list[str]:

@@ -17,7 +17,7 @@ from anabranch.cli.marks import (
     VERDICT_STYLES,
 )
 from anabranch.cli.numbers import count, duration, in_unit, interval, milliseconds, moment, rate, share
-from anabranch.cli.story import outcome, reason_of
+from anabranch.cli.story import EVIDENCE_MEANS, TABLE_COVERS, outcome, reason_of
 from anabranch.cli.view_types import ArmState, ArmView, ExperimentView, Unit, VerdictView
 
 _LABEL = 14
@@ -41,6 +41,9 @@ def describe_view(view: ExperimentView) -> Iterator[Text]:
     yield from _section("Variants")
     for arm in view.arms:
         yield from _arm(arm)
+    yield Text()
+    yield Text(f"  {TABLE_COVERS}", style="dim")
+    yield Text(f"  {EVIDENCE_MEANS}", style="dim")
     if view.requests:
         yield from _section("Asked, and not answered yet")
         for request in view.requests:

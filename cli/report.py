@@ -9,7 +9,7 @@ import yaml
 
 from anabranch.cli.marks import VERDICT_MARKS
 from anabranch.cli.numbers import count, duration, in_unit, interval, milliseconds, moment, rate, share
-from anabranch.cli.story import outcome, reason_of, telling, traffic
+from anabranch.cli.story import EVIDENCE_MEANS, TABLE_COVERS, outcome, reason_of, telling, traffic
 from anabranch.cli.verdict_grid import limit_short
 from anabranch.cli.view_types import ArmState, DecisionView, ExperimentView, VerdictView
 
@@ -81,7 +81,7 @@ def _variants(view: ExperimentView) -> list[str]:
         "Masked",
         "Pairs",
     )
-    lines = ["## Variants", "", *_table(head, rows, left=2)]
+    lines = ["## Variants", "", *_table(head, rows, left=2), "", TABLE_COVERS]
     removed = [arm for arm in view.arms if arm.removed_reason]
     if removed:
         lines += ["", *(f"- `{arm.name}` was removed: {arm.removed_reason}" for arm in removed)]
@@ -99,7 +99,7 @@ def _verdicts(view: ExperimentView) -> list[str]:
         "✓ holds, ✗ does not, … open, · shown only. Estimates with intervals that hold at all times of looking; "
         "accuracy and other compared metrics are candidate minus baseline."
     )
-    return ["## Verdicts", "", *_table(head, rows, left=len(head)), "", legend]
+    return ["## Verdicts", "", *_table(head, rows, left=len(head)), "", legend, "", EVIDENCE_MEANS]
 
 
 def _cell(verdict: VerdictView) -> str:

@@ -34,6 +34,11 @@ def shortened(reason: str, width: int) -> str:
     return (head if bracket else reason)[: max(1, width - 1)] + "…"
 
 
+def is_settled(view: ExperimentView) -> bool:
+    """Whether ticks change nothing more until a person asks for something, and nobody has."""
+    return (view.is_over or view.phase == "Inconclusive") and not view.requests
+
+
 def outcome(view: ExperimentView) -> str:
     """How the experiment stands or ended, in one or two sentences."""
     served = f"{count(sum(arm.requests for arm in view.arms))} requests"
@@ -58,6 +63,18 @@ def outcome(view: ExperimentView) -> str:
             )
 
 
+TABLE_COVERS = (
+    "The numbers of each variant cover the whole run, mirroring included; verdicts compare only outcomes "
+    "from when the arms ran side by side."
+)
+"""Why a variant's latency and a verdict's estimate of it differ."""
+
+EVIDENCE_MEANS = (
+    '"Evidence for X of Y": the outcomes are X times likelier than if the claim were false; '
+    "Y is what the experiment's error probability asks for."
+)
+
+
 def advantage(view: ExperimentView) -> str:
     """What the winner's objective is against the baseline's, where there are both."""
     winner = next((arm for arm in view.arms if arm.name == view.winner), None)
@@ -66,7 +83,7 @@ def advantage(view: ExperimentView) -> str:
         return ""
     what = found.metric if found.statistic == "mean" else f"{found.metric} {found.statistic}"
     mine, other = (in_unit(found.unit, value) for value in (found.estimate, found.baseline))
-    return f" Its {what} is {mine}, {view.baseline}'s is {other}."
+    return f" Side by side, its {what} is {mine}, {view.baseline}'s is {other}."
 
 
 def objective_of(arm: ArmView) -> VerdictView | None:

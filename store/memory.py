@@ -18,6 +18,7 @@ from anabranch.store.codec import decision_text
 from anabranch.store.document import parse
 from anabranch.store.memory_ingestion import Ingests, MemoryIngestion
 from anabranch.store.port import MOVES_ENDED, AuditEvent, Conflict, NotFound, StoredDecision, StoredExperiment
+from anabranch.store.second_on_model import second_on_model
 
 
 @dataclass(slots=True)
@@ -233,10 +234,8 @@ class MemoryStore:
         for kept in self._kept.values():
             if kept.stored.name == name or kept.stored.document["spec"]["model"] != model:
                 continue
-            if standing := self._standing(kept):
-                raise Conflict(
-                    f"model {model} already has experiment {kept.stored.name}, which is {standing}: wait or abort it"
-                )
+            if self._standing(kept):
+                raise second_on_model(model, kept.stored.name, kept.stored.state.phase)
 
     def _standing(self, kept: _Kept) -> str:
         """Where an experiment that is going on stands; empty for one that is over."""

@@ -25,6 +25,7 @@ from anabranch.store.port import (
     StoredDecision,
     StoredExperiment,
 )
+from anabranch.store.second_on_model import second_on_model
 from anabranch.store.sql_ingestion import SqlIngestion, upsert
 from anabranch.store.sql_rows import (
     EXPERIMENTS,
@@ -347,9 +348,7 @@ class SqlStore:
             if row.model != model or row.name == name:
                 continue
             if not phase.is_over or self._is_to_begin_again(connection, row.name):
-                raise Conflict(
-                    f"model {model} already has experiment {row.name}, which is {standing(phase)}: wait or abort it"
-                )
+                raise second_on_model(model, row.name, phase)
 
     def _is_to_begin_again(self, connection: Connection, name: str) -> bool:
         asked = select(EVENT.c.id).where(

@@ -55,7 +55,8 @@ def apply(
     terminal.say(f"experiment {name} {outcome}")
     if outcome is not Applied.UNCHANGED:
         terminal.note(
-            "the controller inside `anabranch serve` starts it with its next tick\n"
+            "the controller inside `anabranch serve` starts it with its next tick;\n"
+            "that tick also checks that the model and variants named in it are there\n"
             f"follow it with `anabranch get {name} -w`"
         )
 

@@ -41,7 +41,7 @@ def get(
         ),
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Follow one experiment until it is over.")
+        bool, typer.Option("--watch", "-w", help="Follow one experiment until it is over or Inconclusive.")
     ] = False,
     output: options.Output = Format.TABLE,
     refresh: Annotated[
@@ -111,10 +111,12 @@ def _draw(terminal: Terminal, view: ExperimentView) -> None:
 
 def _follow(terminal: Terminal, load: Callable[[], ExperimentView], output: Format, refresh_s: float) -> None:
     from anabranch.cli.live import LiveDashboard
+    from anabranch.cli.story import is_settled
 
     if output is Format.TABLE:
         dashboard = LiveDashboard(terminal.out)
-        dashboard.watch(load, until=lambda view: view.is_over, refresh_s=refresh_s, clock=terminal.clock)
+        last = dashboard.watch(load, until=is_settled, refresh_s=refresh_s, clock=terminal.clock)
+        _say_what_is_left(terminal, last)
         return
     shown: ExperimentView | None = None
     while True:
@@ -122,9 +124,15 @@ def _follow(terminal: Terminal, load: Callable[[], ExperimentView], output: Form
         if shown is None or _timeless(view) != _timeless(shown):
             terminal.say(json_line(view) if output is Format.JSON else f"---\n{encoded(view, output)}")
             shown = view
-        if view.is_over:
+        if is_settled(view):
+            _say_what_is_left(terminal, view)
             return
         terminal.clock.wait(refresh_s)
+
+
+def _say_what_is_left(terminal: Terminal, view: ExperimentView) -> None:
+    for sentence in view.waiting_for:
+        terminal.note(f"{view.name} is {view.phase} and waits for {sentence}")
 
 
 def _timeless(view: ExperimentView) -> ExperimentView:

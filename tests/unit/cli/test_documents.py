@@ -1,11 +1,15 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from anabranch.bandit.decision import Command, Verb
+from anabranch.bandit.evidence import Evidence
+from anabranch.bandit.lifecycle import Phase
 
 Begin = Callable[..., None]
 Shell = Any
@@ -28,6 +32,40 @@ def test_applying_again_changes_nothing(shell: Shell, document_file: Path) -> No
 
 def test_a_document_can_come_from_stdin(shell: Shell, document_file: Path) -> None:
     assert shell("apply", "-f", "-", typed=document_file.read_text()).out == "experiment tiny created\n"
+
+
+def test_applying_says_when_the_names_in_the_document_are_checked(shell: Shell, document_file: Path) -> None:
+    ran = shell("apply", "-f", str(document_file))
+    assert "that tick also checks that the model and variants named in it are there" in ran.err
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("phase", "way"),
+    [
+        (Phase.PROGRESSING, "let it end or abort it"),
+        (Phase.PAUSED, "promote, resume or abort it"),
+        (Phase.INCONCLUSIVE, "promote, retry or abort it"),
+    ],
+)
+def test_a_model_that_is_taken_says_how_it_becomes_free(
+    phase: Phase, way: str, dry: list[str], shell: Shell, live: Begin, document_file: Path
+) -> None:
+    live(ticks=1)
+    store = shell.store()
+    kept = store.experiment("tiny")
+    store.save(
+        "tiny",
+        expected=kept.state_version,
+        state=replace(kept.state, phase=phase),
+        evidence=Evidence(experiment="tiny"),
+        decision=None,
+    )
+    store.close()
+    other = document_file.read_text().replace("name: tiny", "name: second")
+    ran = shell("apply", "-f", "-", *dry, typed=other)
+    assert ran.code == 4
+    assert f"model digits already has experiment tiny, which is {phase}: {way}" in ran.err
 
 
 def test_every_problem_is_listed_with_its_path(shell: Shell, document_file: Path) -> None:

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ from rich.console import RenderableType
 from typer.testing import CliRunner
 
 from anabranch.bandit.decision import Command, Verb
+from anabranch.bandit.evidence import Evidence
+from anabranch.bandit.lifecycle import Phase
 from anabranch.cli.row_views import experiment_row
 from anabranch.cli.tables import experiments_table
 from anabranch.store.document import parse
@@ -96,6 +99,45 @@ def test_watching_ends_with_the_experiment(shell: Shell, live: Begin) -> None:
     assert "aborted by ada: fp32 serves all traffic" in ran.out
 
 
+def leave_undecided(shell: Shell) -> None:
+    store = shell.store()
+    kept = store.experiment("tiny")
+    store.save(
+        "tiny",
+        expected=kept.state_version,
+        state=replace(kept.state, phase=Phase.INCONCLUSIVE),
+        evidence=Evidence(experiment="tiny"),
+        decision=None,
+    )
+    store.close()
+
+
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_watching_ends_undecided_and_says_what_a_person_can_do(
+    output: str, shell: Shell, live: Begin
+) -> None:
+    live()
+    shell.clock.on_wait = lambda _: leave_undecided(shell)
+    ran = shell("get", "-w", "-o", output)
+    assert ran.code == 0
+    assert len(shell.clock.waits) == 1
+    assert ran.err == (
+        "tiny is Inconclusive and waits for a person: `anabranch promote tiny`, `retry` or `abort`\n"
+    )
+
+
+def test_watching_goes_on_while_a_request_is_unanswered(shell: Shell, live: Begin) -> None:
+    live()
+    leave_undecided(shell)
+    shell("retry", "tiny")
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    shell.clock.on_wait = interrupt
+    assert shell("get", "tiny", "-w").code == 130
+
+
 def test_watching_as_json_prints_a_line_for_each_change(shell: Shell, live: Begin) -> None:
     live(ticks=3)
 
@@ -136,6 +178,8 @@ def test_describe_gives_every_reason_in_a_sentence(shell: Shell, live: Begin) ->
         "2 ✓ setWeight 20%  done",
         "removed: fidelity",
         "top-1 agreement",
+        "verdicts compare only outcomes from when the arms ran side by side",
+        '"Evidence for X of Y": the outcomes are X times likelier',
         "a person: `anabranch resume tiny`, `promote` or `abort`",
         "phase: started with 2 candidates against fp32",
     ):
