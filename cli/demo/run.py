@@ -118,7 +118,7 @@ class Demo:
         url = self._settings.store_url
         self._terminal.note(f"report: {path}\nlook further:")
         for verb in ("get", "describe", "history", "verify"):
-            self._terminal.note(f"  anabranch {verb} {name} --store {url}")
+            self._terminal.note(f"  {sys.argv[0]} {verb} {name} --store {url}")
 
     def _keep_serving(self, address: str) -> None:
         self._terminal.note(f"still serving {MODEL} on {address}; stop with Ctrl-C")

@@ -35,11 +35,20 @@ def build(
     ],
     variant: Annotated[
         list[str] | None,
-        typer.Option("--variant", help="What to build, such as onnx-int8-dynamic; repeat for several."),
+        typer.Option(
+            "--variant",
+            help="What to build, such as onnx-int8-dynamic; repeat for several. Of your own file by default: onnx-fp32 (the file as it is), onnx-fp16 and onnx-int8-dynamic.",
+        ),
     ] = None,
     model: Annotated[
         str, typer.Option(help="What clients will call the model; the file's name by default.")
     ] = "",
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            help="Real inputs of your own file, .npz: an array for each input, a row a request, and the true classes as `label` where known. They measure the variants and calibrate static ones."
+        ),
+    ] = None,
     models: Models = DEFAULT_MODELS,
 ) -> None:
     """Build variants of a model, each with a manifest of what it is and how it compares.
@@ -49,7 +58,7 @@ def build(
     from anabranch.cli.building import build_variants, variant_table
 
     terminal = terminal_of(context)
-    manifests = build_variants(source, variant or [], model, models, progress=terminal.note)
+    manifests = build_variants(source, variant or [], model, models, progress=terminal.note, samples=samples)
     terminal.out.print(variant_table(manifests))
     terminal.note(f"serve them with `anabranch serve --models {models}`")
 
