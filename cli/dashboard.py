@@ -10,7 +10,7 @@ from rich.text import Text
 
 from anabranch.cli.marks import PHASE_MARKS, PHASE_STYLES, STEP_MARKS, STEP_STYLES
 from anabranch.cli.numbers import duration, share
-from anabranch.cli.story import shortened, telling
+from anabranch.cli.story import current, earlier_versions, shortened, telling
 from anabranch.cli.traffic_table import name_width, traffic_table
 from anabranch.cli.verdict_grid import verdict_grid
 from anabranch.cli.view_types import ArmState, ArmView, DecisionView, ExperimentView, StepState
@@ -48,9 +48,10 @@ def render(view: ExperimentView, width: int, height: int) -> RenderableType:
         used += 3 + len(candidates)
     parts += bottom
     used += len(bottom)
-    log = log_lines(view.decisions, width, height - used - 1)
+    earlier = earlier_versions(view)
+    log = log_lines(current(view), width, height - used - 1 - bool(earlier))
     if log:
-        parts += [Text(), *log]
+        parts += [Text(), *([_clipped(Text(earlier, style="dim"), width)] if earlier else []), *log]
     return Group(*parts)
 
 

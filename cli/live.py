@@ -14,7 +14,7 @@ from rich.text import Text
 from anabranch.cli.clock import Clock, SystemClock
 from anabranch.cli.dashboard import render
 from anabranch.cli.numbers import duration
-from anabranch.cli.story import reason_of, telling
+from anabranch.cli.story import current, earlier_versions, reason_of, telling
 from anabranch.cli.view_types import ExperimentView
 from anabranch.cli.views import with_rates
 
@@ -104,7 +104,9 @@ class LiveDashboard:
         if self._printed is None:
             since = "not started" if view.elapsed_s is None else f"for {duration(view.elapsed_s)}"
             self._line(f"experiment {view.name} of model {view.model}: {view.phase}, {since}")
-        for decision in view.decisions:
+            if earlier := earlier_versions(view):
+                self._line(earlier)
+        for decision in current(view):
             place = (decision.spec_version, decision.number)
             if self._printed is not None and place <= self._printed:
                 continue

@@ -9,6 +9,7 @@ from anabranch.bandit.decision import Change, Command, Decision, Verb
 from anabranch.bandit.lifecycle import TRANSITIONS, Event, Phase
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed, did_you_mean
+from anabranch.store.document import parse
 from anabranch.store.port import StoredDecision, StoredExperiment
 
 EVENT_OF = {
@@ -31,7 +32,7 @@ def check_possible(
         stored: The experiment.
         pending: Earlier requests that no tick has answered; they come first.
         verb: What is asked.
-        variant: What is to be promoted, empty for the leader.
+        variant: What is to be promoted, empty for the one live candidate.
 
     Raises:
         CommandFailed: If the phase does not allow it; names the verbs that it does allow.
@@ -59,6 +60,39 @@ def check_possible(
             ExitCode.NOT_FOUND,
             f"{variant!r} is no live candidate of {stored.name}; live are: {live}{did_you_mean(variant, stored.state.live)}",
         )
+
+
+def chosen_variant(stored: StoredExperiment, verb: Verb, variant: str) -> str:
+    """What a promotion is of; empty for every other verb.
+
+    Args:
+        stored: The experiment.
+        verb: What is asked.
+        variant: What was named, empty when nothing was: the one live candidate is meant then.
+
+    Raises:
+        CommandFailed: If nothing was named and several candidates are live; says what each has yet to prove.
+    """
+    live = stored.state.live
+    if verb is not Verb.PROMOTE or variant:
+        return variant
+    if len(live) <= 1:
+        return "".join(live)
+    # Only this refusal reads verdicts: asking for anything else would wait for the statistics to load.
+    from anabranch.bandit.choose import open_claims
+
+    experiment = parse(stored.document)
+    listed = []
+    for candidate in live:
+        unproven = ", ".join(open_claims(experiment, stored.state, candidate))
+        listed.append(
+            f"  {candidate}: {f'not proven yet: {unproven}' if unproven else 'everything is proven'}"
+        )
+    raise CommandFailed(
+        ExitCode.BAD_INPUT,
+        "\n".join([f"{stored.name} has {len(live)} live candidates, and none was named:", *listed]),
+        f"choose one: `anabranch promote {stored.name} --variant NAME`",
+    )
 
 
 def phase_after(phase: Phase, pending: Sequence[Command]) -> Phase:

@@ -24,6 +24,19 @@ def reason_of(action: ActionView) -> str:
     return action.reason.removeprefix(f"{action.change}: ")
 
 
+def current(view: ExperimentView) -> list[DecisionView]:
+    """The decisions of the spec version that runs now: times and numbers begin again with each version."""
+    return [decision for decision in view.decisions if decision.spec_version == view.spec_version]
+
+
+def earlier_versions(view: ExperimentView) -> str:
+    """Where the decisions of earlier spec versions are; empty when there are none."""
+    earlier = view.spec_version - 1
+    if not earlier:
+        return ""
+    return f"{earlier} earlier version{'s' if earlier > 1 else ''}: see `anabranch history {view.name}`"
+
+
 def shortened(reason: str, width: int) -> str:
     """A reason that fits: the numbers in brackets go first, then whatever is too long."""
     if len(reason) <= width:

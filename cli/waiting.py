@@ -30,15 +30,20 @@ def waiting_for(experiment: Experiment, state: ExperimentState, now: float) -> t
         case Phase.PENDING:
             return ("the controller's next tick: it runs inside `anabranch serve`",)
         case Phase.PAUSED:
-            return (f"a person: `anabranch resume {name}`, `promote` or `abort`",)
+            return (f"a person: `anabranch resume {name}`, `promote{_which(state)}` or `abort`",)
         case Phase.INCONCLUSIVE:
-            return (f"a person: `anabranch promote {name}`, `retry` or `abort`",)
+            return (f"a person: `anabranch promote {name}{_which(state)}`, `retry` or `abort`",)
         case Phase.PROMOTED | Phase.ROLLED_BACK | Phase.ABORTED:
             return ()
         case Phase.PROGRESSING | Phase.PROMOTING:
             return () if step is None else _step(experiment, state, step, now - state.step_started_s)
         case _:
             assert_never(state.phase)
+
+
+def _which(state: ExperimentState) -> str:
+    """The option that a promotion needs: with one live candidate there is nothing to choose."""
+    return " --variant …" if len(state.live) > 1 else ""
 
 
 def _step(experiment: Experiment, state: ExperimentState, step: Step, elapsed_s: float) -> tuple[str, ...]:

@@ -36,7 +36,8 @@ def promote(
     context: typer.Context,
     name: options.Name,
     variant: Annotated[
-        str, typer.Option("--variant", help="Which candidate; the leader when absent.", show_default=False)
+        str,
+        typer.Option("--variant", help="Which candidate; needed when several are live.", show_default=False),
     ] = "",
     wait: Wait = False,
     timeout: Timeout = 30.0,
@@ -104,13 +105,14 @@ def undo(
 def _ask(
     context: typer.Context, url: str, name: str, verb: Verb, variant: str, timeout_s: float | None
 ) -> None:
-    from anabranch.cli.requests import await_answer, check_possible
+    from anabranch.cli.requests import await_answer, check_possible, chosen_variant
     from anabranch.store.document import parse
 
     terminal = terminal_of(context)
     with existing_store(url) as store:
         stored = find_experiment(store, name)
         check_possible(stored, store.pending(name), verb, variant)
+        variant = chosen_variant(stored, verb, variant)
         command = store.request(name, verb, variant, terminal.actor, terminal.clock.now())
         what = f"{verb} of {variant}" if variant else str(verb)
         if timeout_s is None:

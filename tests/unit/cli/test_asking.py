@@ -75,6 +75,26 @@ def test_a_promotion_names_its_variant(shell: Shell, live: Begin) -> None:
     assert shell.store().pending("tiny")[0].argument == "int8"
 
 
+def test_a_promotion_of_the_only_live_candidate_names_it_too(shell: Shell, live: Begin) -> None:
+    live()
+    assert shell("promote", "tiny").out == "experiment tiny: promote of int8 requested\n"
+    assert shell.store().pending("tiny")[0].argument == "int8"
+
+
+def test_with_several_live_candidates_one_must_be_named(shell: Shell, live: Begin) -> None:
+    live(ticks=1)
+    ran = shell("promote", "tiny")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == (
+        "error: tiny has 2 live candidates, and none was named:\n"
+        "  int8: not proven yet: fidelity, latency\n"
+        "  kl: not proven yet: fidelity, latency\n"
+        "choose one: `anabranch promote tiny --variant NAME`\n"
+    )
+    assert shell.store().pending("tiny") == ()
+    assert shell("promote", "tiny", "--variant", "kl").out == "experiment tiny: promote of kl requested\n"
+
+
 def test_waiting_ends_with_the_tick_that_answers(shell: Shell, live: Begin) -> None:
     live()
     shell.clock.on_wait = lambda wait: answer_requests(shell) if wait == 3 else None

@@ -31,6 +31,18 @@ def crowded(view: ExperimentView, candidates: int) -> ExperimentView:
     )
 
 
+def test_decisions_of_earlier_spec_versions_are_left_to_the_history(
+    view_of: ViewOf, painted: Painted
+) -> None:
+    view = view_of("mirroring", 12.5)
+    mine = [replace(decision, spec_version=3) for decision in view.decisions]
+    again = replace(view, spec_version=3, decisions=(*view.decisions, *mine))
+    lines = painted(render(again, 120, 40), 120, 40).splitlines()
+    assert sum("+0s  #1 " in line for line in lines) == 1
+    assert "2 earlier versions: see `anabranch history minilm-int8`" in lines
+    assert len(painted(render(again, 80, 24), 80, 24).splitlines()) <= 24
+
+
 @pytest.mark.parametrize("moment", sorted(MOMENTS))
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40)])
 def test_the_screen_looks_like_this(

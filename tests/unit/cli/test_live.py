@@ -50,6 +50,16 @@ def test_a_pipe_gets_each_decision_once(view_of: ViewOf, clock: Clock) -> None:
     assert not any("\x1b" in line for line in lines)
 
 
+def test_a_pipe_gets_the_decisions_of_the_current_spec_version(view_of: ViewOf) -> None:
+    view = view_of("mirroring", 12.0)
+    mine = [replace(decision, spec_version=2) for decision in view.decisions]
+    console = pipe()
+    LiveDashboard(console).show(replace(view, spec_version=2, decisions=(*view.decisions, *mine)))
+    lines = written(console).splitlines()
+    assert lines[1] == "1 earlier version: see `anabranch history minilm-int8`"
+    assert sum(line.startswith("+0s #1 ") for line in lines) == 1
+
+
 def test_a_pipe_gets_whole_reasons(view_of: ViewOf) -> None:
     console = pipe()
     LiveDashboard(console).show(view_of("mirroring", 12.0))

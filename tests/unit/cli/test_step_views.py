@@ -146,6 +146,10 @@ def test_before_the_start_every_step_waits(experiment: Experiment) -> None:
             ExperimentState(phase=Phase.PAUSED, step=2),
             "a person: `anabranch resume tiny`, `promote` or `abort`",
         ),
+        (
+            ExperimentState(phase=Phase.PAUSED, step=2, live=("int8", "fp16")),
+            "a person: `anabranch resume tiny`, `promote --variant …` or `abort`",
+        ),
         (ExperimentState(phase=Phase.PROGRESSING, step=2), "20s to pass"),
         (ExperimentState(phase=Phase.PROGRESSING, step=1), "the next tick"),
     ],

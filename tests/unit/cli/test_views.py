@@ -147,4 +147,4 @@ def test_an_undecided_experiment_shows_where_it_stopped(recorded: Recorded) -> N
     )
     assert [step.state for step in view.steps] == ["done", "done", "done", "stopped", "waiting"]
     assert (view.elapsed_s, view.steps[3].elapsed_s) == (121.0, 60.0)
-    assert view.waiting_for == ("a person: `anabranch promote minilm-int8`, `retry` or `abort`",)
+    assert view.waiting_for == ("a person: `anabranch promote minilm-int8 --variant …`, `retry` or `abort`",)
