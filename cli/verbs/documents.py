@@ -56,7 +56,7 @@ def apply(
     if outcome is not Applied.UNCHANGED:
         terminal.note(
             "the controller inside `anabranch serve` starts it with its next tick;\n"
-            "that tick also checks that the model and variants named in it are there\n"
+            "that tick also checks that the model and variants named in it are served\n"
             f"follow it with `anabranch get {name} -w`"
         )
 

@@ -36,7 +36,7 @@ def test_a_document_can_come_from_stdin(shell: Shell, document_file: Path) -> No
 
 def test_applying_says_when_the_names_in_the_document_are_checked(shell: Shell, document_file: Path) -> None:
     ran = shell("apply", "-f", str(document_file))
-    assert "that tick also checks that the model and variants named in it are there" in ran.err
+    assert "that tick also checks that the model and variants named in it are served" in ran.err
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
