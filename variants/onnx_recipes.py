@@ -97,7 +97,9 @@ class OnnxBuilder:
     def _static(self, recipe: Int8Static) -> onnx.ModelProto:
         layers = linear_layers(self._model.graph, self._model.keep)
         if not self._model.calibration:
-            raise RecipeError(f"{recipe.name} needs calibration requests, the model has 0: give real inputs (anabranch build --samples)")
+            raise RecipeError(
+                f"{recipe.name} needs calibration requests, the model has 0: give real inputs (anabranch build --samples)"
+            )
         seen = self._observed.get(recipe.samples)
         if seen is None:
             sources = sorted({layer.source for layer in layers})
