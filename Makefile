@@ -8,7 +8,7 @@ EXTRAS ?=
 ARGS ?=
 comma := ,
 PIP := $(PY) -m pip --disable-pip-version-check
-CODE := bandit store variants router cli proto tests bench examples
+CODE := bandit store variants wire router cli proto tests bench examples
 
 .PHONY: help setup setup-dev demo test check format proto clean
 

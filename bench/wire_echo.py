@@ -22,9 +22,9 @@ import ngh2
 import psutil
 import uvloop
 
-from anabranch.router.wire import Call, Handlers, Limits, Wire
-from anabranch.router.wire_grpcio import GrpcioWire
-from anabranch.router.wire_ngh2 import Ngh2Wire
+from anabranch.wire.grpcio_server import GrpcioWire
+from anabranch.wire.ngh2_server import Ngh2Wire
+from anabranch.wire.seam import Call, Handlers, Limits, Wire
 
 _METHOD = "/bench.Echo/Echo"
 _HEADERS = [

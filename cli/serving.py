@@ -12,8 +12,8 @@ from anabranch.cli.failures import CommandFailed
 from anabranch.router.models import UnknownModel
 from anabranch.router.serve import Server, WorkerFailed
 from anabranch.router.settings import InvalidSettings, Settings, StateInUse
-from anabranch.router.wire_choice import WireKind
 from anabranch.variants.errors import VariantError
+from anabranch.wire.choice import WireKind
 
 READY = "serving on "
 """What the line begins with that says the port is open; the address follows."""

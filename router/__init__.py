@@ -1,1 +1,1 @@
-"""The request path: wire, admission, forwarding, mirror, recorder, workers, controller and services."""
+"""The request path: admission, forwarding, mirror, recorder, workers, controller and services."""

@@ -12,8 +12,8 @@ from anabranch.proto import feedback_pb2 as pb
 from anabranch.router.assignment_id import AssignmentIds, ForgedAssignment
 from anabranch.router.recorder import Recorder
 from anabranch.router.routes import Routes
-from anabranch.router.wire import Call, Handlers, Status
 from anabranch.store.records import Feedback
+from anabranch.wire.seam import Call, Handlers, Status
 
 SUBMIT = "/anabranch.v1.FeedbackService/Submit"
 MOST_OUTCOMES = 10_000

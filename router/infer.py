@@ -22,12 +22,12 @@ from anabranch.router.mirror import Mirror, Original
 from anabranch.router.models import Models, ServedModel, UnknownModel
 from anabranch.router.recorder import Recorder
 from anabranch.router.routes import Routes
-from anabranch.router.wire import Call, Status
 from anabranch.store.records import Flag, Routed
 from anabranch.variants.batcher import Dispatcher
 from anabranch.variants.batching import MIRROR, URGENT, Answer, Failure, FailureKind, QueueFull, Ticket
 from anabranch.variants.errors import VariantError, VariantInputError
 from anabranch.variants.tensors import Array, TensorSpec
+from anabranch.wire.seam import Call, Status
 
 TARGET_VARIANT = "x-target-variant"
 INVOKED_VARIANT = "x-invoked-variant"

@@ -10,9 +10,9 @@ from anabranch.proto import open_inference_pb2 as pb
 from anabranch.router.infer import Inference
 from anabranch.router.models import Models, UnknownModel
 from anabranch.router.routes import Routes
-from anabranch.router.wire import Call, Handlers, Status
 from anabranch.variants.runtime import LoadedVariant
 from anabranch.variants.tensors import TensorSpec
+from anabranch.wire.seam import Call, Handlers, Status
 
 SERVICE = "inference.GRPCInferenceService"
 

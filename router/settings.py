@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from anabranch.router.wire_choice import WireKind
+from anabranch.wire.choice import WireKind
 
 
 class InvalidSettings(ValueError):

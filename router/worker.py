@@ -27,14 +27,14 @@ from anabranch.router.oip import SERVICE, OpenInference
 from anabranch.router.recorder import Recorder
 from anabranch.router.routes import Routes
 from anabranch.router.settings import Settings, assignment_key, settings_from
-from anabranch.router.wire import Limits
-from anabranch.router.wire_choice import new_wire
-from anabranch.router.wire_health import Health, Serving
-from anabranch.router.wire_reflection import Reflection
 from anabranch.store.journal import JournalWriter
 from anabranch.variants.batcher import Dispatcher
 from anabranch.variants.batching import BatchPolicy
 from anabranch.variants.runtime import suitable_placement
+from anabranch.wire.choice import new_wire
+from anabranch.wire.health import Health, Serving
+from anabranch.wire.reflection import Reflection
+from anabranch.wire.seam import Limits
 
 REPORT_S = 1.0
 _log = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ from typing import Any
 import uvloop
 
 from anabranch.proto import open_inference_pb2
-from anabranch.router.wire import Call, Handlers, Limits, Status, StreamCall, Tls, Wire
-from anabranch.router.wire_choice import WireKind, new_wire
-from anabranch.router.wire_health import Health, Serving, descriptor
-from anabranch.router.wire_reflection import Reflection
+from anabranch.wire.choice import WireKind, new_wire
+from anabranch.wire.health import Health, Serving, descriptor
+from anabranch.wire.reflection import Reflection
+from anabranch.wire.seam import Call, Handlers, Limits, Status, StreamCall, Tls, Wire
 
 
 class Server:

@@ -17,12 +17,12 @@ from anabranch.router.mirror import Mirror
 from anabranch.router.models import Models, ServedModel
 from anabranch.router.recorder import Recorder
 from anabranch.router.routes import Routes
-from anabranch.router.wire import Metadata, Status
 from anabranch.store.records import Feedback, Pair, Record, Routed
 from anabranch.variants.batching import Answer, Done, Failure, FailureKind, QueueFull, Timing
 from anabranch.variants.errors import VariantError, VariantInputError
 from anabranch.variants.runtime import LoadedVariant
 from anabranch.variants.tensors import Array, Datatype, TensorSpec
+from anabranch.wire.seam import Metadata, Status
 
 KEY = bytes(range(32))
 LANE = 7

@@ -7,8 +7,8 @@ from anabranch.proto import feedback_pb2 as pb
 from anabranch.router import feedback as module
 from anabranch.router.assignment_id import Assignment
 from anabranch.router.feedback import FeedbackService
-from anabranch.router.wire import Status
 from anabranch.store.records import Flag
+from anabranch.wire.seam import Status
 
 Bench = Any
 MakeCall = Callable[..., Any]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from anabranch.proto import open_inference_pb2 as pb
-from anabranch.router.wire import Status
 from anabranch.store.records import Flag
 from anabranch.variants.batching import FailureKind
+from anabranch.wire.seam import Status
 
 Bench = Any
 MakeCall = Callable[..., Any]

@@ -7,10 +7,10 @@ import pytest
 from anabranch.proto import open_inference_pb2 as pb
 from anabranch.router.models import Models, ServedModel
 from anabranch.router.oip import SERVICE, OpenInference
-from anabranch.router.wire import Status
 from anabranch.variants.recipes import Engine
 from anabranch.variants.runtime import LoadedVariant
 from anabranch.variants.tensors import Datatype, Signature, TensorSpec
+from anabranch.wire.seam import Status
 
 Bench = Any
 MakeCall = Callable[..., Any]

@@ -13,7 +13,7 @@ from anabranch.router.settings import (
     settings_from,
     settings_text,
 )
-from anabranch.router.wire_choice import WireKind
+from anabranch.wire.choice import WireKind
 
 
 def test_settings_reach_a_child_process_unchanged(tmp_path: Path) -> None:

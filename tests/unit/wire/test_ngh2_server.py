@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 import ngh2
 import pytest
 
-from anabranch.router.wire import Call, Handlers, Limits, Status
-from anabranch.router.wire_ngh2 import Ngh2Wire
+from anabranch.wire.ngh2_server import Ngh2Wire
+from anabranch.wire.seam import Call, Handlers, Limits, Status
 
 
 class Client:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from anabranch.router.wire import Call, Handlers, Limits, StreamCall
+from anabranch.wire.seam import Call, Handlers, Limits, StreamCall
 
 
 def _unary(call: Call, message: bytes) -> None:
@@ -43,7 +43,7 @@ def test_a_method_has_one_handler() -> None:
 def test_the_fast_wire_loads_neither_grpcio_nor_protobuf() -> None:
     script = (
         "import sys\n"
-        "from anabranch.router.wire_choice import WireKind, new_wire\n"
+        "from anabranch.wire.choice import WireKind, new_wire\n"
         "new_wire(WireKind.NGH2)\n"
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'grpc', 'google', 'numpy', 'torch'}))"
     )

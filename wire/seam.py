@@ -2,7 +2,7 @@
 
 A unary handler is called with a `Call` and the request's bytes, a stream handler with a `StreamCall`. Both return at once
 and answer whenever they can, from the same event loop: there is no task and no future for a request. Two transports
-implement `Wire`: `anabranch.router.wire_ngh2` (the fast one) and `anabranch.router.wire_grpcio` (grpcio's server).
+implement `Wire`: `anabranch.wire.ngh2_server` (the fast one) and `anabranch.wire.grpcio_server` (grpcio's server).
 
 Replies leave the process together, once in a turn of the event loop, and `before_flush` runs before them: what it makes
 durable was durable before any client saw its reply.

@@ -2,8 +2,8 @@ import asyncio
 import contextlib
 import socket
 
-from anabranch.router.wire import Handlers, Limits
-from anabranch.router.wire_ngh2 import Ngh2Wire
+from anabranch.wire.ngh2_server import Ngh2Wire
+from anabranch.wire.seam import Handlers, Limits
 
 
 async def first_bytes(wire: Ngh2Wire) -> bytes:

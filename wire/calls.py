@@ -5,8 +5,8 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
-from anabranch.router.grpc_framing import FramingError
-from anabranch.router.wire import INTERNAL_ERROR_MESSAGE, Metadata, Status, WireStats
+from anabranch.wire.grpc_framing import FramingError
+from anabranch.wire.seam import INTERNAL_ERROR_MESSAGE, Metadata, Status, WireStats
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anabranch.router.grpc_framing import (
+from anabranch.wire.grpc_framing import (
     FramingError,
     MessageReader,
     decode_metadata,
@@ -21,7 +21,7 @@ from anabranch.router.grpc_framing import (
     parse_timeout,
     status_trailers,
 )
-from anabranch.router.wire import Status
+from anabranch.wire.seam import Status
 
 _names = st.from_regex(r"x-[a-z0-9_.\-]{0,20}", fullmatch=True).filter(lambda name: not name.endswith("-bin"))
 _texts = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E)).map(lambda text: text.strip(" "))

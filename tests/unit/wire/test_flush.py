@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from anabranch.router.wire import WireStats
-from anabranch.router.wire_flush import Flusher
+from anabranch.wire.flush import Flusher
+from anabranch.wire.seam import WireStats
 
 
 class Loop:

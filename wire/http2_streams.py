@@ -5,8 +5,8 @@ from typing import Final
 
 import ngh2
 
-from anabranch.router.grpc_framing import Headers
-from anabranch.router.wire import Limits
+from anabranch.wire.grpc_framing import Headers
+from anabranch.wire.seam import Limits
 
 NO_ERROR: Final = int(ngh2.ErrorCode.NO_ERROR)
 CANCEL: Final = int(ngh2.ErrorCode.CANCEL)

@@ -4,7 +4,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import ClassVar, Final, Protocol
 
-from anabranch.router.grpc_framing import (
+from anabranch.wire.calls import ServedCall
+from anabranch.wire.grpc_framing import (
     OK_TRAILERS,
     RESPONSE_HEADERS,
     Headers,
@@ -15,8 +16,7 @@ from anabranch.router.grpc_framing import (
     frame_prefix,
     status_trailers,
 )
-from anabranch.router.wire import Call, Metadata, Status, UnaryHandler, WireStats
-from anabranch.router.wire_calls import ServedCall
+from anabranch.wire.seam import Call, Metadata, Status, UnaryHandler, WireStats
 
 # Below this size, copying a message behind its prefix costs less than queueing the two apart.
 _COPIED_BYTES: Final = 16 * 1024
@@ -67,7 +67,7 @@ def _unserved(call: Call, message: bytes) -> None:
 
 
 class NativeCall(ServedCall):
-    """A unary call; see `anabranch.router.wire.Call`."""
+    """A unary call; see `anabranch.wire.seam.Call`."""
 
     __slots__ = (
         "_headers",
@@ -145,7 +145,7 @@ class NativeCall(ServedCall):
 
 
 class NativeStreamCall(NativeCall):
-    """A streaming call; see `anabranch.router.wire.StreamCall`."""
+    """A streaming call; see `anabranch.wire.seam.StreamCall`."""
 
     __slots__ = (
         "_begun",

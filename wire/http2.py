@@ -13,10 +13,10 @@ from typing import Any, Final, Protocol, cast
 
 import ngh2
 
-from anabranch.router.grpc_framing import Headers
-from anabranch.router.http2_streams import NO_ERROR, Http2Streams
-from anabranch.router.wire import MIB, Limits, WireStats
-from anabranch.router.wire_flush import Flusher
+from anabranch.wire.flush import Flusher
+from anabranch.wire.grpc_framing import Headers
+from anabranch.wire.http2_streams import NO_ERROR, Http2Streams
+from anabranch.wire.seam import MIB, Limits, WireStats
 
 # Bytes taken from the engine for one write. The engine gathers them in a growing buffer: by the megabyte, the allocations
 # cost more than the copies (4.9 ms of CPU to echo 1 MiB against 1.8 ms).

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from anabranch.router.wire import WireStats
+from anabranch.wire.seam import WireStats
 
 logger = logging.getLogger(__name__)
 

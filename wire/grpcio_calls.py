@@ -11,10 +11,10 @@ from urllib.parse import unquote
 import grpc
 import grpc.aio
 
-from anabranch.router.grpc_framing import encode_metadata
-from anabranch.router.wire import Metadata, Status, StreamHandler, UnaryHandler, WireStats
-from anabranch.router.wire_calls import ServedCall
-from anabranch.router.wire_flush import Flusher
+from anabranch.wire.calls import ServedCall
+from anabranch.wire.flush import Flusher
+from anabranch.wire.grpc_framing import encode_metadata
+from anabranch.wire.seam import Metadata, Status, StreamHandler, UnaryHandler, WireStats
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -49,7 +49,7 @@ class Ending:
 
 
 class GrpcioCall(ServedCall):
-    """A unary call; see `anabranch.router.wire.Call`."""
+    """A unary call; see `anabranch.wire.seam.Call`."""
 
     __slots__ = ("_context", "_ending", "_released", "_wire")
 
@@ -117,7 +117,7 @@ class GrpcioCall(ServedCall):
 
 
 class GrpcioStreamCall(GrpcioCall):
-    """A streaming call; see `anabranch.router.wire.StreamCall`."""
+    """A streaming call; see `anabranch.wire.seam.StreamCall`."""
 
     __slots__ = (
         "_blocked",

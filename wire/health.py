@@ -12,7 +12,7 @@ from typing import Final
 from google.protobuf import descriptor_pb2
 
 from anabranch.proto.scan import ScanError, fields, varint_field
-from anabranch.router.wire import Call, Handlers, Status, StreamCall
+from anabranch.wire.seam import Call, Handlers, Status, StreamCall
 
 SERVICE: Final = "grpc.health.v1.Health"
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import quote_from_bytes
 
-from anabranch.router.wire import Metadata, Status
+from anabranch.wire.seam import Metadata, Status
 
 Headers = Sequence[tuple[bytes, bytes]]
 

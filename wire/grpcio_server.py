@@ -14,10 +14,10 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from anabranch.router.wire import Handlers, Limits, Status, StreamHandler, Tls, UnaryHandler, WireStats
-from anabranch.router.wire_deadlines import DeadlineWheel
-from anabranch.router.wire_flush import Flusher
-from anabranch.router.wire_grpcio_calls import Context, GrpcioCall, GrpcioStreamCall
+from anabranch.wire.deadlines import DeadlineWheel
+from anabranch.wire.flush import Flusher
+from anabranch.wire.grpcio_calls import Context, GrpcioCall, GrpcioStreamCall
+from anabranch.wire.seam import Handlers, Limits, Status, StreamHandler, Tls, UnaryHandler, WireStats
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _NOT_HONOURED: Final = (
 
 
 class GrpcioWire:
-    """A gRPC server; see `anabranch.router.wire.Wire`."""
+    """A gRPC server; see `anabranch.wire.seam.Wire`."""
 
     def __init__(self) -> None:
         self.stats = WireStats()

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from anabranch.router.grpc_framing import (
+from anabranch.wire.grpc_framing import (
     ACCEPT_ENCODING,
     CONTENT_TYPE,
     PREFIX,
@@ -16,10 +16,10 @@ from anabranch.router.grpc_framing import (
     parse_timeout,
     status_trailers,
 )
-from anabranch.router.http2 import Http2Connection
-from anabranch.router.wire import Status
-from anabranch.router.wire_ngh2_calls import NativeCall, NativeStreamCall
-from anabranch.router.wire_ngh2_shared import Shared
+from anabranch.wire.http2 import Http2Connection
+from anabranch.wire.ngh2_calls import NativeCall, NativeStreamCall
+from anabranch.wire.ngh2_shared import Shared
+from anabranch.wire.seam import Status
 
 
 class GrpcConnection:

@@ -5,7 +5,7 @@ import socket
 import ssl
 from typing import Final
 
-from anabranch.router.wire import Tls
+from anabranch.wire.seam import Tls
 
 _BACKLOG: Final = 1024
 

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import assert_never
 
-from anabranch.router.wire import Wire
+from anabranch.wire.seam import Wire
 
 
 class WireKind(StrEnum):
@@ -23,11 +23,11 @@ def new_wire(kind: WireKind) -> Wire:
     """
     match kind:
         case WireKind.NGH2:
-            from anabranch.router.wire_ngh2 import Ngh2Wire
+            from anabranch.wire.ngh2_server import Ngh2Wire
 
             return Ngh2Wire()
         case WireKind.GRPCIO:
-            from anabranch.router.wire_grpcio import GrpcioWire
+            from anabranch.wire.grpcio_server import GrpcioWire
 
             return GrpcioWire()
     assert_never(kind)

@@ -1,6 +1,6 @@
 """Server reflection, v1 and v1alpha, on any wire: grpcurl and its like need no proto files.
 
-Its messages are read and written by hand, for the reason given in `anabranch.router.wire_health`.
+Its messages are read and written by hand, for the reason given in `anabranch.wire.health`.
 
 Source: https://github.com/grpc/grpc/blob/master/doc/server-reflection.md
 """
@@ -12,7 +12,7 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor
 
 from anabranch.proto.scan import ScanError, bytes_field, fields, text_field, varint_field
-from anabranch.router.wire import Handlers, Status, StreamCall
+from anabranch.wire.seam import Handlers, Status, StreamCall
 
 PACKAGES: Final = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
 

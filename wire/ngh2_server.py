@@ -7,17 +7,17 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from anabranch.router.http2 import Http2Connection, receive_buffer
-from anabranch.router.wire import Handlers, Limits, Status, StreamHandler, Tls, UnaryHandler, WireStats
-from anabranch.router.wire_deadlines import DeadlineWheel
-from anabranch.router.wire_flush import Flusher
-from anabranch.router.wire_listen import listen, tls_context
-from anabranch.router.wire_ngh2_connection import GrpcConnection
-from anabranch.router.wire_ngh2_shared import Calls
+from anabranch.wire.deadlines import DeadlineWheel
+from anabranch.wire.flush import Flusher
+from anabranch.wire.http2 import Http2Connection, receive_buffer
+from anabranch.wire.listen import listen, tls_context
+from anabranch.wire.ngh2_connection import GrpcConnection
+from anabranch.wire.ngh2_shared import Calls
+from anabranch.wire.seam import Handlers, Limits, Status, StreamHandler, Tls, UnaryHandler, WireStats
 
 
 class Ngh2Wire:
-    """A gRPC server; see `anabranch.router.wire.Wire`."""
+    """A gRPC server; see `anabranch.wire.seam.Wire`."""
 
     def __init__(self) -> None:
         self.stats = WireStats()

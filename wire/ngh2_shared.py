@@ -3,10 +3,10 @@
 import asyncio
 from typing import Protocol
 
-from anabranch.router.http2 import Http2Connection, Receiver
-from anabranch.router.wire import Limits, Status, StreamHandler, UnaryHandler, WireStats
-from anabranch.router.wire_deadlines import DeadlineWheel
-from anabranch.router.wire_flush import Flusher
+from anabranch.wire.deadlines import DeadlineWheel
+from anabranch.wire.flush import Flusher
+from anabranch.wire.http2 import Http2Connection, Receiver
+from anabranch.wire.seam import Limits, Status, StreamHandler, UnaryHandler, WireStats
 
 
 class Calls(Receiver, Protocol):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anabranch.router.wire_deadlines import TICK_S, DeadlineWheel
+from anabranch.wire.deadlines import TICK_S, DeadlineWheel
 
 
 class Timer:
