@@ -10,6 +10,7 @@ from anabranch.proto import open_inference_pb2 as pb
 from anabranch.router.infer import Inference
 from anabranch.router.models import Models, UnknownModel
 from anabranch.router.routes import Routes
+from anabranch.router.stream_infer import StreamInference
 from anabranch.variants.runtime import LoadedVariant
 from anabranch.variants.tensors import TensorSpec
 from anabranch.wire.seam import Call, Handlers, Status
@@ -30,12 +31,13 @@ class _Serialized(Protocol):
 
 
 class OpenInference:
-    """Everything but inference itself is answered from the models in memory."""
+    """The service; everything but inference itself is answered from the models in memory."""
 
     def __init__(self, models: Models, routes: Routes, inference: Inference) -> None:
         self._models = models
         self._routes = routes
         self._inference = inference
+        self._streams = StreamInference(inference.infer)
 
     def handlers(self) -> Handlers:
         """What a wire serves."""
@@ -50,7 +52,11 @@ class OpenInference:
                 f"/{SERVICE}/RepositoryIndex": _answer(pb.RepositoryIndexRequest, self._index),
                 f"/{SERVICE}/ModelInfer": self._inference.infer,
             }
-        )
+        ) | self._streams.handlers(SERVICE)
+
+    def shut_down(self) -> None:
+        """End the streams that a drain would wait for."""
+        self._streams.shut_down()
 
     def _live(self, _request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)

@@ -76,6 +76,7 @@ class Worker:
             stopwatch=time.perf_counter,
             draw=random.SystemRandom().random,
         )
+        self._service = OpenInference(self._models, self._routes, self._inference)
         self._feedback = FeedbackService(
             ids=ids, routes=self._routes, recorder=self._recorder, wall_clock=time.time
         )
@@ -95,6 +96,7 @@ class Worker:
         self._say(link)
         await self._stop.wait()
         self._health.shut_down()
+        self._service.shut_down()
         await self._wire.drain(self._settings.drain_s)
         reporting.cancel()
         listening.cancel()
@@ -113,10 +115,9 @@ class Worker:
                 self._dispatcher.add(queue_name(model.name, name), variant.infer, policy, placement=placement)
 
     async def _open(self) -> None:
-        service = OpenInference(self._models, self._routes, self._inference)
         descriptors = [open_inference_pb2.DESCRIPTOR, feedback_pb2.DESCRIPTOR]
         handlers = (
-            service.handlers()
+            self._service.handlers()
             | self._feedback.handlers()
             | self._health.handlers()
             | Reflection(descriptors).handlers()
