@@ -45,18 +45,16 @@ _ONNX_FILE = "model.onnx"
 _TORCH_FILE = "model.safetensors"
 # The modules that decide an artifact's bytes: when one of them changes, variants are built again.
 _BUILDERS = (
-    "calibrate",
-    "encoder_graph",
-    "head",
-    "minilm",
-    "onnx_recipes",
-    "own_models",
-    "recipes",
-    "reviews",
-    "row_quantize",
-    "static_quantize",
-    "torch_encoder",
-    "wordpiece",
+    "encoder_graph.py",
+    "head.py",
+    "minilm.py",
+    "onnx_recipes.py",
+    "own_models.py",
+    "quantize/*.py",
+    "recipes.py",
+    "reviews.py",
+    "torch_encoder.py",
+    "wordpiece.py",
 )
 
 
@@ -117,8 +115,8 @@ def cache_key(source: ModelSource, spec: VariantSpec) -> str:
 
 def _builders_digest() -> str:
     folder = Path(__file__).parent
-    sources = b"".join((folder / f"{name}.py").read_bytes() for name in _BUILDERS)
-    return hashlib.sha256(sources).hexdigest()
+    modules = [path for pattern in _BUILDERS for path in sorted(folder.glob(pattern))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
 
 
 def _silent(_: str) -> None:

@@ -11,9 +11,11 @@ from typing import assert_never
 import onnx
 from onnx import TensorProto
 
-from anabranch.variants.calibrate import Observed, choose_ranges, observe
 from anabranch.variants.errors import BuildError, RecipeError
 from anabranch.variants.models import PreparedModel
+from anabranch.variants.quantize.calibrate import Observed, choose_ranges, observe
+from anabranch.variants.quantize.rows import quantize_rows
+from anabranch.variants.quantize.static import linear_layers, quantize_static
 from anabranch.variants.recipes import (
     Bf16,
     Fp16,
@@ -25,8 +27,6 @@ from anabranch.variants.recipes import (
     Ranges,
     Recipe,
 )
-from anabranch.variants.row_quantize import quantize_rows
-from anabranch.variants.static_quantize import linear_layers, quantize_static
 
 _INTEGER_PRODUCTS = ("MatMulInteger", "DynamicQuantizeMatMul")
 

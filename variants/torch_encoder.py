@@ -18,8 +18,8 @@ from torch.nn import functional
 from anabranch.variants.encoder_graph import EncoderShape
 from anabranch.variants.errors import RecipeError, VariantError, VariantRunError
 from anabranch.variants.models import PreparedModel
+from anabranch.variants.quantize.static import quantize_weight
 from anabranch.variants.recipes import Bf16, Fp16, Fp32, Imported, Int8Dynamic, Int8Static, Mixed, Recipe
-from anabranch.variants.static_quantize import quantize_weight
 from anabranch.variants.tensors import Array
 
 Linear: TypeAlias = Callable[[Tensor], Tensor]

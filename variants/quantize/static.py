@@ -12,8 +12,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from anabranch.variants.calibrate import Range
 from anabranch.variants.errors import BuildError
+from anabranch.variants.quantize.calibrate import Range
 from anabranch.variants.tensors import Array
 
 _LINEAR = ("MatMul", "Gemm")

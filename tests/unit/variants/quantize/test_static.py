@@ -7,17 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from anabranch.variants.calibrate import Range
 from anabranch.variants.errors import BuildError, RecipeError
 from anabranch.variants.models import PreparedModel
-from anabranch.variants.row_quantize import quantize_rows
-from anabranch.variants.sessions import OnnxSession
-from anabranch.variants.static_quantize import (
+from anabranch.variants.quantize.calibrate import Range
+from anabranch.variants.quantize.rows import quantize_rows
+from anabranch.variants.quantize.static import (
     activation_scale,
     linear_layers,
     quantize_static,
     quantize_weight,
 )
+from anabranch.variants.sessions import OnnxSession
 
 
 @pytest.mark.parametrize("axis", [0, 1])

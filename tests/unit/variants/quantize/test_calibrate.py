@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anabranch.variants.calibrate import BINS, Observed, choose_ranges, kl_threshold, observe
 from anabranch.variants.errors import BuildError
 from anabranch.variants.models import PreparedModel
 from anabranch.variants.onnx_graphs import with_extra_outputs
+from anabranch.variants.quantize.calibrate import BINS, Observed, choose_ranges, kl_threshold, observe
 from anabranch.variants.recipes import Calibration
 from anabranch.variants.sessions import OnnxSession
 

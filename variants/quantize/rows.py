@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from anabranch.variants.errors import RecipeError
-from anabranch.variants.static_quantize import LinearLayer, drop_unused, quantize_weight
+from anabranch.variants.quantize.static import LinearLayer, drop_unused, quantize_weight
 from anabranch.variants.tensors import Array
 
 # Operator, inputs, name, attributes.
