@@ -63,17 +63,17 @@ def scan(message: bytes) -> Head:
             tag = message[position]
             position += 1
             if tag >= 0x80:
-                tag, position = _tag(message, position - 1)
+                tag, position = read_tag(message, position - 1)
             if tag < 8:
                 raise ScanError(_NUMBER_0)
             if tag & 7 == _BYTES:
                 size = message[position]
                 position += 1
                 if size >= 0x80:
-                    size, position = _varint(message, position - 1)
+                    size, position = read_varint(message, position - 1)
                 start, position = position, position + size
                 if position > end:
-                    raise ScanError(_cut(size, end - start))
+                    raise ScanError(cut_short(size, end - start))
                 if tag == 0x0A:
                     name = message[start:position].decode()
                 elif tag == 0x12:
@@ -84,7 +84,7 @@ def scan(message: bytes) -> Head:
                     key, value = _map_entry(message[start:position])
                     parameters[key] = value
             else:
-                position = _skip(message, position, tag)
+                position = skip_field(message, position, tag)
     except IndexError:
         raise ScanError(f"the message ends within a field, after {end} bytes") from None
     except UnicodeDecodeError as error:
@@ -117,6 +117,7 @@ def override(
     *,
     model_name: str | None = None,
     model_version: str | None = None,
+    request_id: str | None = None,
     parameters: Mapping[str, ParameterValue] | None = None,
 ) -> bytes:
     """Return bytes that change the head of the message they follow, as `rewrite` does, without a copy of it.
@@ -126,7 +127,8 @@ def override(
     Args:
         model_name: The new name; None keeps it.
         model_version: The new version; None keeps it.
-        parameters: Set in addition to those there.
+        request_id: The new id; None keeps it.
+        parameters: Set in addition to those there; None as a value leaves a parameter without any.
 
     Raises:
         ScanError: An integer parameter beyond 64 bits.
@@ -136,6 +138,8 @@ def override(
         parts.append(text_field(1, model_name))
     if model_version is not None:
         parts.append(text_field(2, model_version))
+    if request_id is not None:
+        parts.append(text_field(3, request_id))
     if parameters:
         parts += [encode_parameter(4, key, value) for key, value in parameters.items()]
     return b"".join(parts)
@@ -226,15 +230,15 @@ def fields(message: bytes) -> list[tuple[int, int, int, int]]:
     try:
         while position < end:
             begin = position
-            tag, position = _tag(message, position)
+            tag, position = read_tag(message, position)
             if tag & 7 == _BYTES:
-                size, start = _varint(message, position)
+                size, start = read_varint(message, position)
                 position = start + size
                 if position > end:
-                    raise ScanError(_cut(size, end - start))
+                    raise ScanError(cut_short(size, end - start))
                 found.append((tag >> 3, begin, start, position))
             else:
-                position = _skip(message, position, tag)
+                position = skip_field(message, position, tag)
                 found.append((0, begin, position, position))
     except IndexError:
         raise ScanError(f"the message ends within a field, after {end} bytes") from None
@@ -262,10 +266,10 @@ def _map_entry(entry: bytes) -> tuple[str, ParameterValue]:
 def _choice(data: bytes, value: ParameterValue) -> ParameterValue:
     position, end = 0, len(data)
     while position < end:
-        tag, position = _tag(data, position)
+        tag, position = read_tag(data, position)
         kind = tag & 7
         if kind == _VARINT:
-            number, position = _varint(data, position)
+            number, position = read_varint(data, position)
             if tag == 0x08:
                 value = number != 0
             elif tag == 0x10:
@@ -273,21 +277,27 @@ def _choice(data: bytes, value: ParameterValue) -> ParameterValue:
             elif tag == 0x28:
                 value = number
         elif kind == _BYTES:
-            size, start = _varint(data, position)
+            size, start = read_varint(data, position)
             position = start + size
             if position > end:
-                raise ScanError(_cut(size, end - start))
+                raise ScanError(cut_short(size, end - start))
             if tag == 0x1A:
                 value = data[start:position].decode()
         else:
-            start, position = position, _skip(data, position, tag)
+            start, position = position, skip_field(data, position, tag)
             if tag == 0x21:
                 value = float(struct.unpack_from("<d", data, start)[0])
     return value
 
 
-def _tag(data: bytes, position: int) -> tuple[int, int]:
-    tag, position = _varint(data, position)
+def read_tag(data: bytes, position: int) -> tuple[int, int]:
+    """Return a field's tag and the offset after it.
+
+    Raises:
+        ScanError: No field has such a tag.
+        IndexError: The data ends within it.
+    """
+    tag, position = read_varint(data, position)
     if tag < 8:
         raise ScanError(_NUMBER_0)
     if tag >> 32:
@@ -295,7 +305,13 @@ def _tag(data: bytes, position: int) -> tuple[int, int]:
     return tag, position
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
+def read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """Return a number and the offset after it.
+
+    Raises:
+        ScanError: It is longer than a number can be.
+        IndexError: The data ends within it.
+    """
     value = data[position]
     position += 1
     if value < 0x80:
@@ -310,13 +326,18 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
     raise ScanError("a number is longer than 10 bytes")
 
 
-def _skip(data: bytes, position: int, tag: int, depth: int = 0) -> int:
-    """Return the offset after a field of a kind that is not read."""
+def skip_field(data: bytes, position: int, tag: int, depth: int = 0) -> int:
+    """Return the offset after a field, from the offset after its tag.
+
+    Raises:
+        ScanError: It is no field.
+        IndexError: The data ends within it.
+    """
     kind = tag & 7
     if kind == _VARINT:
-        return _varint(data, position)[1]
+        return read_varint(data, position)[1]
     if kind == _BYTES:
-        size, position = _varint(data, position)
+        size, position = read_varint(data, position)
         position += size
     elif kind == _FIXED64:
         position += 8
@@ -326,12 +347,12 @@ def _skip(data: bytes, position: int, tag: int, depth: int = 0) -> int:
         if depth >= _MAX_DEPTH:
             raise ScanError(f"groups are nested deeper than {_MAX_DEPTH}")
         while True:
-            inner, position = _tag(data, position)
+            inner, position = read_tag(data, position)
             if inner & 7 == _GROUP_END:
                 if inner >> 3 != tag >> 3:
                     raise ScanError(f"group {tag >> 3} is closed as {inner >> 3}")
                 return position
-            position = _skip(data, position, inner, depth + 1)
+            position = skip_field(data, position, inner, depth + 1)
     else:
         raise ScanError(f"a field has the wire type {kind}")
     if position > len(data):
@@ -339,5 +360,6 @@ def _skip(data: bytes, position: int, tag: int, depth: int = 0) -> int:
     return position
 
 
-def _cut(size: int, left: int) -> str:
+def cut_short(size: int, left: int) -> str:
+    """Say that a field announces more bytes than there are."""
     return f"a field announces {size} bytes, {left} are left"
