@@ -1,29 +1,24 @@
-"""HTTP/2 server connections: this module and `http2_streams` alone know the engine, ngh2 (Cython over libnghttp2).
+"""HTTP/2 server connections: the `http2` modules alone know the engine, ngh2 (Cython over libnghttp2).
 
 A connection turns the engine's events into calls of a `Receiver`, and writes what the engine has to say when the flusher
-asks. The engine raises on every call once its session has failed or is terminating, so every call is guarded: where one
-fails, the receiver's streams end with the connection.
+asks.
 """
 
 import asyncio
 import socket
 import ssl
-from enum import Enum, auto
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 import ngh2
 
 from anabranch.wire.flush import Flusher
 from anabranch.wire.grpc_framing import Headers
-from anabranch.wire.http2_streams import NO_ERROR, Http2Streams
-from anabranch.wire.seam import MIB, Limits, WireStats
+from anabranch.wire.http2_responses import Http2Responses
+from anabranch.wire.http2_socket import Http2Socket, Phase, speaks_http2
+from anabranch.wire.http2_streams import NO_ERROR
+from anabranch.wire.peer_identity import certificate_identity
+from anabranch.wire.seam import Limits, WireStats
 
-# Bytes taken from the engine for one write. The engine gathers them in a growing buffer: by the megabyte, the allocations
-# cost more than the copies (4.9 ms of CPU to echo 1 MiB against 1.8 ms).
-_WRITE_BYTES: Final = 64 * 1024
-# What may wait in the transport behind a slow client; the rest waits in the engine.
-_TRANSPORT_BYTES: Final = 1 * MIB
-_READ_BYTES: Final = 256 * 1024
 _SHUTDOWN_PING: Final = b"shutdown"
 # A client closes its end when it has read the last reply; closing first could reset the connection under that reply.
 _LINGER_S: Final = 1.0
@@ -31,23 +26,7 @@ _LINGER_S: Final = 1.0
 _NOTICE_S: Final = 1.0
 
 
-class Phase(Enum):
-    """The life of a connection."""
-
-    HANDSHAKE = auto()
-    OPEN = auto()
-    NOTICED = auto()
-    """The client knows that no further streams are wanted; those on their way are still served."""
-    CLOSING = auto()
-    """Streams after the last one announced are refused; the rest end."""
-    LINGERING = auto()
-    """All is sent; waiting for the client to close."""
-    CLOSED = auto()
-
-
 _DataReceived, _RequestReceived, _StreamClosed = ngh2.DataReceived, ngh2.RequestReceived, ngh2.StreamClosed
-
-_DEAF: Final = (Phase.LINGERING, Phase.CLOSED)
 
 
 class Receiver(Protocol):
@@ -77,7 +56,7 @@ class Receiver(Protocol):
         """Return the number of calls not yet answered."""
 
 
-class Http2Connection(Http2Streams, asyncio.BufferedProtocol):
+class Http2Connection(Http2Responses, Http2Socket):
     """One client's connection.
 
     Args:
@@ -89,21 +68,13 @@ class Http2Connection(Http2Streams, asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_buffer",
-        "_flusher",
-        "_last_progress",
-        "_last_received",
         "_limits",
         "_linger_until",
-        "_loop",
         "_noticed_at",
-        "_paused",
-        "_pinged_at",
-        "_stats",
-        "_transport",
+        "_refused_bodies",
         "idle_since",
         "peer",
-        "phase",
+        "peer_identity",
         "receiver",
     )
 
@@ -118,36 +89,38 @@ class Http2Connection(Http2Streams, asyncio.BufferedProtocol):
         stats: WireStats,
         buffer: memoryview,
     ) -> None:
-        super().__init__(limits)
-        self._loop = loop
+        engine = ngh2.Connection(
+            ngh2.Role.SERVER,
+            ngh2.Configuration(
+                auto_window_update=False,
+                # Beyond twice what is announced, the connection is cut.
+                max_inbound_header_list_size=2 * limits.max_header_bytes,
+                max_send_header_block_length=65_536,
+            ),
+        )
+        super().__init__(engine, loop=loop, flusher=flusher, limits=limits, stats=stats, buffer=buffer)
         self._limits = limits
-        self._flusher = flusher
-        self._stats = stats
-        self._buffer = buffer
-        self._transport: asyncio.Transport | None = None
-        self._paused = False
-        self._pinged_at: float | None = None
+        self._refused_bodies: set[int] = set()
         self._linger_until = self._noticed_at = 0.0
-        self._last_received = self._last_progress = self.idle_since = loop.time()
+        self.idle_since = loop.time()
         self.peer = ""
-        self.phase = Phase.HANDSHAKE
+        self.peer_identity: str | None = None
 
     # From the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Announce the server's settings."""
-        # uvloop's transports have the methods, not the class.
-        transport = cast(asyncio.Transport, transport)
-        self._transport = transport
+        transport = self._attach(transport)
         self.peer = _peer(transport)
+        tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+        if tls is not None:
+            self.peer_identity = certificate_identity(tls.getpeercert())
         if not self.receiver.on_connected():
             transport.abort()
             return
-        tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
-        if tls is not None and tls.selected_alpn_protocol() != "h2":
+        if not speaks_http2(transport):
             transport.close()
             return
-        transport.set_write_buffer_limits(high=_TRANSPORT_BYTES, low=_TRANSPORT_BYTES // 4)
         limits = self._limits
         self._engine.initiate_connection(
             {
@@ -159,39 +132,6 @@ class Http2Connection(Http2Streams, asyncio.BufferedProtocol):
         self._engine.set_local_window_size(limits.connection_window_bytes)
         self.mark()
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # the buffer has one size
-        """Give the transport the buffer to receive into."""
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Take what arrived."""
-        self._last_received = self._loop.time()
-        if self.phase in _DEAF:
-            return
-        try:
-            self._engine.receive_data(self._buffer[:nbytes])
-        except ngh2.NGH2Error:
-            # Beyond a resource limit, or no HTTP/2 at all: the engine has nothing more to say.
-            self._break()
-            return
-        self._dispatch()
-        if not self._marked:
-            self.mark()
-
-    def pause_writing(self) -> None:
-        """The client does not read: keep replies in the engine."""
-        self._paused = True
-
-    def resume_writing(self) -> None:
-        """The client reads again."""
-        self._paused = False
-        self._last_progress = self._loop.time()
-        self.mark()
-
-    def eof_received(self) -> bool:
-        """The client closed its end: nothing can be answered any more."""
-        return False
-
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the reason changes nothing
         """End every call."""
         self.phase = Phase.CLOSED
@@ -199,35 +139,6 @@ class Http2Connection(Http2Streams, asyncio.BufferedProtocol):
         self.receiver.on_connection_lost()
 
     # From the flusher.
-
-    def mark(self) -> None:
-        """Write at the end of this turn of the loop."""
-        if not self._marked:
-            self._marked = True
-            self._flusher.mark(self)
-
-    def write_out(self) -> None:
-        """Hand to the transport what the client's windows and the transport's buffer allow."""
-        self._marked = False
-        transport = self._transport
-        if transport is None or self.phase is Phase.CLOSED:
-            return
-        before = self.backlog_bytes
-        try:
-            while not self._paused:
-                data = self._engine.data_to_send(_WRITE_BYTES)
-                if data:
-                    transport.write(data)
-                if len(data) < _WRITE_BYTES:
-                    break
-            self.backlog_bytes = self._engine.queued_body_size()
-        except ngh2.NGH2Error:
-            self._break()
-            return
-        if self._paused:
-            self.backlog_bytes += transport.get_write_buffer_size()
-        elif self.backlog_bytes < before:
-            self._last_progress = self._loop.time()
 
     def after_write(self) -> None:
         """Report what writing ended or made room for."""
@@ -326,47 +237,18 @@ class Http2Connection(Http2Streams, asyncio.BufferedProtocol):
             return
         if self.phase is Phase.NOTICED and now - self._noticed_at > _NOTICE_S:
             self.refuse_further()
-        if not self.backlog_bytes:
-            self._last_progress = now
-        elif now - self._last_progress > limits.write_stall_s:
-            self._stats.connections_stalled += 1
-            self.abort()
+        if not self._check_life(now):
             return
-        if self._pinged_at is not None and self._last_received < self._pinged_at:
-            if now - self._pinged_at > limits.keepalive_timeout_s:
-                self._stats.connections_stalled += 1
-                self.abort()
-            return
-        self._pinged_at = None
         if self.receiver.open_calls() or self.backlog_bytes:
             self.idle_since = now
         elif limits.idle_s is not None and now - self.idle_since > limits.idle_s:
             self.give_notice()
-        if now - self._last_received > limits.keepalive_s:
-            self._pinged_at = now
-            try:
-                self._engine.ping()
-            except ngh2.NGH2Error:
-                return
-            self.mark()
+        self._ask_for_life(now)
 
     def close(self) -> None:
         """Close after what was written has been sent."""
-        self.phase = Phase.CLOSED
         self._linger_until = self._loop.time() + _LINGER_S
-        if self._transport is not None:
-            self._transport.close()
-
-    def abort(self) -> None:
-        """Close at once."""
-        self.phase = Phase.CLOSED
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _break(self) -> None:
-        """Close: the engine has given the connection up."""
-        self._stats.protocol_errors += 1
-        self.abort()
+        super().close()
 
     def _linger(self) -> None:
         if self.phase not in (Phase.LINGERING, Phase.CLOSED):
@@ -380,11 +262,6 @@ class Http2Connection(Http2Streams, asyncio.BufferedProtocol):
             return not self._engine.want_write
         except ngh2.NGH2Error:
             return True
-
-
-def receive_buffer() -> memoryview:
-    """Return a buffer for all connections of a loop to receive into."""
-    return memoryview(bytearray(_READ_BYTES))
 
 
 def _peer(transport: asyncio.Transport) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 from anabranch.wire.deadlines import DeadlineWheel
 from anabranch.wire.flush import Flusher
-from anabranch.wire.http2 import Http2Connection, receive_buffer
+from anabranch.wire.http2 import Http2Connection
+from anabranch.wire.http2_socket import receive_buffer
 from anabranch.wire.listen import listen, tls_context
 from anabranch.wire.ngh2_connection import GrpcConnection
 from anabranch.wire.ngh2_shared import Calls
