@@ -11,16 +11,11 @@ Source:
 """
 
 import math
-from collections.abc import Callable
-
-import numpy as np
 
 from anabranch.bandit.betting import ContrastState, ContrastTest
+from anabranch.bandit.fixed_stakes import border, lowest_kept
 from anabranch.bandit.mixtures import Sides, beta_prior_size, gamma_exponential_bound, log_differs
 from anabranch.bandit.scales import BoundedScale, FloatArray, Histogram, unit_arrays
-
-# Stakes from near ruin (0.9) down to 2^-15 of it: near-optimal from a handful of values to 10^8.
-_STAKES: FloatArray = 0.9 * 2.0 ** -np.linspace(0.0, 15.0, 31)
 
 
 def proportion_interval(
@@ -48,11 +43,15 @@ def proportion_interval(
     limit = math.log(1.0 / alpha)
     share = successes / trials
 
-    def excluded(threshold: float) -> bool:
-        return float(log_differs(successes, trials, threshold, size)) >= limit
+    def excess(threshold: float) -> float:
+        return float(log_differs(successes, trials, threshold, size)) - limit
 
-    low = 0.0 if successes == 0 else _border(excluded, outside=0.0, inside=share)
-    high = 1.0 if successes == trials else _border(excluded, outside=1.0, inside=share)
+    step = 2.0 * math.sqrt(limit * max(share * (1.0 - share), 1.0 / trials) / trials)
+    low, high = 0.0, 1.0
+    if successes > 0:
+        low = border(excess, outside=share * 1e-12, inside=share, step=step, open_end=0.0)
+    if successes < trials:
+        high = border(excess, outside=1.0 - (1.0 - share) * 1e-12, inside=share, step=step, open_end=1.0)
     return low, high
 
 
@@ -83,18 +82,9 @@ def mean_interval(scale: BoundedScale, histogram: Histogram, *, alpha: float) ->
 
 def _lower_mean(values: FloatArray, counts: FloatArray, mean: float, alpha: float) -> float:
     """The smallest candidate mean that the gambler on higher values has not refuted at alpha / 2."""
-    if mean <= 0.0:
-        return 0.0
-    limit = math.log(2.0 / alpha) + math.log(_STAKES.size)
-
-    def excluded(candidate: float) -> bool:
-        if candidate <= 0.0:
-            return True
-        log_wealth = np.log1p(np.multiply.outer(_STAKES, values / candidate - 1.0)) @ counts
-        top = float(log_wealth.max())
-        return top + math.log(float(np.exp(log_wealth - top).sum())) >= limit
-
-    return _border(excluded, outside=0.0, inside=mean)
+    return lowest_kept(
+        lambda candidate: values / candidate - 1.0, counts, centre=mean, limit=math.log(2.0 / alpha)
+    )
 
 
 def contrast_interval(
@@ -138,18 +128,3 @@ def contrast_interval(
     )
     centre, radius = state.total / state.count, bound / state.count
     return max(centre - radius, -1.0) * width, min(centre + radius, 1.0) * width
-
-
-def _border(excluded: Callable[[float], bool], *, outside: float, inside: float) -> float:
-    """The border between excluded and kept values, on the excluded side, to 12 digits of the distance.
-
-    Inside is the estimate itself, against which nobody can have won: it is never excluded.
-    """
-    start = abs(inside - outside)
-    while abs(inside - outside) > 1e-12 * start:
-        middle = 0.5 * (inside + outside)
-        if excluded(middle):
-            outside = middle
-        else:
-            inside = middle
-    return outside
