@@ -214,6 +214,11 @@ class StreamedRequest:
         return self._call.peer
 
     @property
+    def peer_identity(self) -> str | None:
+        """The client's name by its certificate."""
+        return self._call.peer_identity
+
+    @property
     def id(self) -> str:
         """The client's own name of the request; empty where it cannot be read."""
         try:

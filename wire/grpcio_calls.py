@@ -14,6 +14,7 @@ import grpc.aio
 from anabranch.wire.calls import ServedCall
 from anabranch.wire.flush import Flusher
 from anabranch.wire.grpc_framing import encode_metadata
+from anabranch.wire.peer_identity import properties_identity
 from anabranch.wire.seam import Metadata, Status, StreamHandler, UnaryHandler, WireStats
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -69,6 +70,11 @@ class GrpcioCall(ServedCall):
     def peer(self) -> str:
         """The client's address."""
         return unquote(self._context.peer())
+
+    @property
+    def peer_identity(self) -> str | None:
+        """The client's name by its certificate."""
+        return properties_identity(self._context.auth_context())
 
     def reply(self, message: bytes, metadata: Metadata = (), trailing: Metadata = ()) -> None:
         """End the call with OK."""

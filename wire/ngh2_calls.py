@@ -34,6 +34,10 @@ class CallOwner(Protocol):
     def peer(self) -> str:
         """The client's address."""
 
+    @property
+    def peer_identity(self) -> str | None:
+        """The client's name by its certificate."""
+
     def answer(self, call: "NativeCall", headers: Headers, message: bytes, trailers: Headers) -> bool:
         """Send a whole response."""
 
@@ -123,6 +127,11 @@ class NativeCall(ServedCall):
     def peer(self) -> str:
         """The client's address."""
         return self.owner.peer
+
+    @property
+    def peer_identity(self) -> str | None:
+        """The client's name by its certificate."""
+        return self.owner.peer_identity
 
     def reply(self, message: bytes, metadata: Metadata = (), trailing: Metadata = ()) -> None:
         """End the call with OK."""

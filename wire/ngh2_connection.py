@@ -67,6 +67,11 @@ class GrpcConnection:
         """The client's address."""
         return self._http2.peer
 
+    @property
+    def peer_identity(self) -> str | None:
+        """The client's name by its certificate."""
+        return self._http2.peer_identity
+
     # From the connection.
 
     def on_connected(self) -> bool:

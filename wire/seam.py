@@ -132,6 +132,10 @@ class Call(Protocol):
         """The client's address, as `ipv4:127.0.0.1:50051`."""
 
     @property
+    def peer_identity(self) -> str | None:
+        """The client's name by its certificate, see `anabranch.wire.peer_identity`; None without mutual TLS."""
+
+    @property
     def cancelled(self) -> bool:
         """The call ended without an answer of ours: cancelled, disconnected, or past its deadline."""
 

@@ -203,6 +203,8 @@ def test_tls_serves_messages_of_every_size_and_streams(start_server: Start) -> N
     with grpc.secure_channel(server.address, _credentials(with_client=False)) as channel:
         echo: Any = channel.unary_unary("/test.Wire/Echo")
         bidi: Any = channel.stream_stream("/test.Wire/Bidi")
+        seen: Any = channel.unary_unary("/test.Wire/Metadata")
+        assert json.loads(seen(b"", timeout=20))["peer_identity"] is None
         for size in (0, 1, 100_000, 3 << 20):
             assert echo(bytes(size), timeout=20) == bytes(size)
         assert list(bidi(iter([bytes(100_000)] * 30), timeout=20)) == [bytes(100_000)] * 30
@@ -213,6 +215,8 @@ def test_mutual_tls_wants_a_certificate_of_the_authority(start_server: Start) ->
     with grpc.secure_channel(server.address, _credentials(with_client=True)) as channel:
         echo: Any = channel.unary_unary("/test.Wire/Echo")
         assert echo(b"known", timeout=20) == b"known"
+        seen: Any = channel.unary_unary("/test.Wire/Metadata")
+        assert json.loads(seen(b"", timeout=20))["peer_identity"] == "client"
     with grpc.secure_channel(server.address, _credentials(with_client=False)) as channel:
         echo = channel.unary_unary("/test.Wire/Echo")
         with pytest.raises(grpc.RpcError) as caught:

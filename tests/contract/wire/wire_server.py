@@ -50,7 +50,14 @@ class Server:
     def metadata(self, call: Call, message: bytes) -> None:
         seen = [[name, value.hex() if isinstance(value, bytes) else value] for name, value in call.metadata]
         call.reply(
-            json.dumps({"metadata": seen, "method": call.method, "peer": call.peer}).encode(),
+            json.dumps(
+                {
+                    "metadata": seen,
+                    "method": call.method,
+                    "peer": call.peer,
+                    "peer_identity": call.peer_identity,
+                }
+            ).encode(),
             metadata=[("x-invoked-variant", "onnx-fp32"), ("x-raw-bin", b"\0\xff\x10")],
             trailing=[("x-assignment-id", "a1"), ("x-tail-bin", b"")],
         )

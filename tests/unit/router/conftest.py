@@ -36,6 +36,7 @@ class RecordingCall:
     metadata: Metadata = ()
     deadline: float | None = None
     peer: str = "ipv4:127.0.0.1:1"
+    peer_identity: str | None = None
     cancelled: bool = False
     callbacks: list[Callable[[], None]] = field(default_factory=list)
     replies: list[bytes] = field(default_factory=list)
