@@ -30,6 +30,11 @@ def run_server(
     workers: int,
     threads: int,
     wire: str,
+    max_message_bytes: int,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    worker_silence_s: float,
     tick_s: float,
     say: Callable[[str], None],
 ) -> None:
@@ -47,6 +52,11 @@ def run_server(
             workers=workers,
             threads=threads,
             wire=_wire(wire),
+            max_message_bytes=max_message_bytes,
+            tls_certificate=tls_certificate,
+            tls_key=tls_key,
+            tls_client_ca=tls_client_ca,
+            worker_silence_s=worker_silence_s,
             tick_s=tick_s,
         )
         asyncio.run(_serve(settings, say))

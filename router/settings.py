@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from anabranch.wire.choice import WireKind
+from anabranch.wire.seam import MIB, Limits, Tls
 
 
 class InvalidSettings(ValueError):
@@ -17,6 +18,9 @@ class InvalidSettings(ValueError):
 
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# gRPC's own limit in most clients.
+_LARGEST_MESSAGE = 2**31 - 1
+_LEAST_SILENCE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +35,14 @@ class Settings:
         port: Inference port; 0 takes a free one.
         workers: Processes that share the port.
         threads: Threads of one worker that run models.
+        max_message_bytes: Largest request accepted, after decompression.
+        tls_certificate: The port's certificate, followed by its chain, as PEM; absent, the port is plain.
+        tls_key: The certificate's private key, as PEM.
+        tls_client_ca: Authorities of client certificates, as PEM; with it, a client must show one.
         tick_s: Time between two ticks of the controller.
         snapshot_max_age_s: Without news for this long a worker serves baselines only.
         drain_s: Time for requests in flight when a worker ends.
+        worker_silence_s: A worker that gives no sign of life for this long is killed and replaced.
     """
 
     models: Path
@@ -45,12 +54,18 @@ class Settings:
     workers: int = 1
     threads: int = 0
     wire: WireKind = WireKind.NGH2
+    max_message_bytes: int = 64 * MIB
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
     max_batch_size: int = 16
     max_queue_size: int = 256
     max_queue_delay_microseconds: int = 0
     tick_s: float = 1.0
     snapshot_max_age_s: float = 60.0
     drain_s: float = 10.0
+    # A worker reports once a second; a busy machine may hold it up for some.
+    worker_silence_s: float = 15.0
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work, all at once."""
@@ -68,12 +83,60 @@ class Settings:
             problems.append(
                 f"tick_s is {self.tick_s} and snapshot_max_age_s {self.snapshot_max_age_s}: both positive, the age larger"
             )
-        if self.host not in LOOPBACK:
+        if not 1 <= self.max_message_bytes <= _LARGEST_MESSAGE:
             problems.append(
-                f"host is {self.host!r}: without TLS and tokens only loopback is served, use one of {', '.join(LOOPBACK)}"
+                f"max_message_bytes is {self.max_message_bytes}, must be from 1 to {_LARGEST_MESSAGE}"
             )
+        if self.worker_silence_s < _LEAST_SILENCE_S:
+            problems.append(
+                f"worker_silence_s is {self.worker_silence_s:g}, must be at least {_LEAST_SILENCE_S:g}: a worker reports once a second"
+            )
+        problems += self._tls_problems()
         if problems:
             raise InvalidSettings("\n".join(problems))
+
+    def _tls_problems(self) -> list[str]:
+        """What is wrong with the files of TLS, and with an address that needs them."""
+        files = {
+            "tls_certificate": self.tls_certificate,
+            "tls_key": self.tls_key,
+            "tls_client_ca": self.tls_client_ca,
+        }
+        problems = [
+            f"{name} is {path}, which is no file"
+            for name, path in files.items()
+            if path is not None and not path.is_file()
+        ]
+        if (self.tls_certificate is None) is not (self.tls_key is None):
+            problems.append("tls_certificate and tls_key go together: give both, or none")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            problems.append(
+                "tls_client_ca is given without a certificate of the port's own: give tls_certificate and tls_key"
+            )
+        if self.host not in LOOPBACK and self.tls_client_ca is None:
+            problems.append(
+                f"host is {self.host!r}: beyond loopback only clients with a certificate are served, "
+                f"give --tls-cert, --tls-key and --tls-client-ca, or one of {', '.join(LOOPBACK)}"
+            )
+        return problems
+
+    @property
+    def tls(self) -> Tls | None:
+        """The files that make the port a TLS port; None for a plain one."""
+        if self.tls_certificate is None or self.tls_key is None:
+            return None
+        return Tls(
+            certificate_file=self.tls_certificate, key_file=self.tls_key, client_ca_file=self.tls_client_ca
+        )
+
+    @property
+    def limits(self) -> Limits:
+        """What the port accepts."""
+        return Limits(
+            max_message_bytes=self.max_message_bytes,
+            # Room for some of the largest requests at once.
+            max_buffered_bytes=max(Limits().max_buffered_bytes, 4 * self.max_message_bytes),
+        )
 
     @property
     def store_url(self) -> str:

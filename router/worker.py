@@ -34,7 +34,6 @@ from anabranch.variants.runtime import suitable_placement
 from anabranch.wire.choice import new_wire
 from anabranch.wire.health import Health, Serving
 from anabranch.wire.reflection import Reflection
-from anabranch.wire.seam import Limits
 
 REPORT_S = 1.0
 _log = logging.getLogger(__name__)
@@ -126,7 +125,8 @@ class Worker:
             host=self._settings.host,
             port=self._port,
             handlers=handlers,
-            limits=Limits(),
+            limits=self._settings.limits,
+            tls=self._settings.tls,
             before_flush=self._recorder.commit,
             reuse_port=True,
         )

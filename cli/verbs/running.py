@@ -109,9 +109,28 @@ def serve(
     workers: Annotated[int, typer.Option(help="Processes that share the port.")] = 1,
     threads: Annotated[int, typer.Option(help="Threads a worker runs models with; 0: a fair share.")] = 0,
     wire: Annotated[str, typer.Option(help="Transport of the inference port: ngh2 or grpcio.")] = "ngh2",
+    max_message_bytes: Annotated[
+        int, typer.Option(help="Largest request accepted, after decompression.")
+    ] = 64 << 20,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Certificate of the port and its chain, PEM.", metavar="FILE")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.", metavar="FILE")] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            help="Authorities of client certificates, PEM: a client must show one. Needed beyond loopback.",
+            metavar="FILE",
+        ),
+    ] = None,
+    worker_timeout: Annotated[
+        float, typer.Option(help="Seconds without a sign of life after which a worker is replaced.")
+    ] = 15.0,
     tick: Annotated[float, typer.Option(help="Seconds between two looks at the evidence.")] = 1.0,
 ) -> None:
     """Serve models over gRPC (Open Inference Protocol), and move their experiments on.
+
+    SIGHUP reads the models folder and the TLS files again, and replaces the workers one by one, without a lost request.
 
     Example: anabranch serve --models .state/models --port 8001
     """
@@ -128,6 +147,11 @@ def serve(
         workers=workers,
         threads=threads,
         wire=wire,
+        max_message_bytes=max_message_bytes,
+        tls_certificate=tls_cert,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
+        worker_silence_s=worker_timeout,
         tick_s=tick,
         say=terminal.say,
     )

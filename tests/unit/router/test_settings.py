@@ -31,17 +31,73 @@ def test_settings_reach_a_child_process_unchanged(tmp_path: Path) -> None:
 
 def test_all_problems_are_reported_together() -> None:
     with pytest.raises(InvalidSettings) as caught:
-        Settings(models=Path(), workers=0, threads=-1, port=70_000, tick_s=60.0, host="0.0.0.0")
+        Settings(
+            models=Path(),
+            workers=0,
+            threads=-1,
+            port=70_000,
+            tick_s=60.0,
+            host="0.0.0.0",
+            max_message_bytes=0,
+            worker_silence_s=1.0,
+        )
     said = str(caught.value).splitlines()
-    assert len(said) == 5
+    assert len(said) == 7
     for part in (
         "workers is 0, must be at least 1",
         "threads is -1, must be at least 0",
         "port is 70000, must be from 0 to 65535",
         "tick_s is 60.0 and snapshot_max_age_s 60.0",
-        "host is '0.0.0.0': without TLS and tokens only loopback is served",
+        "host is '0.0.0.0': beyond loopback only clients with a certificate are served, give --tls-cert, --tls-key",
+        "max_message_bytes is 0, must be from 1 to 2147483647",
+        "worker_silence_s is 1, must be at least 2",
     ):
         assert any(line.startswith(part) for line in said), part
+
+
+@pytest.fixture
+def pem(tmp_path: Path) -> Path:
+    path = tmp_path / "some.pem"
+    path.write_text("")
+    return path
+
+
+def test_a_plain_port_has_no_tls_and_a_secured_one_its_files(pem: Path) -> None:
+    assert Settings(models=Path()).tls is None
+    tls = Settings(models=Path(), tls_certificate=pem, tls_key=pem).tls
+    assert tls is not None
+    assert (tls.certificate_file, tls.key_file, tls.client_ca_file) == (pem, pem, None)
+
+
+def test_beyond_loopback_is_served_with_an_authority_of_clients_only(pem: Path) -> None:
+    served = Settings(models=Path(), host="0.0.0.0", tls_certificate=pem, tls_key=pem, tls_client_ca=pem)
+    assert served.tls is not None
+    with pytest.raises(InvalidSettings, match="beyond loopback only clients with a certificate"):
+        Settings(models=Path(), host="0.0.0.0", tls_certificate=pem, tls_key=pem)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["tls_certificate"], "tls_certificate and tls_key go together"),
+        (["tls_key"], "tls_certificate and tls_key go together"),
+        (["tls_client_ca"], "tls_client_ca is given without a certificate of the port's own"),
+    ],
+)
+def test_files_of_tls_that_do_not_make_a_port_are_refused(pem: Path, given: list[str], said: str) -> None:
+    with pytest.raises(InvalidSettings, match=said):
+        Settings(models=Path(), **dict.fromkeys(given, pem))  # type: ignore[arg-type]  # names from the table
+
+
+def test_a_file_of_tls_that_is_not_there_is_named(pem: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match=r"tls_key is .*gone.pem, which is no file"):
+        Settings(models=Path(), tls_certificate=pem, tls_key=tmp_path / "gone.pem")
+
+
+def test_a_large_message_finds_room_to_wait() -> None:
+    assert Settings(models=Path()).limits.max_message_bytes == 64 << 20
+    limits = Settings(models=Path(), max_message_bytes=1 << 30).limits
+    assert (limits.max_message_bytes, limits.max_buffered_bytes) == (1 << 30, 4 << 30)
 
 
 def test_files_lie_in_the_state_folder_unless_a_store_is_given(tmp_path: Path) -> None:
