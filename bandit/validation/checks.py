@@ -99,6 +99,22 @@ def mean_check(
     return _judged(row, name, mean, bound, target, sense, values.size, rivals, note)
 
 
+def bias_check(
+    row: str,
+    name: str,
+    errors: FloatArray,
+    target: float,
+    *,
+    rivals: Mapping[str, float] | None = None,
+    note: str = "",
+) -> Check:
+    """The size of a mean error against a number; the bound is the part that chance does not explain."""
+    bias, error = float(errors.mean()), float(errors.std(ddof=1)) / math.sqrt(errors.size)
+    bound = max(abs(bias) - float(special.ndtri(CONFIDENCE)) * error, 0.0)
+    text = f"mean error {bias:+.5f}, standard error {error:.5f}" + (f"; {note}" if note else "")
+    return _judged(row, name, abs(bias), bound, target, Sense.AT_MOST, errors.size, rivals, text)
+
+
 def median_check(
     row: str,
     name: str,
