@@ -7,7 +7,8 @@ its windows itself; a start logs those that were set and will not be honoured.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
 from typing import Any, Final
 
@@ -50,6 +51,7 @@ class GrpcioWire:
         tls: Tls | None = None,
         before_flush: Callable[[], None] | None = None,
         reuse_port: bool = False,
+        listeners: Sequence[socket.socket] | None = None,  # noqa: ARG002  # grpcio listens by itself
     ) -> int:
         """Serve."""
         ignored = [

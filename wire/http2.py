@@ -70,6 +70,7 @@ class Http2Connection(Http2Responses, Http2Socket):
     __slots__ = (
         "_limits",
         "_linger_until",
+        "_notice_is_due",
         "_noticed_at",
         "_refused_bodies",
         "idle_since",
@@ -102,6 +103,7 @@ class Http2Connection(Http2Responses, Http2Socket):
         self._limits = limits
         self._refused_bodies: set[int] = set()
         self._linger_until = self._noticed_at = 0.0
+        self._notice_is_due = False
         self.idle_since = loop.time()
         self.peer = ""
         self.peer_identity: str | None = None
@@ -179,6 +181,8 @@ class Http2Connection(Http2Responses, Http2Socket):
             case ngh2.SettingsReceived():
                 if self.phase is Phase.HANDSHAKE:
                     self.phase = Phase.OPEN
+                    if self._notice_is_due:
+                        self.give_notice()
             case ngh2.PingAcknowledged():
                 if event.opaque_data == _SHUTDOWN_PING:
                     self.refuse_further()
@@ -189,9 +193,13 @@ class Http2Connection(Http2Responses, Http2Socket):
     # From the wire.
 
     def give_notice(self) -> None:
-        """Ask the client for no further streams; after a round trip, refuse them."""
-        if self.phase is Phase.HANDSHAKE:
-            self.close()
+        """Ask the client for no further streams; after a round trip, refuse them.
+
+        A client that has not said anything yet is asked once it has: cut off, it would take its requests for failed.
+        """
+        if self.phase is Phase.HANDSHAKE and not self._notice_is_due:
+            self._notice_is_due = True
+            self._noticed_at = self._loop.time()
         if self.phase is not Phase.OPEN:
             return
         try:
@@ -222,7 +230,9 @@ class Http2Connection(Http2Responses, Http2Socket):
         """
         limits = self._limits
         if self.phase is Phase.HANDSHAKE:
-            if now - self.idle_since > limits.handshake_timeout_s:
+            if self._notice_is_due and now - self._noticed_at > _NOTICE_S:
+                self.close()
+            elif now - self.idle_since > limits.handshake_timeout_s:
                 self._stats.connections_stalled += 1
                 self.abort()
             return
@@ -243,7 +253,7 @@ class Http2Connection(Http2Responses, Http2Socket):
             self.idle_since = now
         elif limits.idle_s is not None and now - self.idle_since > limits.idle_s:
             self.give_notice()
-        self._ask_for_life(now)
+        self._ask_for_life(now, limits.keepalive_s)
 
     def close(self) -> None:
         """Close after what was written has been sent."""

@@ -46,12 +46,8 @@ class SocketLimits(Protocol):
     """When a connection is given up."""
 
     @property
-    def keepalive_s(self) -> float:
-        """Seconds without a byte before the question for a sign of life."""
-
-    @property
     def keepalive_timeout_s(self) -> float:
-        """Seconds without a byte after it."""
+        """Seconds without a byte after the question for a sign of life."""
 
     @property
     def write_stall_s(self) -> float:
@@ -216,9 +212,9 @@ class Http2Socket(Http2Streams, asyncio.BufferedProtocol):
         self._pinged_at = None
         return True
 
-    def _ask_for_life(self, now: float) -> None:
+    def _ask_for_life(self, now: float, keepalive_s: float) -> None:
         """Send a PING where nothing has been heard for long."""
-        if now - self._last_received > self._socket_limits.keepalive_s:
+        if now - self._last_received > keepalive_s:
             self._pinged_at = now
             try:
                 self._engine.ping()

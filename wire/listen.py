@@ -3,17 +3,23 @@
 import asyncio
 import socket
 import ssl
+from collections.abc import Iterable
 from typing import Final
 
 from anabranch.wire.seam import Tls
 
-_BACKLOG: Final = 1024
+BACKLOG: Final = 1024
+"""Connections that may wait for their acceptance."""
 
 
-async def listen(
+async def bind(
     loop: asyncio.AbstractEventLoop, host: str, port: int, reuse_port: bool
 ) -> list[socket.socket]:
-    """Listen on every address of a host, on one port."""
+    """Take one port on every address of a host, without listening yet.
+
+    Raises:
+        OSError: An address cannot be taken.
+    """
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[socket.socket] = []
     try:
@@ -27,13 +33,18 @@ async def listen(
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             # The first address chooses a free port, the others take the same.
             listener.bind((address[0], port or listeners[0].getsockname()[1], *address[2:]))
-            listener.listen(_BACKLOG)
-            listener.setblocking(False)
     except OSError:
         for listener in listeners:
             listener.close()
         raise
     return listeners
+
+
+def listen(bound: Iterable[socket.socket]) -> None:
+    """Let clients connect."""
+    for listener in bound:
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext:

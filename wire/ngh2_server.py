@@ -4,17 +4,20 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from anabranch.wire.deadlines import DeadlineWheel
 from anabranch.wire.flush import Flusher
 from anabranch.wire.http2 import Http2Connection
 from anabranch.wire.http2_socket import receive_buffer
-from anabranch.wire.listen import listen, tls_context
+from anabranch.wire.listen import BACKLOG, bind, listen, tls_context
 from anabranch.wire.ngh2_connection import GrpcConnection
 from anabranch.wire.ngh2_shared import Calls
 from anabranch.wire.seam import Handlers, Limits, Status, StreamHandler, Tls, UnaryHandler, WireStats
+
+# Within this time a client has done its part of a TLS handshake that was begun when a drain began.
+_HANDSHAKES_S: Final = 0.5
 
 
 class Ngh2Wire:
@@ -44,6 +47,7 @@ class Ngh2Wire:
         tls: Tls | None = None,
         before_flush: Callable[[], None] | None = None,
         reuse_port: bool = False,
+        listeners: Sequence[socket.socket] | None = None,
     ) -> int:
         """Serve."""
         self.loop = asyncio.get_running_loop()
@@ -56,17 +60,22 @@ class Ngh2Wire:
         self._empty = asyncio.Event()
         self._empty.set()
         self._tls = None if tls is None else tls_context(tls)
-        bound = await listen(self.loop, host, port, reuse_port)
+        if listeners is None:
+            listeners = await bind(self.loop, host, port, reuse_port)
+        listen(listeners)
+        bound_port = int(listeners[0].getsockname()[1])
         try:
-            for listener in bound:
+            for listener in listeners:
                 self._servers.append(
-                    await self.loop.create_server(self._accept, sock=listener, **self._secure())
+                    await self.loop.create_server(
+                        self._accept, sock=listener, backlog=BACKLOG, **self._secure()
+                    )
                 )
         except BaseException:
             await self.close()
             raise
         self._sweep()
-        return int(bound[0].getsockname()[1])
+        return bound_port
 
     async def adopt(self, connection: socket.socket) -> None:
         """Serve a connection that another process accepted."""
@@ -79,6 +88,8 @@ class Ngh2Wire:
         for connection in list(self._connections):
             connection.give_notice()
         assert self._empty is not None
+        # Connections that were just accepted announce themselves, after their TLS handshake where there is one.
+        await asyncio.sleep(0 if self._tls is None else min(grace_s, _HANDSHAKES_S))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._empty.wait(), grace_s)
         for connection, calls in list(self._connections.items()):
@@ -124,10 +135,13 @@ class Ngh2Wire:
 
     def remember(self, connection: Http2Connection, calls: Calls) -> bool:
         """Tell whether there is room for a connection, and keep it."""
-        if self._is_draining or len(self._connections) >= self.limits.max_connections:
-            # Accepted in the turn in which listening ended: nobody would tell its client to go elsewhere.
+        if len(self._connections) >= self.limits.max_connections:
             self.stats.connections_refused += 1
             return False
+        if self._is_draining:
+            # Accepted in the turn in which listening ended, or late with its TLS: its client is sent elsewhere, which
+            # costs it no request; a connection that is cut would.
+            connection.give_notice()
         self.stats.connections += 1
         assert self._empty is not None
         self._empty.clear()

@@ -8,6 +8,7 @@ Replies leave the process together, once in a turn of the event loop, and `befor
 durable was durable before any client saw its reply.
 """
 
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -257,6 +258,7 @@ class Wire(Protocol):
         tls: Tls | None = None,
         before_flush: Callable[[], None] | None = None,
         reuse_port: bool = False,
+        listeners: Sequence[socket.socket] | None = None,
     ) -> int:
         """Serve.
 
@@ -269,6 +271,8 @@ class Wire(Protocol):
             before_flush: Called on the loop before the replies of a turn reach their sockets. When it raises, they
                 leave all the same; it is counted and logged.
             reuse_port: Share the port with other processes.
+            listeners: Bound sockets to listen on instead, which another process keeps open: what waits in them is not
+                lost when this one stops and the next takes over. A wire that cannot use them takes `host` and `port`.
 
         Returns:
             The port.
