@@ -56,8 +56,9 @@ class Reply:
         return read_metadata(self.trailers)
 
     def find(self, name: bytes) -> str | None:
-        """Return the first text value of one field of the initial metadata, without decoding the others."""
-        return find_text(self.headers, name)
+        """Return a field's first text value, in the initial metadata or else the trailing, without decoding others."""
+        found = find_text(self.headers, name)
+        return find_text(self.trailers, name) if found is None else found
 
 
 @dataclass(frozen=True, slots=True)

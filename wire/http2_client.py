@@ -1,0 +1,258 @@
+"""HTTP/2 client connections: the engine's events as calls of a `ClientReceiver`, requests as streams.
+
+The first thing a server must send is its settings; with them a connection is open. A server that says GOAWAY gets no
+further streams, and those that it will not look at end as refused.
+"""
+
+import asyncio
+import contextlib
+import socket
+from typing import Any, Final, Protocol
+
+import ngh2
+
+from anabranch.wire.client import ChannelLimits
+from anabranch.wire.flush import Flusher
+from anabranch.wire.grpc_framing import Headers
+from anabranch.wire.http2_socket import Http2Socket, Phase, SocketStats, speaks_http2
+from anabranch.wire.http2_streams import COPIED_BYTES, NO_ERROR
+
+_DataReceived, _ResponseReceived = ngh2.DataReceived, ngh2.ResponseReceived
+_TrailersReceived, _StreamClosed = ngh2.TrailersReceived, ngh2.StreamClosed
+
+_TOO_MANY_PINGS: Final = b"too_many_pings"
+
+
+class ClientReceiver(Protocol):
+    """What one connection's responses are given to."""
+
+    __slots__ = ()
+
+    def on_open(self, max_streams: int) -> None:
+        """The server's settings arrived, the first or further ones; so many streams may be open at once."""
+
+    def on_response(self, stream_id: int, headers: Headers, end_stream: bool) -> None:
+        """A response began, or is whole."""
+
+    def on_data(self, stream_id: int, data: bytes, end_stream: bool) -> None:
+        """A response's bytes arrived, or its end; the receiver acknowledges the bytes."""
+
+    def on_trailers(self, stream_id: int, trailers: Headers) -> None:
+        """A response ended."""
+
+    def on_reset(self, stream_id: int, error_code: int) -> None:
+        """The server reset a stream; that it is over follows."""
+
+    def on_stream_closed(self, stream_id: int, error_code: int) -> None:
+        """A stream is over in both directions."""
+
+    def on_received(self) -> None:
+        """All that arrived together has been handed on."""
+
+    def on_going_away(self, too_many_pings: bool) -> None:
+        """The server takes no further streams on this connection."""
+
+    def on_written(self) -> None:
+        """Bytes left, and some may have made room."""
+
+    def on_connection_lost(self, reason: str) -> None:
+        """All streams are over."""
+
+    def open_calls(self) -> int:
+        """Return the number of calls not yet answered."""
+
+
+class Http2ClientConnection(Http2Socket):
+    """One connection to a server.
+
+    Args:
+        loop: The clock.
+        limits: Windows and times.
+        flusher: Asks for the writes.
+        stats: Counts what goes wrong.
+        buffer: Receives from the socket; shared by all connections of a loop, as the engine copies what it keeps.
+    """
+
+    __slots__ = ("_limits", "_reason", "receiver")
+
+    receiver: ClientReceiver
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        limits: ChannelLimits,
+        flusher: Flusher,
+        stats: SocketStats,
+        buffer: memoryview,
+    ) -> None:
+        engine = ngh2.Connection(
+            ngh2.Role.CLIENT,
+            ngh2.Configuration(
+                auto_window_update=False,
+                # Beyond twice what is announced, the connection is cut.
+                max_inbound_header_list_size=2 * limits.max_header_bytes,
+                max_send_header_block_length=65_536,
+            ),
+        )
+        super().__init__(engine, loop=loop, flusher=flusher, limits=limits, stats=stats, buffer=buffer)
+        self._limits = limits
+        self._reason = ""
+
+    # From the transport.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Announce the client's settings."""
+        transport = self._attach(transport)
+        if not speaks_http2(transport):
+            self._end("the server does not offer HTTP/2 by ALPN")
+            return
+        _bound_silence(transport, self._limits.keepalive_timeout_s)
+        limits = self._limits
+        self._engine.initiate_connection(
+            {
+                ngh2.Setting.ENABLE_PUSH: 0,
+                ngh2.Setting.INITIAL_WINDOW_SIZE: limits.stream_window_bytes,
+                ngh2.Setting.MAX_HEADER_LIST_SIZE: limits.max_header_bytes,
+            }
+        )
+        self._engine.set_local_window_size(limits.connection_window_bytes)
+        self.mark()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End every call."""
+        self.phase = Phase.CLOSED
+        self._transport = None
+        reason = self._reason or ("the server closed the connection" if exc is None else str(exc))
+        self.receiver.on_connection_lost(reason)
+
+    # From the flusher.
+
+    def after_write(self) -> None:
+        """Report what writing ended or made room for."""
+        if self._transport is None or self.phase is Phase.CLOSED:
+            return
+        self._dispatch()
+        self.receiver.on_written()
+
+    def _dispatch(self) -> None:
+        receiver = self.receiver
+        event: Any  # its class says which attributes it has
+        for event in self._engine.events():
+            kind = event.__class__
+            if kind is _DataReceived:
+                receiver.on_data(event.stream_id, event.data, event.end_stream)
+            elif kind is _ResponseReceived:
+                receiver.on_response(event.stream_id, event.headers, event.end_stream)
+            elif kind is _TrailersReceived:
+                receiver.on_trailers(event.stream_id, event.headers)
+            elif kind is _StreamClosed:
+                receiver.on_stream_closed(event.stream_id, event.error_code)
+            else:
+                self._control(event)
+        receiver.on_received()
+
+    def _control(self, event: Any) -> None:
+        """Follow what is not about one response's bytes."""
+        match event:
+            case ngh2.StreamReset():
+                self.receiver.on_reset(event.stream_id, event.error_code)
+            case ngh2.SettingsReceived():
+                if self.phase is Phase.HANDSHAKE:
+                    self.phase = Phase.OPEN
+                allowed = self._engine.remote_settings[int(ngh2.Setting.MAX_CONCURRENT_STREAMS)]
+                self.receiver.on_open(allowed)
+            case ngh2.GoAwayReceived():
+                if self.phase in (Phase.HANDSHAKE, Phase.OPEN):
+                    self.phase = Phase.CLOSING
+                self.receiver.on_going_away(event.debug_data == _TOO_MANY_PINGS)
+            case ngh2.ConnectionClosed():
+                self._stats.protocol_errors += event.error_code != NO_ERROR
+                self._end(f"HTTP/2 ended with error code {event.error_code}")
+
+    # From the channel.
+
+    def request(self, headers: Headers, prefix: bytes, body: bytes) -> int:
+        """Queue a whole request.
+
+        Args:
+            headers: With the pseudo headers first.
+            prefix: The body's first bytes; apart, as a large body is not copied.
+            body: The rest.
+
+        Returns:
+            The stream; 0: the connection takes no further requests.
+        """
+        engine = self._engine
+        try:
+            stream_id: int = engine.send_request(headers)
+            if len(body) <= COPIED_BYTES:
+                engine.send_data(stream_id, prefix + body, end_stream=True)
+            else:
+                engine.send_data(stream_id, prefix)
+                engine.send_data(stream_id, body, end_stream=True)
+        except ngh2.NGH2Error:
+            return 0
+        self.backlog_bytes += len(body)
+        if not self._marked:
+            self.mark()
+        return stream_id
+
+    def open_request(self, headers: Headers) -> int:
+        """Queue a request's headers; see `request`."""
+        try:
+            stream_id: int = self._engine.send_request(headers)
+        except ngh2.NGH2Error:
+            return 0
+        self.mark()
+        return stream_id
+
+    def end_request(self, stream_id: int) -> None:
+        """Queue the end of a request's body."""
+        with contextlib.suppress(ngh2.NGH2Error):
+            self._engine.end_stream(stream_id)
+            self.mark()
+
+    def check(self, now: float, keepalive_s: float) -> None:
+        """Enforce the limits of time; called about once a second.
+
+        Args:
+            now: The loop's time.
+            keepalive_s: Seconds without a byte after which a server with open calls is asked for a sign of life.
+        """
+        if self.phase in (Phase.HANDSHAKE, Phase.CLOSED):
+            # Whoever connects, and whoever closes, bounds the time.
+            return
+        if self._check_life(now) and self.receiver.open_calls():
+            self._ask_for_life(now, keepalive_s)
+
+    def finish(self) -> None:
+        """Say goodbye, and close."""
+        with contextlib.suppress(ngh2.NGH2Error):
+            self._engine.send_goaway(NO_ERROR)
+            self.write_out()
+        self.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._reason = self._reason or "the connection was given up"
+        super().abort()
+
+    def _break(self) -> None:
+        self._reason = "the server's bytes are no HTTP/2, or beyond its limits"
+        super()._break()
+
+    def _end(self, reason: str) -> None:
+        self._reason = reason
+        if self._transport is not None:
+            # What the engine still has to say is why.
+            self.write_out()
+        self.close()
+
+
+def _bound_silence(transport: asyncio.Transport, timeout_s: float) -> None:
+    """Have the system give a connection up whose peer does not confirm what was sent."""
+    connection: socket.socket | None = transport.get_extra_info("socket")
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if connection is not None and option is not None:
+        connection.setsockopt(socket.IPPROTO_TCP, option, round(timeout_s * 1000))
