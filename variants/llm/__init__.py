@@ -1,0 +1,1 @@
+"""Language models: from a GGUF file to variants that generate text token by token."""

@@ -1,0 +1,109 @@
+"""Run a decoder's ONNX graph: tokens in, logits out, the cache filled in place."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from anabranch.variants.errors import VariantError, VariantRunError
+from anabranch.variants.llm.decoder_graph import past_name, present_name
+from anabranch.variants.llm.kv_cache import Cache, CacheGeometry
+
+_ERRORS_ONLY = 3
+_SIDES = ("key", "value")
+
+
+class DecoderSession:
+    """A loaded graph. Several threads may step caches of their own at once.
+
+    Args:
+        model: The graph's file, with its weights beside it, or the bytes of a graph that holds them.
+        threads: Threads that share one call's work, at least 1.
+
+    Raises:
+        VariantError: ONNX Runtime does not accept the graph.
+    """
+
+    def __init__(self, model: Path | bytes, *, threads: int = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ERRORS_ONLY
+        # Spinning threads would take the cores from the router's own loop.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        source = str(model) if isinstance(model, Path) else model
+        try:
+            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the binding raises its own classes, all below Exception
+            where = model if isinstance(model, Path) else "the built graph"
+            raise VariantError(f"ONNX Runtime does not load {where}: {error}") from error
+        inputs = {node.name: node for node in self._session.get_inputs()}
+        buffer = inputs[past_name(0, "key")]
+        self.geometry = CacheGeometry(
+            layers=sum(name.startswith("past.") for name in inputs) // 2,
+            heads=buffer.shape[1],
+            size=buffer.shape[3],
+            dtype=_DTYPES[buffer.type],
+        )
+        self.vocabulary: int = self._session.get_outputs()[0].shape[2]
+        self._places = "position_ids" in inputs
+        self._visible_dtype = np.dtype(_DTYPES[inputs["visible"].type]) if self._places else None
+
+    def step(self, cache: Cache, tokens: Sequence[int], wanted: int = 1) -> NDArray[np.float32]:
+        """Read further tokens of a text.
+
+        Args:
+            cache: What came before; gets the new tokens.
+            tokens: At least one, at most `cache.most_tokens`.
+            wanted: Of how many of the last tokens the logits are computed, at least 1.
+
+        Returns:
+            Logits of the next token after each of the last ones, shape (wanted, vocabulary).
+
+        Raises:
+            VariantRunError: ONNX Runtime failed.
+        """
+        placed = cache.place(len(tokens))
+        logits: NDArray[np.float32] = np.empty((1, wanted, self.vocabulary), np.float32)
+        binding = self._session.io_binding()
+        feeds: dict[str, NDArray[Any]] = {
+            "input_ids": np.array([tokens], np.int64),
+            "first_logit": np.array([len(tokens) - wanted], np.int64),
+            "last_row": np.array([placed.rows - 1], np.int32),
+            "rows": np.array(placed.rows, np.int32),
+        }
+        if placed.visible is not None and self._visible_dtype is not None:
+            feeds["position_ids"] = placed.positions
+            feeds["visible"] = placed.visible.astype(self._visible_dtype)
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, array)
+        _bind_cache(binding, cache.buffers)
+        binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # the binding raises its own classes, all below Exception
+            raise VariantRunError(f"ONNX Runtime failed: {error}") from error
+        last: NDArray[np.float32] = logits[0]
+        return last
+
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+}
+
+
+def _bind_cache(binding: "onnxruntime.IOBinding", buffers: NDArray[Any]) -> None:
+    """One buffer is both what a layer reads and what it writes."""
+    shape = (1, *buffers.shape[2:])
+    for layer in range(buffers.shape[0]):
+        for side, name in enumerate(_SIDES):
+            address = buffers[layer, side].ctypes.data
+            element = buffers.dtype.type
+            binding.bind_input(past_name(layer, name), "cpu", 0, element, shape, address)
+            binding.bind_output(present_name(layer, name), "cpu", 0, element, shape, address)
