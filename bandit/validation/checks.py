@@ -93,6 +93,8 @@ def mean_check(
     """A mean against a number, by the one-sided normal bound that favours the target; infinite values stay infinite."""
     mean = float(values.mean())
     if not math.isfinite(mean):
+        endless = f"{int(np.isinf(values).sum())} of {values.size} runs had no end"
+        note = f"{endless}; {note}" if note else endless
         return _judged(row, name, mean, mean, target, sense, values.size, rivals, note)
     reach = float(special.ndtri(CONFIDENCE)) * float(values.std(ddof=1)) / math.sqrt(values.size)
     bound = mean - reach if sense is Sense.AT_MOST else mean + reach
