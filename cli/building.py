@@ -11,12 +11,13 @@ from rich.table import Table
 
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
+from anabranch.variants.availability import available_recipes
 from anabranch.variants.build import build
 from anabranch.variants.errors import VariantError
 from anabranch.variants.manifest import Manifest
 from anabranch.variants.minilm import MODEL, minilm_source
 from anabranch.variants.own_models import import_onnx, source_from_onnx
-from anabranch.variants.recipes import Engine, available_recipes
+from anabranch.variants.recipes import Device, Engine, Int8Qat
 from anabranch.variants.tensors import Request
 
 AS_IT_IS = "onnx-fp32"
@@ -56,11 +57,14 @@ def build_variants(
 
 
 def runnable_onnx() -> list[str]:
-    """The variants on ONNX Runtime that this machine can build."""
+    """The variants on ONNX Runtime and the CPU that this machine can build without training."""
     return [
         status.spec.name
         for status in available_recipes()
-        if status.spec.engine is Engine.ONNX and status.runs_here
+        if status.spec.engine is Engine.ONNX
+        and status.spec.device is Device.CPU
+        and not isinstance(status.spec.recipe, Int8Qat)
+        and status.runs_here
     ]
 
 

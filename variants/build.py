@@ -13,10 +13,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 import onnx
 
+from anabranch.variants.availability import require_runnable
 from anabranch.variants.engines import open_session
 from anabranch.variants.errors import BuildError, ManifestError
 from anabranch.variants.manifest import (
@@ -33,7 +35,7 @@ from anabranch.variants.measure import accuracy, compare, latencies, run_all
 from anabranch.variants.models import ModelSource, PreparedModel, Progress
 from anabranch.variants.onnx_graphs import with_extra_outputs
 from anabranch.variants.onnx_recipes import OnnxBuilder
-from anabranch.variants.recipes import Engine, VariantSpec, recipe_fields, require_runnable, variant_spec
+from anabranch.variants.recipes import Engine, Tf32, VariantSpec, recipe_fields, variant_spec
 from anabranch.variants.safetensors_file import load_tensors, save_tensors
 from anabranch.variants.sessions import OnnxSession, Session
 from anabranch.variants.tensors import Array
@@ -46,6 +48,7 @@ _TORCH_FILE = "model.safetensors"
 # The modules that decide an artifact's bytes: when one of them changes, variants are built again.
 _BUILDERS = (
     "encoder_graph.py",
+    "formats.py",
     "head.py",
     "minilm.py",
     "onnx_recipes.py",
@@ -53,7 +56,7 @@ _BUILDERS = (
     "quantize/*.py",
     "recipes.py",
     "reviews.py",
-    "torch_encoder.py",
+    "torch_engine/*.py",
     "wordpiece.py",
 )
 
@@ -105,8 +108,9 @@ def cache_key(source: ModelSource, spec: VariantSpec) -> str:
         "model": source.name,
         "sources": dict(source.identity),
         "engine": spec.engine,
+        "device": spec.device,
         "recipe": recipe_fields(spec.recipe),
-        "tools": tool_versions(spec.engine),
+        "tools": tool_versions(spec),
         "manifest": VERSION,
         "builders": _builders_digest(),
     }
@@ -157,7 +161,7 @@ class _Workshop:
         self._work = home / _WORK
         self._work.mkdir(exist_ok=True)
         self._model: PreparedModel = source.prepare(self._work, tell)
-        self._onnx = OnnxBuilder(self._model)
+        self._onnx = OnnxBuilder(self._model, tell)
         self._reference: Mapping[str, Array] | None = None
 
     def build(self, spec: VariantSpec) -> Manifest:
@@ -181,24 +185,29 @@ class _Workshop:
                 name = _ONNX_FILE
                 graph = self._onnx.build(spec.recipe)
                 onnx.save(graph, str(draft / name))
-            case Engine.TORCH:
-                from anabranch.variants.torch_encoder import write_encoder
+            case Engine.TORCH | Engine.TORCH_COMPILE:
+                from anabranch.variants.torch_engine.artifact import write_encoder
 
                 name = _TORCH_FILE
-                write_encoder(self._model, spec.recipe, draft / name)
+                write_encoder(self._model, spec, draft / name)
+            case _:
+                assert_never(spec.engine)
         for asset, data in self._model.assets.items():
             (draft / asset).write_bytes(data)
         build_s = time.perf_counter() - start
         files = describe_files(draft, [name, *sorted(self._model.assets)])
         self._tell(f"measure {spec.name}")
         parity, task = self._evaluate(spec, graph, draft / name)
-        session = open_session(spec.engine, draft / name, threads=1)
+        session = open_session(
+            spec.engine, draft / name, threads=1, device=spec.device, recipe=spec.recipe.name
+        )
         requests = self._model.evaluation
         return Manifest(
             version=VERSION,
             model=self._source.name,
             variant=spec.name,
             engine=spec.engine,
+            device=spec.device,
             recipe=recipe_fields(spec.recipe),
             artifact=name,
             files=files,
@@ -206,7 +215,7 @@ class _Workshop:
             outputs=self._model.outputs,
             text=self._model.text,
             sources=self._source.identity,
-            tools=tool_versions(spec.engine),
+            tools=tool_versions(spec),
             cache_key=cache_key(self._source, spec),
             size_bytes=sum(file.size_bytes for file in files),
             build_s=round(build_s, 3),
@@ -222,12 +231,22 @@ class _Workshop:
             return None, None
         session: Session
         if graph is not None:
-            session = OnnxSession(with_extra_outputs(graph, self._probes()), threads=self._cores)
+            session = OnnxSession(
+                with_extra_outputs(graph, self._probes()),
+                threads=self._cores,
+                device=spec.device,
+                uses_tf32=isinstance(spec.recipe, Tf32),
+            )
         else:
-            from anabranch.variants.torch_encoder import TorchSession
-
             # One thread: torch's threads wait for each other by spinning, which a shared machine punishes tenfold.
-            session = TorchSession(artifact, threads=1, embedding=True)
+            session = open_session(
+                spec.engine,
+                artifact,
+                threads=1,
+                device=spec.device,
+                recipe=spec.recipe.name,
+                embedding=True,
+            )
         reference = self._reference_outputs()
         is_reference = spec.name == REFERENCE
         outputs = reference if is_reference else run_all(session, self._model.evaluation)

@@ -10,9 +10,10 @@ from typing import Any
 
 import pydantic
 
+from anabranch.variants.availability import installed_runtimes
 from anabranch.variants.errors import ManifestError
 from anabranch.variants.packages import file_sha256
-from anabranch.variants.recipes import Engine
+from anabranch.variants.recipes import Device, Engine, Int8Qat, VariantSpec
 from anabranch.variants.tensors import Signature, TensorSpec
 from anabranch.variants.wordpiece import TextEncoding
 
@@ -86,6 +87,7 @@ class Manifest:
         model: What clients call.
         variant: The variant's name.
         engine: What runs it.
+        device: Where it runs, and nowhere else.
         recipe: The recipe's name and settings.
         artifact: The file that the engine loads.
         files: Every file of the variant.
@@ -120,6 +122,7 @@ class Manifest:
     parity: Parity | None
     task: TaskMetric | None
     latency: tuple[BatchLatency, ...]
+    device: Device = Device.CPU
 
 
 _CODEC = pydantic.TypeAdapter(Manifest)
@@ -150,11 +153,12 @@ def describe_files(folder: Path, names: Sequence[str]) -> tuple[ArtifactFile, ..
     )
 
 
-def tool_versions(engine: Engine) -> dict[str, str]:
-    """Versions of the packages that determine an artifact of this engine."""
-    names = {Engine.ONNX: ("numpy", "onnx", "onnxruntime"), Engine.TORCH: ("numpy", "onnxruntime", "torch")}[
-        engine
-    ]
+def tool_versions(spec: VariantSpec) -> dict[str, str]:
+    """Versions of the packages that determine a variant's artifact."""
+    # The reference that every engine is compared with is computed by ONNX Runtime.
+    names = ["numpy", "onnx", *installed_runtimes()]
+    if spec.engine is not Engine.ONNX or isinstance(spec.recipe, Int8Qat):
+        names.append("torch")
     versions = {name: importlib.metadata.version(name) for name in names}
     return {"python": f"{sys.version_info.major}.{sys.version_info.minor}", **versions}
 

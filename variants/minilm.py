@@ -140,6 +140,7 @@ def _prepare(
         outputs=OUTPUTS,
         assets={_PIECES: (folder / _PIECES).read_bytes()},
         text=TextEncoding(vocabulary=_PIECES, vocabulary_size=pieces.vocabulary_size, max_tokens=MAX_TOKENS),
+        training=tuple(training),
         calibration=tuple(training[:_CALIBRATE]),
         evaluation=tuple(_tokens(pieces, review) for review in splits.evaluate),
         labels=_labels(splits.evaluate),

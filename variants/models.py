@@ -46,6 +46,7 @@ class PreparedModel:
         outputs: What clients get.
         assets: Further files of every variant, by name.
         text: How text is encoded, where a signature takes text.
+        training: Requests for the graph's own inputs that trained the model, one row each: what `int8-qat` may use.
         calibration: Requests for the graph's own inputs, one row each.
         evaluation: Held-out requests for the graph's own inputs, one row each.
         labels: The right class of every evaluation request, shape (n,); absent where nobody knows.
@@ -62,6 +63,7 @@ class PreparedModel:
     keep: frozenset[str] = frozenset()
     assets: Mapping[str, bytes] = field(default_factory=dict)
     text: TextEncoding | None = None
+    training: tuple[Request, ...] = ()
     calibration: tuple[Request, ...] = ()
     evaluation: tuple[Request, ...] = ()
     labels: NDArray[np.int64] | None = None

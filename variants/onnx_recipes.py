@@ -12,20 +12,27 @@ import onnx
 from onnx import TensorProto
 
 from anabranch.variants.errors import BuildError, RecipeError
-from anabranch.variants.models import PreparedModel
-from anabranch.variants.quantize.calibrate import Observed, choose_ranges, observe
+from anabranch.variants.models import PreparedModel, Progress
+from anabranch.variants.quantize.calibrate import Observed, Range, choose_ranges, observe
 from anabranch.variants.quantize.rows import quantize_rows
-from anabranch.variants.quantize.static import linear_layers, quantize_static
+from anabranch.variants.quantize.static import LinearLayer, linear_layers, quantize_static
+from anabranch.variants.quantize.weight_only import quantize_weights_only
 from anabranch.variants.recipes import (
     Bf16,
+    Fp8,
     Fp16,
     Fp32,
     Imported,
+    Int4WeightOnly,
     Int8Dynamic,
+    Int8Qat,
     Int8Static,
+    Int8WeightOnly,
     Mixed,
+    MixedWithin,
     Ranges,
     Recipe,
+    Tf32,
 )
 
 _INTEGER_PRODUCTS = ("MatMulInteger", "DynamicQuantizeMatMul")
@@ -34,8 +41,9 @@ _INTEGER_PRODUCTS = ("MatMulInteger", "DynamicQuantizeMatMul")
 class OnnxBuilder:
     """Builds recipes of one model; what calibration saw is kept for the next static recipe."""
 
-    def __init__(self, model: PreparedModel) -> None:
+    def __init__(self, model: PreparedModel, tell: Progress | None = None) -> None:
         self._model = model
+        self._tell = tell or _silent
         self._observed: dict[int, dict[str, Observed]] = {}
 
     def build(self, recipe: Recipe) -> onnx.ModelProto:
@@ -46,7 +54,7 @@ class OnnxBuilder:
             BuildError: The result is not what the recipe promises.
         """
         match recipe:
-            case Fp32() | Imported():
+            case Fp32() | Tf32() | Imported():
                 return self._model.graph
             case Fp16():
                 return self._half()
@@ -54,10 +62,16 @@ class OnnxBuilder:
                 return self._dynamic(recipe.ranges)
             case Int8Static():
                 return self._static(recipe)
+            case Int8Qat():
+                return self._trained(recipe)
+            case Int8WeightOnly():
+                return self._weights_only(bits=8, block_size=recipe.block_size)
+            case Int4WeightOnly():
+                return self._weights_only(bits=4, block_size=recipe.block_size)
             case Mixed():
                 return self._mixed()
-            case Bf16():
-                raise RecipeError("ONNX Runtime has no bfloat16 kernels for these operators: use fp16")
+            case Bf16() | Fp8() | MixedWithin():
+                raise RecipeError(f"ONNX Runtime has no {recipe.name} kernels for these operators: use fp16")
             case _:
                 assert_never(recipe)
 
@@ -76,11 +90,7 @@ class OnnxBuilder:
         return result
 
     def _dynamic(self, ranges: Ranges) -> onnx.ModelProto:
-        layers = linear_layers(self._model.graph, self._model.keep)
-        if not layers:
-            raise RecipeError(
-                "the graph has no MatMul or Gemm on constant 2-D weights: nothing can become INT8"
-            )
+        layers = self._layers()
         tables = {node.name for node in self._model.graph.graph.node if node.op_type == "Gather"}
         match ranges:
             case Ranges.TENSOR:
@@ -95,7 +105,35 @@ class OnnxBuilder:
         return result
 
     def _static(self, recipe: Int8Static) -> onnx.ModelProto:
+        layers = self._layers()
+        return quantize_static(self._model.graph, layers, self._ranges(layers, recipe))
+
+    def _trained(self, recipe: Int8Qat) -> onnx.ModelProto:
+        # Torch is an optional extra and takes seconds to import.
+        from anabranch.variants.torch_engine.training import train_for_int8
+
+        layers = self._layers()
+        ranges = self._ranges(layers, recipe)
+        by_layer = {layer.node: ranges[layer.source] for layer in layers}
+        return quantize_static(train_for_int8(self._model, recipe, by_layer, self._tell), layers, ranges)
+
+    def _weights_only(self, *, bits: int, block_size: int) -> onnx.ModelProto:
+        layers = self._layers()
+        result = quantize_weights_only(self._model.graph, layers, bits=bits, block_size=block_size)
+        products = sum(node.op_type == "MatMulNBits" for node in result.graph.node)
+        if products != len(layers):
+            raise BuildError(f"{products} of {len(layers)} linear layers became INT{bits}")
+        return result
+
+    def _layers(self) -> tuple[LinearLayer, ...]:
         layers = linear_layers(self._model.graph, self._model.keep)
+        if not layers:
+            raise RecipeError(
+                "the graph has no MatMul or Gemm on constant 2-D weights: nothing can be quantized"
+            )
+        return layers
+
+    def _ranges(self, layers: tuple[LinearLayer, ...], recipe: Int8Static | Int8Qat) -> dict[str, Range]:
         if not self._model.calibration:
             raise RecipeError(
                 f"{recipe.name} needs calibration requests, the model has 0: give real inputs (anabranch build --samples)"
@@ -105,7 +143,7 @@ class OnnxBuilder:
             sources = sorted({layer.source for layer in layers})
             seen = observe(self._model.graph, sources, self._model.calibration[: recipe.samples])
             self._observed[recipe.samples] = seen
-        return quantize_static(self._model.graph, layers, choose_ranges(seen, recipe.calibration))
+        return choose_ranges(seen, recipe.calibration)
 
     def _mixed(self) -> onnx.ModelProto:
         if self._model.half_attention is None:
@@ -122,6 +160,10 @@ class OnnxBuilder:
         if missing:
             raise BuildError(f"{len(missing)} attention layers did not become FP16: {sorted(missing)[:3]}")
         return result
+
+
+def _silent(_: str) -> None:
+    return
 
 
 def _quantize_dynamic(model: onnx.ModelProto, nodes: set[str]) -> onnx.ModelProto:

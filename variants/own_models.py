@@ -71,7 +71,7 @@ def import_onnx(path: Path, model: str, variant: str, root: Path) -> Manifest:
             outputs=session.outputs,
             text=None,
             sources=source.identity,
-            tools=tool_versions(Engine.ONNX),
+            tools=tool_versions(spec),
             cache_key=cache_key(source, spec),
             size_bytes=sum(file.size_bytes for file in files),
             build_s=round(time.perf_counter() - start, 3),

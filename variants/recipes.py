@@ -1,11 +1,10 @@
-"""What a variant is built by: an engine and a recipe, and which pairs this machine can run.
+"""What a variant is built by: an engine, a recipe and a device; `availability` says which of them run here.
 
 A recipe is a small frozen value; it is written into the manifest field by field. Its builder is found by its type in
-`onnx_recipes` or `torch_recipes`.
+`onnx_recipes` or `torch_engine.artifact`.
 """
 
-import importlib.util
-from collections.abc import Mapping
+import difflib
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, TypeAlias
@@ -18,6 +17,14 @@ class Engine(StrEnum):
 
     ONNX = "onnx"
     TORCH = "torch"
+    TORCH_COMPILE = "torch-compile"
+
+
+class Device(StrEnum):
+    """Where an artifact runs; it never runs elsewhere because the device is missing."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
 
 
 class Calibration(StrEnum):
@@ -40,6 +47,13 @@ class Fp32:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tf32:
+    """Weights in full precision, products of 10-bit mantissas summed in FP32: a mode of NVIDIA's tensor cores."""
+
+    name: ClassVar[str] = "tf32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fp16:
     """Weights and arithmetic in half precision; inputs and outputs stay as they are."""
 
@@ -51,6 +65,13 @@ class Bf16:
     """Weights and arithmetic in bfloat16; inputs and outputs stay as they are."""
 
     name: ClassVar[str] = "bf16"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fp8:
+    """Linear layers in 8-bit floats (E4M3), a scale a token and a scale a channel; the rest in bfloat16."""
+
+    name: ClassVar[str] = "fp8"
 
 
 class Ranges(StrEnum):
@@ -101,10 +122,75 @@ class Int8Static:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Int8Qat:
+    """INT8 with fixed ranges, after a short training that lets the weights adapt to the rounding.
+
+    The FP32 model is the teacher: its embeddings of the training split are the targets, so no label is needed.
+
+    Args:
+        calibration: How the ranges are chosen; they stay fixed during the training.
+        samples: Most calibration requests to look at.
+        steps: Optimizer steps.
+        batch_size: Training requests a step.
+        learning_rate: Largest rate of AdamW; it rises and falls once over the steps.
+    """
+
+    name: ClassVar[str] = "int8-qat"
+    calibration: Calibration = Calibration.PERCENTILE
+    samples: int = 128
+    steps: int = 160
+    batch_size: int = 16
+    learning_rate: float = 5e-5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Int8WeightOnly:
+    """INT8 weights and embedding tables; activations and arithmetic stay as they are.
+
+    Args:
+        block_size: Weights along the input that share a scale, in ONNX graphs; torch takes one scale a channel.
+    """
+
+    name: ClassVar[str] = "int8-weight-only"
+    block_size: int = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Int4WeightOnly:
+    """INT4 weights in blocks with a scale and a zero point each, INT8 embedding tables; activations stay as they are.
+
+    Args:
+        block_size: Weights along the input that share a scale.
+    """
+
+    name: ClassVar[str] = "int4-weight-only"
+    block_size: int = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Mixed:
-    """Attention in FP16, feed-forward blocks in INT8 with dynamic ranges, the rest in FP32."""
+    """Attention in half precision, feed-forward blocks in INT8 with dynamic ranges, the rest in FP32.
+
+    Half precision is FP16 in ONNX graphs and on a GPU, bfloat16 for torch on a CPU.
+    """
 
     name: ClassVar[str] = "mixed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixedWithin:
+    """INT8 with dynamic ranges for as many linear layers as a largest loss of accuracy allows, FP32 for the others.
+
+    Args:
+        max_accuracy_drop: Largest tolerated loss on the training split, a share in (0, 1).
+    """
+
+    max_accuracy_drop: float
+
+    @property
+    def name(self) -> str:
+        """`mixed-within-0.5` for half a percentage point."""
+        return f"mixed-within-{self.max_accuracy_drop * 100:g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,59 +200,54 @@ class Imported:
     name: ClassVar[str] = "imported"
 
 
-Recipe: TypeAlias = Fp32 | Fp16 | Bf16 | Int8Dynamic | Int8Static | Mixed | Imported
+Recipe: TypeAlias = (
+    Fp32
+    | Tf32
+    | Fp16
+    | Bf16
+    | Fp8
+    | Int8Dynamic
+    | Int8Static
+    | Int8Qat
+    | Int8WeightOnly
+    | Int4WeightOnly
+    | Mixed
+    | MixedWithin
+    | Imported
+)
 
 # Every recipe that can be asked for by name, the reference first.
 RECIPES: tuple[Recipe, ...] = (
     Fp32(),
+    Tf32(),
     Fp16(),
     Bf16(),
+    Fp8(),
     Int8Dynamic(),
     Int8Dynamic(ranges=Ranges.ROW),
     Int8Static(),
     Int8Static(calibration=Calibration.PERCENTILE),
     Int8Static(calibration=Calibration.KL),
+    Int8Qat(),
+    Int8WeightOnly(),
+    Int4WeightOnly(),
     Mixed(),
 )
-
-_NO_BF16 = "ONNX Runtime has no bfloat16 kernels for these operators on a CPU: use fp16, or the torch engine"
-_NO_STATIC = "static ranges are built into ONNX graphs only: use the onnx engine, or int8-dynamic"
-_REFUSED: Mapping[tuple[Engine, str], str] = {
-    (Engine.ONNX, "bf16"): _NO_BF16,
-    (Engine.TORCH, "fp16"): "half precision runs at a fifth of the speed in torch on a CPU: use bf16",
-    (Engine.TORCH, "int8-dynamic-row"): "torch's int8-dynamic takes a range a row already: use that name",
-    (Engine.TORCH, "int8-static"): _NO_STATIC,
-    (Engine.TORCH, "int8-static-percentile"): _NO_STATIC,
-    (Engine.TORCH, "int8-static-kl"): _NO_STATIC,
-    (
-        Engine.TORCH,
-        "mixed",
-    ): "mixed needs FP16 attention, which torch runs slowly on a CPU: use the onnx engine",
-}
-_MODULES = {Engine.ONNX: "onnxruntime", Engine.TORCH: "torch"}
-_INSTALL = {Engine.ONNX: "pip install onnxruntime", Engine.TORCH: "pip install 'anabranch[torch]'"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantSpec:
-    """An engine and a recipe; the variant's default name is made of both."""
+    """An engine, a recipe and a device; the variant's default name is made of them."""
 
     engine: Engine
     recipe: Recipe
+    device: Device = Device.CPU
 
     @property
     def name(self) -> str:
-        """For example `onnx-int8-dynamic`."""
-        return f"{self.engine}-{self.recipe.name}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecipeStatus:
-    """Whether a pair of engine and recipe runs on this machine, and if not, why."""
-
-    spec: VariantSpec
-    runs_here: bool
-    reason: str
+        """For example `onnx-int8-dynamic`, or `torch-fp16-cuda`: a CPU goes without saying."""
+        suffix = "" if self.device is Device.CPU else f"-{self.device}"
+        return f"{self.engine}-{self.recipe.name}{suffix}"
 
 
 def recipe_fields(recipe: Recipe) -> dict[str, Any]:
@@ -178,41 +259,23 @@ def variant_spec(name: str) -> VariantSpec:
     """Read a variant's default name, such as `onnx-int8-dynamic`.
 
     Raises:
-        RecipeError: No engine and recipe make this name.
+        RecipeError: No engine, recipe and device make this name.
     """
-    known = {spec.name: spec for spec in _pairs()}
+    known = {spec.name: spec for spec in all_specs()}
     if name not in known:
-        raise RecipeError(f"variant {name!r} names no engine and recipe, must be one of {', '.join(known)}")
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise RecipeError(
+            f"variant {name!r} names no engine and recipe: {hint}`anabranch build --list-recipes` prints all"
+        )
     return known[name]
 
 
-def available_recipes() -> tuple[RecipeStatus, ...]:
-    """Every pair of engine and recipe, and whether it runs here."""
-    return tuple(recipe_status(spec) for spec in _pairs())
-
-
-def recipe_status(spec: VariantSpec) -> RecipeStatus:
-    """Whether one pair runs on this machine."""
-    refused = _REFUSED.get((spec.engine, spec.recipe.name))
-    if refused is not None:
-        return RecipeStatus(spec=spec, runs_here=False, reason=refused)
-    module = _MODULES[spec.engine]
-    if importlib.util.find_spec(module) is None:
-        reason = f"{module} is not installed: {_INSTALL[spec.engine]}"
-        return RecipeStatus(spec=spec, runs_here=False, reason=reason)
-    return RecipeStatus(spec=spec, runs_here=True, reason="")
-
-
-def require_runnable(spec: VariantSpec) -> None:
-    """Refuse a pair that does not run here.
-
-    Raises:
-        RecipeError: With the reason.
-    """
-    status = recipe_status(spec)
-    if not status.runs_here:
-        raise RecipeError(f"{spec.name} cannot be built here: {status.reason}")
-
-
-def _pairs() -> list[VariantSpec]:
-    return [VariantSpec(engine=engine, recipe=recipe) for engine in Engine for recipe in RECIPES]
+def all_specs() -> list[VariantSpec]:
+    """Every engine with every recipe on every device, the CPU's first."""
+    return [
+        VariantSpec(engine=engine, recipe=recipe, device=device)
+        for device in Device
+        for engine in Engine
+        for recipe in RECIPES
+    ]

@@ -70,13 +70,32 @@ class LoadedVariant:
             VariantInputError: With what was given and what is allowed.
         """
         rows = self._check.rows(request)
-        encoding = self.manifest.text
-        if encoding is not None:
-            if TEXT in request:
-                _check_text(request[TEXT])
-            else:
-                _check_tokens(request["input_ids"], encoding)
+        self.check_contents(request)
         return rows
+
+    @property
+    def keeps_no_state(self) -> bool:
+        """Each request stands alone."""
+        return True
+
+    @property
+    def reads_contents(self) -> bool:
+        """Whether inputs of the right types and shapes may be refused for what is in them."""
+        return self.manifest.text is not None
+
+    def check_contents(self, request: Request) -> None:
+        """The part of `check_inputs` that depends on more than types and shapes.
+
+        Raises:
+            VariantInputError: With what was given and what is allowed.
+        """
+        encoding = self.manifest.text
+        if encoding is None:
+            return
+        if TEXT in request:
+            _check_text(request[TEXT])
+        else:
+            _check_tokens(request["input_ids"], encoding)
 
     def infer(self, requests: Sequence[Request]) -> list[dict[str, Array]]:
         """Answer requests together; each must have passed `check_inputs`.
@@ -170,7 +189,13 @@ def load_variant(folder: Path, *, threads: int = 1) -> LoadedVariant:
         VariantError: The engine does not accept them.
     """
     manifest = load_manifest(folder)
-    session = open_session(Engine(manifest.engine), folder / manifest.artifact, threads=threads)
+    session = open_session(
+        Engine(manifest.engine),
+        folder / manifest.artifact,
+        threads=threads,
+        device=manifest.device,
+        recipe=str(manifest.recipe["name"]),
+    )
     encoding = manifest.text
     pieces = (
         WordPiece.from_file(folder / encoding.vocabulary, max_tokens=encoding.max_tokens)

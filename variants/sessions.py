@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, assert_never
 
 import numpy as np
 import onnxruntime
 
+from anabranch.variants.availability import installed_runtimes, two_runtimes
 from anabranch.variants.errors import VariantError, VariantRunError
+from anabranch.variants.recipes import Device
 from anabranch.variants.tensors import Array, Datatype, TensorSpec
 
-_PROVIDERS = ["CPUExecutionProvider"]
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ERRORS_ONLY = 3
 _DATATYPES = {
     "tensor(bool)": Datatype.BOOL,
@@ -42,17 +44,26 @@ class Session(Protocol):
 
 
 class OnnxSession:
-    """An ONNX Runtime session on the CPU that leaves the cores alone while it waits.
+    """An ONNX Runtime session that leaves the cores alone while it waits.
 
     Args:
         model: A file, or the bytes of one.
         threads: Threads that share one call's work, at least 1.
+        device: Where it runs. ONNX Runtime falls back to the CPU without a word: here that is refused.
+        uses_tf32: Whether FP32 products on a GPU may round their factors to TF32.
 
     Raises:
-        VariantError: ONNX Runtime does not accept the model.
+        VariantError: ONNX Runtime does not accept the model, or the device is missing.
     """
 
-    def __init__(self, model: Path | bytes, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        model: Path | bytes,
+        *,
+        threads: int = 1,
+        device: Device = Device.CPU,
+        uses_tf32: bool = False,
+    ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -60,11 +71,14 @@ class OnnxSession:
         # Spinning threads would take the cores from the router's own loop.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         source = str(model) if isinstance(model, Path) else model
+        where = model if isinstance(model, Path) else "the built graph"
         try:
-            self._session = onnxruntime.InferenceSession(source, options, providers=_PROVIDERS)
+            self._session = onnxruntime.InferenceSession(
+                source, options, providers=_providers(device, uses_tf32=uses_tf32)
+            )
         except Exception as error:  # the binding raises its own classes, all below Exception
-            where = model if isinstance(model, Path) else "the built graph"
             raise VariantError(f"ONNX Runtime does not load {where}: {error}") from error
+        _require_device(self._session.get_providers()[0], device, where)
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
@@ -86,6 +100,44 @@ class OnnxSession:
             spec.name: _encoded(result) if spec.datatype is Datatype.BYTES else result
             for spec, result in zip(self.outputs, results, strict=True)
         }
+
+
+def _providers(device: Device, *, uses_tf32: bool) -> list[str | tuple[str, dict[str, str]]]:
+    match device:
+        case Device.CPU:
+            return [_CPU]
+        case Device.CUDA:
+            # Finds the CUDA libraries of pip packages; older releases of ONNX Runtime lack it.
+            preload = getattr(onnxruntime, "preload_dlls", None)
+            if preload is not None:
+                preload()
+            # Operators on shapes have no CUDA kernels: they stay on the CPU.
+            return [(_CUDA, {"use_tf32": "1" if uses_tf32 else "0"}), _CPU]
+        case _:
+            assert_never(device)
+
+
+def _require_device(provider: str, device: Device, where: object) -> None:
+    """Refuse a session that fell back to another device.
+
+    Raises:
+        VariantError: The provider is not the device's.
+    """
+    wanted = _CUDA if device is Device.CUDA else _CPU
+    if provider != wanted:
+        raise VariantError(f"ONNX Runtime runs {where} with {provider}, must be {wanted}: {_repair(device)}")
+
+
+def _repair(device: Device) -> str:
+    """What to do about a device that ONNX Runtime does not use."""
+    installed = installed_runtimes()
+    if len(installed) > 1:
+        return two_runtimes(installed)
+    if device is Device.CUDA:
+        return (
+            "install a CUDA build (pip install 'anabranch[gpu]') with the driver and libraries that it names"
+        )
+    return "install onnxruntime"
 
 
 def _spec(node: "onnxruntime.NodeArg") -> TensorSpec:

@@ -28,8 +28,8 @@ from anabranch.cli.view_types import ExperimentView
 from anabranch.store.document import parse, read_document
 from anabranch.store.port import Store
 from anabranch.store.sql import open_store
+from anabranch.variants.availability import available_recipes
 from anabranch.variants.minilm import MODEL, sentiment_reviews
-from anabranch.variants.recipes import available_recipes
 from anabranch.variants.reviews import Domain
 
 LABEL_DELAY_S = 1.5

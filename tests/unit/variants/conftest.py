@@ -128,6 +128,7 @@ def tiny_encoder() -> PreparedModel:
         outputs=(TensorSpec(name="logits", datatype=Datatype.FP32, shape=(-1, 2)),),
         assets={"vocab.txt": "\n".join(_WORDS).encode()},
         text=TextEncoding(vocabulary="vocab.txt", vocabulary_size=len(_WORDS), max_tokens=16),
+        training=tuple(requests[:20]),
         calibration=tuple(requests[:20]),
         evaluation=tuple(requests[20:]),
         labels=np.array([0, 1] * 10),

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -15,8 +16,11 @@ from anabranch.variants.recipes import (
     Calibration,
     Fp16,
     Fp32,
+    Int4WeightOnly,
     Int8Dynamic,
+    Int8Qat,
     Int8Static,
+    Int8WeightOnly,
     Mixed,
     Ranges,
     Recipe,
@@ -30,6 +34,9 @@ RECIPES: list[Recipe] = [
     Int8Static(),
     Int8Static(calibration=Calibration.PERCENTILE),
     Int8Static(calibration=Calibration.KL),
+    Int8Qat(steps=4),
+    Int8WeightOnly(),
+    Int4WeightOnly(),
     Mixed(),
 ]
 
@@ -111,6 +118,27 @@ def test_int8_static_quantizes_every_linear_layer_but_the_head(builder: OnnxBuil
     assert [name for name in types if name.endswith(".weight")] == ["head.weight"]
 
 
+@pytest.mark.parametrize(("recipe", "bits"), [(Int8WeightOnly(), 8), (Int4WeightOnly(), 4)])
+def test_weight_only_leaves_no_full_precision_weight_but_the_head(
+    builder: OnnxBuilder, recipe: Recipe, bits: int
+) -> None:
+    model = builder.build(recipe)
+    products = [node for node in model.graph.node if node.op_type == "MatMulNBits"]
+    assert len(products) == 12
+    for node in products:
+        assert {attribute.i for attribute in node.attribute if attribute.name == "bits"} == {bits}
+    types = _types(model)
+    assert "embeddings.words" not in types
+    assert [name for name in types if name.endswith(".weight")] == ["head.weight"]
+
+
+def test_training_needs_an_encoder_and_requests(tiny_encoder: PreparedModel) -> None:
+    with pytest.raises(RecipeError, match="trains BERT encoders only"):
+        OnnxBuilder(replace(tiny_encoder, encoder=None)).build(Int8Qat())
+    with pytest.raises(RecipeError, match="the model has 0"):
+        OnnxBuilder(replace(tiny_encoder, training=())).build(Int8Qat())
+
+
 def test_mixed_has_fp16_attention_int8_feedforward_and_fp32_around_them(builder: OnnxBuilder) -> None:
     model = builder.build(Mixed())
     types = _types(model)
@@ -157,7 +185,7 @@ def test_what_a_model_cannot_take_is_refused_with_the_reason(tiny_encoder: Prepa
         bare.build(Mixed())
     with pytest.raises(RecipeError, match="calibration requests"):
         bare.build(Int8Static())
-    with pytest.raises(RecipeError, match="bfloat16"):
+    with pytest.raises(RecipeError, match="no bf16 kernels"):
         bare.build(Bf16())
 
 

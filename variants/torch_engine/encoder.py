@@ -1,0 +1,113 @@
+"""A BERT encoder as a torch module whose linear layers may each have a number format of their own."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anabranch.variants.encoder_graph import EncoderShape
+
+# Added to the scores of padding; exp of it is 0, and half precision can hold it.
+_MASKED = -10_000.0
+# From a layer's name in the ONNX graph to its name in a checkpoint.
+PARTS = {
+    "attention.query": "attention.self.query",
+    "attention.key": "attention.self.key",
+    "attention.value": "attention.self.value",
+    "attention.output": "attention.output.dense",
+    "feedforward.up": "intermediate.dense",
+    "feedforward.down": "output.dense",
+}
+
+
+def checkpoint_names(layers: int) -> dict[str, str]:
+    """From every linear layer's name to its name in a checkpoint, without `.weight`."""
+    return {
+        f"layer.{layer}.{part}": f"encoder.layer.{layer}.{key}"
+        for layer in range(layers)
+        for part, key in PARTS.items()
+    }
+
+
+class EncoderModule(nn.Module):
+    """Token ids and their mask in, logits and the embedding out.
+
+    Args:
+        shape: The encoder's sizes.
+        linears: A module for every linear layer, by the layer's name.
+        tensors: The embedding tables and norms by checkpoint name, in the dtype of the residual stream; and the head,
+            `head.weight` and `head.bias`, in FP32.
+    """
+
+    def __init__(
+        self, shape: EncoderShape, linears: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]
+    ) -> None:
+        super().__init__()
+        self._shape = shape
+        self.linears = nn.ModuleDict({_key(name): module for name, module in linears.items()})
+        for name, tensor in tensors.items():
+            self.register_buffer(_key(name), tensor)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute both outputs in FP32.
+
+        Args:
+            ids: Shape (rows, tokens).
+            mask: 1 for a token, 0 for padding, shape (rows, tokens).
+
+        Returns:
+            Logits (rows, classes) and embeddings of length 1 (rows, width).
+        """
+        name = "embeddings"
+        hidden = (
+            self._tensor(f"{name}.word_embeddings.weight")[ids]
+            + self._tensor(f"{name}.position_embeddings.weight")[: ids.shape[1]]
+            + self._tensor(f"{name}.token_type_embeddings.weight")[0]
+        )
+        hidden = self._norm(hidden, f"{name}.LayerNorm")
+        padding = (1 - mask[:, None, None, :]) * _MASKED
+        for layer in range(self._shape.layers):
+            hidden = self._layer(layer, hidden, padding.to(hidden.dtype))
+        column = mask[:, :, None].float()
+        mean = (hidden.float() * column).sum(1) / column.sum(1).clamp_min(1.0)
+        embedding = functional.normalize(mean, dim=-1)
+        return functional.linear(embedding, self._tensor("head.weight"), self._tensor("head.bias")), embedding
+
+    def _layer(self, layer: int, hidden: Tensor, padding: Tensor) -> Tensor:
+        rows, tokens, width = hidden.shape
+        heads = self._shape.heads
+
+        def split(part: str) -> Tensor:
+            flat = self._linear(layer, f"attention.{part}", hidden)
+            return flat.view(rows, tokens, heads, width // heads).transpose(1, 2)
+
+        mixed = functional.scaled_dot_product_attention(
+            split("query"), split("key"), split("value"), attn_mask=padding
+        )
+        flat = mixed.transpose(1, 2).reshape(rows, tokens, width)
+        name = f"encoder.layer.{layer}"
+        attended = hidden + self._linear(layer, "attention.output", flat)
+        hidden = self._norm(attended, f"{name}.attention.output.LayerNorm")
+        active = functional.gelu(self._linear(layer, "feedforward.up", hidden))
+        return self._norm(
+            hidden + self._linear(layer, "feedforward.down", active), f"{name}.output.LayerNorm"
+        )
+
+    def _linear(self, layer: int, part: str, source: Tensor) -> Tensor:
+        result: Tensor = self.linears[_key(f"layer.{layer}.{part}")](source)
+        return result
+
+    def _tensor(self, name: str) -> Tensor:
+        tensor = getattr(self, _key(name))
+        assert isinstance(tensor, torch.Tensor)
+        return tensor
+
+    def _norm(self, hidden: Tensor, name: str) -> Tensor:
+        scale, bias = self._tensor(f"{name}.weight"), self._tensor(f"{name}.bias")
+        return functional.layer_norm(hidden, (self._shape.width,), scale, bias, self._shape.norm_epsilon)
+
+
+def _key(name: str) -> str:
+    """Torch allows no dots in the names of modules and buffers."""
+    return name.replace(".", "_")

@@ -1,0 +1,86 @@
+"""Run an encoder's artifact in torch: eager or compiled, on a CPU or a GPU."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from anabranch.variants.errors import VariantError, VariantRunError
+from anabranch.variants.recipes import Device
+from anabranch.variants.tensors import Array
+from anabranch.variants.torch_engine.artifact import read_encoder
+from anabranch.variants.torch_engine.graphs import Encode, GraphReplay
+
+# The precision of FP32 products is one setting a process: calls on the GPU take turns, each with its own.
+_GPU = threading.Lock()
+
+
+class TorchSession:
+    """An encoder in torch.
+
+    Args:
+        path: A file that `write_encoder` wrote.
+        threads: Threads that share one call's work on a CPU. Torch has one such number a process: the last session
+            sets it.
+        device: Where it runs.
+        is_compiled: Whether the encoder is compiled: on a CPU to C++, on a GPU to fused kernels in CUDA graphs.
+        uses_tf32: Whether FP32 products on a GPU may round their factors to TF32.
+        embedding: Whether to give `embedding` beside `logits`.
+
+    Raises:
+        VariantError: The file is not such a file, or the device is missing.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int = 1,
+        device: Device = Device.CPU,
+        is_compiled: bool = False,
+        uses_tf32: bool = False,
+        embedding: bool = False,
+    ) -> None:
+        if device is Device.CUDA and not torch.cuda.is_available():
+            raise VariantError(
+                f"{path} is built for a GPU, and torch {torch.__version__} sees none: serve it where there is one"
+            )
+        torch.set_num_threads(threads)
+        module = read_encoder(path).to(device.value).eval()
+        encode: Encode = torch.compile(module, dynamic=True, fullgraph=True) if is_compiled else module
+        self._device = device
+        self._precision = "high" if uses_tf32 else "highest"
+        replays = is_compiled and device is Device.CUDA
+        self._encode = GraphReplay(encode) if replays else encode
+        self._moves = device is Device.CUDA and not replays
+        self._with_embedding = embedding
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Compute `logits`, and `embedding` where it was asked for.
+
+        Raises:
+            VariantRunError: Torch failed.
+        """
+        ids, mask = torch.from_numpy(feeds["input_ids"]), torch.from_numpy(feeds["attention_mask"])
+        try:
+            if self._device is Device.CPU:
+                with torch.inference_mode():
+                    logits, embedding = self._encode(ids, mask)
+            else:
+                logits, embedding = self._run_on_gpu(ids, mask)
+        except (RuntimeError, IndexError, KeyError) as error:
+            raise VariantRunError(f"torch failed: {error}") from error
+        outputs = {"logits": logits.numpy()}
+        if self._with_embedding:
+            outputs["embedding"] = embedding.numpy()
+        return outputs
+
+    def _run_on_gpu(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        with _GPU, torch.inference_mode():
+            torch.set_float32_matmul_precision(self._precision)
+            if self._moves:
+                ids, mask = ids.cuda(non_blocking=True), mask.cuda(non_blocking=True)
+            logits, embedding = self._encode(ids, mask)
+            return logits.cpu(), embedding.cpu() if self._with_embedding else embedding
