@@ -1,79 +1,40 @@
 """The request path: read, check, assign, run, answer, record. Callback style; no request waits for anything else.
 
-Whatever goes wrong with the experiment, the client gets the baseline's answer: a candidate that fails is charged
-with the failure, and the request goes to the baseline within its deadline.
+Whatever goes wrong with the experiment, the client gets the baseline's answer: a candidate that fails, or takes the
+baseline's time too, is charged with it, and the request goes to the baseline within its deadline.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 from anabranch.bandit.assignment import assign, unit_point
 from anabranch.bandit.snapshot import Route
-from anabranch.proto import open_inference_pb2 as pb
-from anabranch.proto.tensors import TensorError, decode_inputs, encode_outputs
+from anabranch.proto.tensors import TensorError
 from anabranch.router.assignment_id import Assignment, AssignmentIds
+from anabranch.router.backends import Answered, Backends
 from anabranch.router.compare import top1
+from anabranch.router.complaints import Complaints
+from anabranch.router.flight import Flight
+from anabranch.router.hedge import Hedge
 from anabranch.router.mirror import Mirror, Original
-from anabranch.router.models import Models, ServedModel, UnknownModel
+from anabranch.router.models import Models, UnknownModel
+from anabranch.router.queries import BadRequest, Queries, check
 from anabranch.router.recorder import Recorder
+from anabranch.router.replies import ASSIGNMENT_ID, EXPERIMENT, INVOKED_VARIANT, Replies, remote
 from anabranch.router.routes import Routes
 from anabranch.store.records import Flag, Routed
-from anabranch.variants.batcher import Dispatcher
-from anabranch.variants.batching import MIRROR, URGENT, Answer, Failure, FailureKind, QueueFull, Ticket
-from anabranch.variants.errors import VariantError, VariantInputError
-from anabranch.variants.tensors import Array, TensorSpec
+from anabranch.variants.batching import Answer, Timing
+from anabranch.variants.errors import VariantInputError
+from anabranch.variants.remote_answer import RemoteAnswer
+from anabranch.wire.deadlines import DeadlineWheel
 from anabranch.wire.seam import Call, Status
 
 TARGET_VARIANT = "x-target-variant"
-INVOKED_VARIANT = "x-invoked-variant"
-ASSIGNMENT_ID = "x-assignment-id"
-EXPERIMENT = "x-experiment"
-_NO_UNIT = bytes(16)
-_log = logging.getLogger(__name__)
-
-
-class BadRequest(ValueError):
-    """The request cannot be honoured as sent."""
-
-
-@dataclass(slots=True)
-class Request:
-    """One request on its way.
-
-    Attributes:
-        arm: Number of the assigned arm.
-        variant: Name of the variant that is running it now.
-        failure: Status of the assigned candidate, once it has failed.
-    """
-
-    call: Call
-    model: ServedModel
-    message: pb.ModelInferRequest
-    inputs: Mapping[str, Array]
-    rows: int
-    route: Route
-    arm: int
-    propensity: float
-    flags: Flag
-    unit: bytes
-    variant: str
-    priority: int
-    deadline: float | None
-    arrived: float
-    sequence: int = 0
-    failure: Status | None = None
-    ticket: Ticket | None = None
-    is_over: bool = False
-
-
-def queue_name(model: str, variant: str) -> str:
-    """The dispatcher's name of a variant's queue."""
-    return f"{model}/{variant}"
+_NOTHING = Timing(0.0, 0.0, 0)
+_STICKY = Flag.EVIDENCE | Flag.STICKY
 
 
 class Inference:
@@ -88,50 +49,56 @@ class Inference:
         *,
         models: Models,
         routes: Routes,
-        dispatcher: Dispatcher,
+        backends: Backends,
         recorder: Recorder,
         mirror: Mirror,
         ids: AssignmentIds,
+        hedge: Hedge,
+        wheel: DeadlineWheel,
         loop_time: Callable[[], float],
         wall_clock: Callable[[], float],
         stopwatch: Callable[[], float],
         draw: Callable[[], float],
     ) -> None:
-        self._models = models
+        self._queries = Queries(models)
+        self._replies = Replies()
         self._routes = routes
-        self._dispatcher = dispatcher
         self._recorder = recorder
         self._mirror = mirror
         self._ids = ids
-        self._loop_time = loop_time
+        self._wheel = wheel
         self._wall_clock = wall_clock
-        # The event loop's clock stands still within a turn and counts whole milliseconds: it is for deadlines.
-        self._stopwatch = stopwatch
         self._draw = draw
+        self._complaints = Complaints(loop_time)
+        self.backends = backends
+        self.hedge = hedge
+        # Attributes, for a method of its own would cost a request a call.
+        self.loop_time = loop_time
+        # The event loop's clock stands still within a turn and counts whole milliseconds: it is for deadlines.
+        self.stopwatch = stopwatch
         self.counts: Counter[str] = Counter()
 
     def infer(self, call: Call, message: bytes) -> None:
         """Handle one call."""
         try:
-            request = self._admit(call, message)
+            flight = self._admit(call, message)
         except UnknownModel as error:
             call.fail(Status.NOT_FOUND, str(error))
             return
         except (BadRequest, TensorError, VariantInputError) as error:
             call.fail(Status.INVALID_ARGUMENT, str(error))
             return
-        call.on_cancel(lambda: self._cancelled(request))
-        if not request.is_over:
-            self._submit(request)
+        call.on_cancel(flight.cancel)
+        if not flight.is_over:
+            flight.start()
 
-    def _admit(self, call: Call, message: bytes) -> Request:
-        arrived = self._stopwatch()
-        try:
-            parsed = pb.ModelInferRequest.FromString(message)
-        except Exception as error:  # protobuf raises its own DecodeError from C
-            raise BadRequest(f"the message is no ModelInferRequest: {error}") from error
+    def _admit(self, call: Call, message: bytes) -> Flight:
+        arrived = self.stopwatch()
+        query = self._queries.read(message, lambda: call.metadata)
+        plan = query.plan
+        model, chosen = plan.model, plan.chosen
+        route = self._routes.route(model.name)
         metadata = dict(call.metadata)
-        model, chosen = self._models.locate(parsed.model_name, parsed.model_version)
         target = metadata.get(TARGET_VARIANT)
         if isinstance(target, str) and target:
             model.variant(target)
@@ -140,40 +107,25 @@ class Inference:
                     f"{TARGET_VARIANT} is {target!r}, but the request chooses {chosen!r}: send one of them"
                 )
             chosen = target
-        route = self._routes.route(model.name)
-        inputs = decode_inputs(parsed)
-        rows = model.variant(chosen or route.baseline).check_inputs(inputs)
-        _check_outputs(parsed, model.variant(chosen or route.baseline).manifest.outputs)
-        priority, deadline = _admission(parsed, call.deadline, self._loop_time())
-        request = Request(
-            call=call,
-            model=model,
-            message=parsed,
-            inputs=inputs,
-            rows=rows,
-            route=route,
-            arm=0,
-            propensity=1.0,
-            flags=Flag.NONE,
-            unit=_NO_UNIT,
-            variant=route.baseline,
-            priority=priority,
-            deadline=deadline,
-            arrived=arrived,
-        )
+        reference = chosen or route.baseline
+        check(query, reference, model.variant(reference))
+        deadline = call.deadline
+        if plan.timeout_s is not None:
+            until = self.loop_time() + plan.timeout_s
+            deadline = until if deadline is None else min(deadline, until)
+        flight = Flight(self, call, query, route, reference, deadline, arrived)
         if chosen is not None:
-            request.variant, request.flags = chosen, Flag.PINNED
+            flight.flags = Flag.PINNED
         elif route.experiment_id:
-            self._assign(request, metadata)
-        return request
+            self._assign(flight, route, metadata)
+        return flight
 
-    def _assign(self, request: Request, metadata: Mapping[str, str | bytes]) -> None:
-        route = request.route
+    def _assign(self, flight: Flight, route: Route, metadata: Mapping[str, str | bytes]) -> None:
         if not self._recorder.is_able():
             self.counts["unrecordable: baseline"] += 1
             return
-        request.sequence = self._recorder.next_sequence()
-        request.flags = Flag.EVIDENCE
+        flight.sequence = self._recorder.next_sequence()
+        flags = Flag.EVIDENCE
         if route.unit_metadata is None:
             point = self._draw()
         else:
@@ -181,204 +133,104 @@ class Inference:
             if not unit:
                 # Without a unit nothing can be assigned for good: serve the baseline, outside the split.
                 self.counts["no unit: baseline"] += 1
-                request.flags = Flag.NONE
                 return
             data = unit if isinstance(unit, bytes) else unit.encode()
             point = unit_point(route.salt.encode(), data)
-            request.unit = self._ids.digest(data)
-            request.flags |= Flag.STICKY
-        request.arm, request.propensity = assign(route.layout, point)
-        request.variant = route.arms[request.arm]
+            flight.unit = self._ids.digest(data)
+            flags = _STICKY
+        flight.arm, flight.propensity = assign(route.layout, point)
+        flight.variant = route.arms[flight.arm]
         if route.mirror is not None and self._draw() < route.mirror.fraction:
-            request.flags |= Flag.SAMPLED
+            flags |= Flag.SAMPLED
+        flight.flags = flags
 
-    def _submit(self, request: Request) -> None:
-        try:
-            request.ticket = self._dispatcher.submit(
-                queue_name(request.model.name, request.variant),
-                request.inputs,
-                request.rows,
-                priority=request.priority,
-                deadline=request.deadline,
-                done=lambda result: self._done(request, result),
+    # From a flight.
+
+    def watch(self, flight: Flight) -> int:
+        """Have `flight.expire` called when its candidate has used its time."""
+        now = self.loop_time()
+        left_s = None if flight.deadline is None else flight.deadline - now
+        return self._wheel.add(
+            flight, now + self.hedge.patience_s(flight.model, flight.route.baseline, left_s)
+        )
+
+    def unwatch(self, flight: Flight, tick: int) -> None:
+        """Forget a flight that has ended."""
+        self._wheel.discard(flight, tick)
+
+    def complain(self, variant: str, what: str) -> None:
+        """Log that a variant failed, once an interval."""
+        self._complaints.say(f"variant {variant}", what)
+
+    def reply(self, flight: Flight, variant: str, answer: Answered) -> tuple[bytes, list[tuple[str, str]]]:
+        """The serialized answer, and the metadata that goes with it.
+
+        Raises:
+            KeyError: The variant left out an output.
+            ValueError: An output is of a type that the protocol lacks, or a remote answer cannot be decoded.
+        """
+        # The class is of use to feedback only; looking for it decodes a remote answer.
+        klass = top1(answer.outputs) if flight.sequence and flight.route.feedback else -1
+        identity = self.identity(flight, variant, klass)
+        if isinstance(answer, Answer):
+            return self._replies.local(flight.query, variant, answer, identity), identity
+        assert isinstance(answer, RemoteAnswer)
+        return remote(flight.query, variant, answer, identity), identity
+
+    def identity(self, flight: Flight, variant: str, klass: int) -> list[tuple[str, str]]:
+        """What tells the client which variant answered and how to refer to the answer."""
+        if not flight.sequence:
+            return [(INVOKED_VARIANT, variant)]
+        route = flight.route
+        sealed = self._ids.seal(
+            Assignment(
+                experiment=route.experiment_id,
+                epoch=route.epoch,
+                arm=flight.arm,
+                flags=flight.flags,
+                lane=self._recorder.lane,
+                sequence=flight.sequence,
+                top1=klass,
+                propensity=flight.propensity,
             )
-        except QueueFull as error:
-            self._failed(
-                request, Status.RESOURCE_EXHAUSTED, f"{request.variant} is busy, try again later: {error}"
-            )
-        except VariantError as error:
-            _log.warning("variant %s cannot take work: %s", request.variant, error)
-            self._failed(request, Status.UNAVAILABLE, f"{request.variant} is not served now, try again later")
+        )
+        return [(INVOKED_VARIANT, variant), (ASSIGNMENT_ID, sealed), (EXPERIMENT, route.experiment)]
 
-    def _done(self, request: Request, result: Answer | Failure) -> None:
-        if request.is_over:
-            return
-        if isinstance(result, Answer):
-            self._answer(request, result)
-            return
-        match result.kind:
-            case FailureKind.INPUT:
-                request.is_over = True
-                request.call.fail(Status.INVALID_ARGUMENT, result.message)
-            case FailureKind.DEADLINE:
-                self._over(
-                    request, Status.DEADLINE_EXCEEDED, "the deadline passed before the model could run"
-                )
-            case FailureKind.SHED:
-                self._failed(request, Status.RESOURCE_EXHAUSTED, "the queue is full of more urgent requests")
-            case FailureKind.REMOVED:
-                self._failed(request, Status.UNAVAILABLE, "the server is shutting down, try again")
-            case FailureKind.ERROR:
-                _log.warning("variant %s failed: %s", request.variant, result.message)
-                self._failed(request, Status.INTERNAL, f"variant {request.variant} failed on this request")
-
-    def _failed(self, request: Request, status: Status, message: str) -> None:
-        """A variant failed: a candidate's request goes to the baseline, the failure stays with the candidate."""
-        is_candidate = request.arm != 0 and request.variant != request.route.baseline
-        if not is_candidate:
-            self._over(request, status, message)
-            return
-        self.counts["masked"] += 1
-        request.failure = status
-        request.flags |= Flag.MASKED
-        request.variant = request.route.baseline
-        self._submit(request)
-
-    def _over(self, request: Request, status: Status, message: str) -> None:
-        """Nothing answered: tell the client, and charge the assigned arm with an infinite latency."""
-        request.is_over = True
-        self.counts[f"failed: {status.name}"] += 1
-        self._record(request, request.failure or status, math.inf, None)
-        request.call.fail(status, message, self._identity(request, -1))
-
-    def _cancelled(self, request: Request) -> None:
-        if request.is_over:
-            return
-        request.is_over = True
-        if request.ticket is not None:
-            request.ticket.cancel()
-        deadline = request.call.deadline
-        is_late = deadline is not None and self._loop_time() >= deadline
-        status = Status.DEADLINE_EXCEEDED if is_late else Status.CANCELLED
-        self.counts[f"failed: {status.name}"] += 1
-        self._record(request, request.failure or status, math.inf, None)
-
-    def _answer(self, request: Request, answer: Answer) -> None:
-        klass = top1(answer.outputs)
-        identity = self._identity(request, klass)
-        try:
-            message = _response(request, answer, identity)
-        except (KeyError, ValueError) as error:
-            _log.warning("variant %s breaks its manifest: %r", request.variant, error)
-            self._failed(request, Status.INTERNAL, f"variant {request.variant} failed on this request")
-            return
-        request.is_over = True
+    def answered(self, flight: Flight, answer: Answered) -> None:
+        """Count an answer that was sent, and copy its request where it was drawn for that."""
         self.counts["answered"] += 1
-        latency_ms = 1000.0 * (self._stopwatch() - request.arrived)
-        self._record(request, request.failure or Status.OK, latency_ms, answer)
-        request.call.reply(message, identity)
-        self._copy(request, answer)
-
-    def _copy(self, request: Request, answer: Answer) -> None:
-        plan = request.route.mirror
-        if plan is None or request.arm != 0 or Flag.SAMPLED not in request.flags:
+        plan = flight.route.mirror
+        if plan is None or flight.arm != 0 or Flag.SAMPLED not in flight.flags:
             return
         noise = self._draw() < plan.noise_floor
         self._mirror.copy(
-            Original(
-                route=request.route,
-                inputs=request.inputs,
-                rows=request.rows,
-                outputs=answer.outputs,
-                sequence=request.sequence,
-            ),
+            Original(route=flight.route, query=flight.query, answer=answer, sequence=flight.sequence),
             (*plan.arms, 0) if noise else plan.arms,
         )
 
-    def _identity(self, request: Request, klass: int) -> list[tuple[str, str]]:
-        """What tells the client which variant answered and how to refer to the answer."""
-        found = [(INVOKED_VARIANT, request.variant)]
-        if request.sequence:
-            assignment = Assignment(
-                experiment=request.route.experiment_id,
-                epoch=request.route.epoch,
-                arm=request.arm,
-                flags=request.flags,
-                lane=self._recorder.lane,
-                sequence=request.sequence,
-                top1=klass,
-                propensity=request.propensity,
-            )
-            found += [(ASSIGNMENT_ID, self._ids.seal(assignment)), (EXPERIMENT, request.route.experiment)]
-        return found
+    def lost(self, flight: Flight, status: Status) -> None:
+        """Count and record a request that nobody answered: infinitely slow for the arm it was assigned to."""
+        self.counts[f"failed: {status.name}"] += 1
+        self.record(flight, flight.failure or status, math.inf, _NOTHING)
 
-    def _record(self, request: Request, status: Status, latency_ms: float, answer: Answer | None) -> None:
-        if not request.sequence:
+    def record(self, flight: Flight, status: Status, latency_ms: float, timing: Timing) -> None:
+        """Write a request down, if it was assigned."""
+        if not flight.sequence:
             return
         self._recorder.record(
             Routed(
                 at_s=self._wall_clock(),
-                experiment=request.route.experiment_id,
-                epoch=request.route.epoch,
-                arm=request.arm,
-                flags=request.flags,
+                experiment=flight.route.experiment_id,
+                epoch=flight.route.epoch,
+                arm=flight.arm,
+                flags=flight.flags,
                 status=status,
                 latency_ms=latency_ms,
-                queue_ms=1000.0 * answer.timing.queue_s if answer else 0.0,
-                compute_ms=1000.0 * answer.timing.compute_s if answer else 0.0,
-                batch_rows=answer.timing.batch_rows if answer else 0,
-                propensity=request.propensity,
-                sequence=request.sequence,
-                unit=request.unit,
+                queue_ms=1000.0 * timing.queue_s,
+                compute_ms=1000.0 * timing.compute_s,
+                batch_rows=timing.batch_rows,
+                propensity=flight.propensity,
+                sequence=flight.sequence,
+                unit=flight.unit,
             )
         )
-
-
-def _response(request: Request, answer: Answer, identity: Sequence[tuple[str, str]]) -> bytes:
-    """The serialized answer.
-
-    Raises:
-        KeyError: If the variant left out an output.
-        ValueError: If an output is of a type that the protocol lacks.
-    """
-    response = pb.ModelInferResponse(
-        model_name=request.message.model_name, model_version=request.variant, id=request.message.id
-    )
-    for name, value in identity:
-        response.parameters[name.removeprefix("x-").replace("-", "_")].string_param = value
-    wanted = [output.name for output in request.message.outputs] or list(answer.outputs)
-    encode_outputs(response, {name: answer.outputs[name] for name in wanted})
-    return response.SerializeToString()
-
-
-def _check_outputs(request: pb.ModelInferRequest, known: Sequence[TensorSpec]) -> None:
-    """Refuse a requested output that the model does not have."""
-    names = [spec.name for spec in known]
-    for output in request.outputs:
-        if output.name not in names:
-            raise BadRequest(f"output {output.name!r} is asked for, the model has {', '.join(names)}")
-
-
-def _admission(request: pb.ModelInferRequest, deadline: float | None, now: float) -> tuple[int, float | None]:
-    """Priority and deadline of a request, from its parameters and the call's deadline.
-
-    Raises:
-        BadRequest: If a parameter is out of its range.
-    """
-    priority = URGENT
-    if "priority" in request.parameters:
-        priority = _whole(request.parameters["priority"], "priority", 1, MIRROR - 1)
-    if "timeout" in request.parameters:
-        timeout_us = _whole(request.parameters["timeout"], "timeout", 1, 2**53)
-        until = now + timeout_us / 1e6
-        deadline = until if deadline is None else min(deadline, until)
-    return priority, deadline
-
-
-def _whole(parameter: pb.InferParameter, name: str, low: int, high: int) -> int:
-    kind = parameter.WhichOneof("parameter_choice")
-    value = getattr(parameter, kind) if kind in ("int64_param", "uint64_param") else None
-    if value is None or not low <= value <= high:
-        shown = getattr(parameter, kind) if kind else "nothing"
-        raise BadRequest(f"parameter {name} is {shown!r}, must be a whole number from {low} to {high}")
-    return int(value)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from anabranch.bandit.snapshot import Route
+from anabranch.router.backends import Answered, Backends
 from anabranch.router.compare import Comparison, compare, top1
+from anabranch.router.failures import told
+from anabranch.router.queries import Query
 from anabranch.router.recorder import Recorder
 from anabranch.store.records import Pair
-from anabranch.variants.batcher import Dispatcher
-from anabranch.variants.batching import MIRROR, Answer, Failure, FailureKind, QueueFull
+from anabranch.variants.batching import MIRROR, Failure, FailureKind, QueueFull
 from anabranch.variants.errors import VariantError
 from anabranch.variants.tensors import Array
 
@@ -32,16 +34,14 @@ class Original:
     """A request the baseline has answered.
 
     Attributes:
-        inputs: What the client sent, checked.
-        rows: Rows of the request.
-        outputs: What the baseline answered.
+        query: What the client sent, checked.
+        answer: What the baseline answered.
         sequence: Number of the assignment in this lane.
     """
 
     route: Route
-    inputs: Mapping[str, Array]
-    rows: int
-    outputs: Mapping[str, Array]
+    query: Query
+    answer: Answered
     sequence: int
 
 
@@ -54,18 +54,16 @@ class Mirror:
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        backends: Backends,
         recorder: Recorder,
         *,
         wall_clock: Callable[[], float],
         loop_time: Callable[[], float],
-        queue_name: Callable[[str, str], str],
     ) -> None:
-        self._dispatcher = dispatcher
+        self._backends = backends
         self._recorder = recorder
         self._wall_clock = wall_clock
         self._loop_time = loop_time
-        self._queue_name = queue_name
         self._in_flight = 0
         self.drops: Counter[str] = Counter()
 
@@ -78,12 +76,12 @@ class Mirror:
             self._send(original, arm)
 
     def _send(self, original: Original, arm: int) -> None:
-        name = self._queue_name(original.route.model, original.route.arms[arm])
+        backend = self._backends.get((original.route.model, original.route.arms[arm]))
         try:
-            self._dispatcher.submit(
-                name,
-                original.inputs,
-                original.rows,
+            if backend is None:
+                raise VariantError(f"variant {original.route.arms[arm]!r} is not served")
+            backend.submit(
+                original.query,
                 priority=MIRROR,
                 deadline=self._loop_time() + TIMEOUT_S,
                 done=partial(self._done, original, arm),
@@ -95,15 +93,30 @@ class Mirror:
         else:
             self._in_flight += 1
 
-    def _done(self, original: Original, arm: int, result: Answer | Failure) -> None:
+    def _done(self, original: Original, arm: int, result: Answered | Failure) -> None:
         self._in_flight -= 1
-        if isinstance(result, Answer):
-            self._record(original, arm, 0, compare(result.outputs, original.outputs), top1(result.outputs))
+        if not isinstance(result, Failure):
+            self._compare(original, arm, result)
         elif result.kind is FailureKind.ERROR:
-            self._record(original, arm, _INTERNAL, _UNANSWERED, -1)
+            status, _ = told(original.route.arms[arm], result)
+            self._record(original, arm, status, _UNANSWERED, -1)
         else:
             # The copy never ran: that says nothing about the candidate.
             self.drops[str(result.kind)] += 1
+
+    def _compare(self, original: Original, arm: int, answer: Answered) -> None:
+        wanted = original.query.plan.wanted
+        try:
+            theirs = _chosen(original.answer.outputs, wanted)
+        except (KeyError, ValueError):
+            self.drops["the baseline's answer cannot be read"] += 1
+            return
+        try:
+            ours = _chosen(answer.outputs, wanted)
+        except (KeyError, ValueError):
+            self._record(original, arm, _INTERNAL, _UNANSWERED, -1)
+            return
+        self._record(original, arm, 0, compare(ours, theirs), top1(ours))
 
     def _record(self, original: Original, arm: int, status: int, found: Comparison, klass: int) -> None:
         self._recorder.record(
@@ -114,10 +127,15 @@ class Mirror:
                 arm=arm,
                 status=status,
                 agrees=found.agrees,
-                baseline_top1=top1(original.outputs),
+                baseline_top1=top1(_chosen(original.answer.outputs, original.query.plan.wanted)),
                 top1=klass,
                 max_abs=found.max_abs,
                 cosine=found.cosine,
                 sequence=original.sequence,
             )
         )
+
+
+def _chosen(outputs: Mapping[str, Array], wanted: Sequence[str]) -> Mapping[str, Array]:
+    """The outputs that the client asked for: a remote variant gives no others, an in-process one gives all."""
+    return {name: outputs[name] for name in wanted} if wanted else outputs

@@ -6,23 +6,63 @@ import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from anabranch.variants.manifest import Manifest, read_manifest
-from anabranch.variants.runtime import LoadedVariant, load_variant
+from anabranch.variants.runtime import load_variant
+from anabranch.variants.tensors import Request, Signature, TensorSpec
 
 
 class UnknownModel(LookupError):
     """No such model or variant is served; the message says which are."""
 
 
+class Variant(Protocol):
+    """What the request path knows of a variant, wherever it runs."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What was built, or checked."""
+
+    @property
+    def signatures(self) -> tuple[Signature, ...]:
+        """What clients may send; one of them a request."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What clients get."""
+
+    @property
+    def keeps_no_state(self) -> bool:
+        """Each request stands alone, so that a sequence of requests cannot be honoured."""
+
+    @property
+    def reads_contents(self) -> bool:
+        """Inputs of the right types and shapes may be refused for what is in them."""
+
+    def check_inputs(self, request: Request) -> int:
+        """Refuse a request that the variant cannot take; return its rows.
+
+        Raises:
+            VariantInputError: With what was given and what is allowed.
+        """
+
+    def check_contents(self, request: Request) -> None:
+        """The part of `check_inputs` that depends on more than types and shapes.
+
+        Raises:
+            VariantInputError: With what was given and what is allowed.
+        """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """A model and its loaded variants by name."""
+    """A model and its variants by name."""
 
     name: str
-    variants: Mapping[str, LoadedVariant]
+    variants: Mapping[str, Variant]
 
-    def variant(self, name: str) -> LoadedVariant:
+    def variant(self, name: str) -> Variant:
         """One variant.
 
         Raises:

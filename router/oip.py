@@ -8,10 +8,9 @@ from typing import Protocol, Self, TypeVar
 
 from anabranch.proto import open_inference_pb2 as pb
 from anabranch.router.infer import Inference
-from anabranch.router.models import Models, UnknownModel
+from anabranch.router.models import Models, UnknownModel, Variant
 from anabranch.router.routes import Routes
 from anabranch.router.stream_infer import StreamInference
-from anabranch.variants.runtime import LoadedVariant
 from anabranch.variants.tensors import TensorSpec
 from anabranch.wire.seam import Call, Handlers, Status
 
@@ -110,7 +109,7 @@ class OpenInference:
         return response
 
 
-def all_inputs(variant: LoadedVariant) -> list[TensorSpec]:
+def all_inputs(variant: Variant) -> list[TensorSpec]:
     """The inputs of every signature, each once: a client sends those of one signature."""
     found = {spec.name: spec for signature in variant.signatures for spec in signature.inputs}
     return list(found.values())

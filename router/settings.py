@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from anabranch.wire.choice import WireKind
+from anabranch.wire.listen import tls_context
 from anabranch.wire.seam import MIB, Limits, Tls
 
 
@@ -39,6 +40,8 @@ class Settings:
         tls_certificate: The port's certificate, followed by its chain, as PEM; absent, the port is plain.
         tls_key: The certificate's private key, as PEM.
         tls_client_ca: Authorities of client certificates, as PEM; with it, a client must show one.
+        candidate_timeout_s: A candidate that has not answered for this long is stood in for by the baseline, also
+            where the request has no deadline, or a later one.
         tick_s: Time between two ticks of the controller.
         snapshot_max_age_s: Without news for this long a worker serves baselines only.
         drain_s: Time for requests in flight when a worker ends.
@@ -61,6 +64,8 @@ class Settings:
     max_batch_size: int = 16
     max_queue_size: int = 256
     max_queue_delay_microseconds: int = 0
+    # Longer than a batch of any in-process model takes; a client without a deadline waits no longer for a hung one.
+    candidate_timeout_s: float = 10.0
     tick_s: float = 1.0
     snapshot_max_age_s: float = 60.0
     drain_s: float = 10.0
@@ -77,6 +82,8 @@ class Settings:
             for name in names
             if getattr(self, name) < least
         ]
+        if self.candidate_timeout_s <= 0:
+            problems.append(f"candidate_timeout_s is {self.candidate_timeout_s:g}, must be positive")
         if not 0 <= self.port <= 65535:
             problems.append(f"port is {self.port}, must be from 0 to 65535")
         if self.tick_s <= 0 or self.snapshot_max_age_s <= self.tick_s:
@@ -191,6 +198,23 @@ def hold_state(settings: Settings) -> int:
     os.ftruncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode())
     return descriptor
+
+
+def check_tls(settings: Settings) -> None:
+    """See that the files of TLS make a server, which each worker reads for itself.
+
+    Raises:
+        InvalidSettings: If they do not.
+    """
+    if settings.tls is None:
+        return
+    try:
+        tls_context(settings.tls)
+    except OSError as error:
+        raise InvalidSettings(
+            f"{settings.tls_certificate}, {settings.tls_key} and {settings.tls_client_ca or 'no authority of clients'} "
+            f"make no TLS server: {error}"
+        ) from error
 
 
 _SETTINGS: TypeAdapter[Settings] = TypeAdapter(Settings)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 import signal
+import socket
 import sys
 import time
 from typing import Any
@@ -18,8 +19,10 @@ import uvloop
 
 from anabranch.proto import feedback_pb2, open_inference_pb2
 from anabranch.router.assignment_id import AssignmentIds
+from anabranch.router.backends import Backend, LocalBackend, queue_name
 from anabranch.router.feedback import FeedbackService
-from anabranch.router.infer import Inference, queue_name
+from anabranch.router.hedge import Hedge
+from anabranch.router.infer import Inference
 from anabranch.router.link import LinkClient, WorkerReport
 from anabranch.router.mirror import Mirror
 from anabranch.router.models import Models, load_models
@@ -30,8 +33,9 @@ from anabranch.router.settings import Settings, assignment_key, settings_from
 from anabranch.store.journal import JournalWriter
 from anabranch.variants.batcher import Dispatcher
 from anabranch.variants.batching import BatchPolicy
-from anabranch.variants.runtime import suitable_placement
+from anabranch.variants.runtime import LoadedVariant, suitable_placement
 from anabranch.wire.choice import new_wire
+from anabranch.wire.deadlines import DeadlineWheel
 from anabranch.wire.health import Health, Serving
 from anabranch.wire.reflection import Reflection
 
@@ -42,8 +46,16 @@ _log = logging.getLogger(__name__)
 class Worker:
     """Serves the inference port until it is told to stop, or the supervisor hangs up."""
 
-    def __init__(self, settings: Settings, lane: int, port: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        lane: int,
+        port: int,
+        listeners: list[socket.socket],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self._settings = settings
+        self._listeners = listeners
         self._port = port
         self._models: Models = load_models(settings.models)
         self._journal = JournalWriter(settings.journal, lane)
@@ -56,24 +68,22 @@ class Worker:
         self._routed = asyncio.Event()
         self._is_serving = False
         ids = AssignmentIds(assignment_key(settings))
-        self._mirror = Mirror(
-            self._dispatcher,
-            self._recorder,
-            wall_clock=time.time,
-            loop_time=loop.time,
-            queue_name=queue_name,
-        )
+        self._backends: dict[tuple[str, str], Backend] = {}
+        self._mirror = Mirror(self._backends, self._recorder, wall_clock=time.time, loop_time=loop.time)
         self._inference = Inference(
             models=self._models,
             routes=self._routes,
-            dispatcher=self._dispatcher,
+            backends=self._backends,
             recorder=self._recorder,
             mirror=self._mirror,
             ids=ids,
+            hedge=Hedge(settings.candidate_timeout_s),
+            wheel=DeadlineWheel(loop),
             loop_time=loop.time,
             wall_clock=time.time,
             stopwatch=time.perf_counter,
-            draw=random.SystemRandom().random,
+            # Seeded by the operating system, in each worker anew.
+            draw=random.Random().random,
         )
         self._service = OpenInference(self._models, self._routes, self._inference)
         self._feedback = FeedbackService(
@@ -110,8 +120,11 @@ class Worker:
         )
         for model in self._models:
             for name, variant in model.variants.items():
+                assert isinstance(variant, LoadedVariant)
                 placement = suitable_placement(variant.manifest)
-                self._dispatcher.add(queue_name(model.name, name), variant.infer, policy, placement=placement)
+                queue = queue_name(model.name, name)
+                self._dispatcher.add(queue, variant.infer, policy, placement=placement)
+                self._backends[(model.name, name)] = LocalBackend(self._dispatcher, queue)
 
     async def _open(self) -> None:
         descriptors = [open_inference_pb2.DESCRIPTOR, feedback_pb2.DESCRIPTOR]
@@ -129,6 +142,7 @@ class Worker:
             tls=self._settings.tls,
             before_flush=self._recorder.commit,
             reuse_port=True,
+            listeners=self._listeners,
         )
         self._is_serving = True
         _log.info("serving on %s:%d", self._settings.host, self._port)
@@ -172,12 +186,15 @@ class Worker:
         return {**counts, "records dropped": self._recorder.dropped}
 
 
-async def _main(settings: Settings, lane: int, port: int) -> None:
-    worker = Worker(settings, lane, port, asyncio.get_running_loop())
+async def _main(settings: Settings, lane: int, port: int, listeners: list[int]) -> None:
+    sockets = [socket.socket(fileno=descriptor) for descriptor in listeners]
+    worker = Worker(settings, lane, port, sockets, asyncio.get_running_loop())
     await worker.run()
 
 
 if __name__ == "__main__":
+    # A terminal that closes tells every process in it: the supervisor decides what it means.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     told: dict[str, Any] = orjson.loads(sys.stdin.buffer.read())
-    uvloop.run(_main(settings_from(told["settings"]), told["lane"], told["port"]))
+    uvloop.run(_main(settings_from(told["settings"]), told["lane"], told["port"], told["listeners"]))

@@ -103,12 +103,14 @@ class Failure:
         message: For logs; an ERROR's text is not for clients.
         timing: Where its time went.
         error: What was raised, where something was.
+        status: The gRPC status that a remote variant's server gave, which is for clients, as its message is.
     """
 
     kind: FailureKind
     message: str
     timing: Timing
     error: Exception | None = None
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,16 +12,18 @@ from anabranch.bandit.snapshot import FeedbackRule, MirrorPlan, Route, Snapshot
 from anabranch.proto import open_inference_pb2 as pb
 from anabranch.proto.tensors import encode_inputs
 from anabranch.router.assignment_id import AssignmentIds
-from anabranch.router.infer import Inference, queue_name
+from anabranch.router.backends import LocalBackend, queue_name
+from anabranch.router.hedge import Hedge
+from anabranch.router.infer import Inference
 from anabranch.router.mirror import Mirror
-from anabranch.router.models import Models, ServedModel
+from anabranch.router.models import Models, ServedModel, Variant
 from anabranch.router.recorder import Recorder
 from anabranch.router.routes import Routes
 from anabranch.store.records import Feedback, Pair, Record, Routed
 from anabranch.variants.batching import Answer, Done, Failure, FailureKind, QueueFull, Timing
 from anabranch.variants.errors import VariantError, VariantInputError
-from anabranch.variants.runtime import LoadedVariant
 from anabranch.variants.tensors import Array, Datatype, TensorSpec
+from anabranch.wire.deadlines import DeadlineWheel
 from anabranch.wire.seam import Metadata, Status
 
 KEY = bytes(range(32))
@@ -166,11 +168,48 @@ class _Variant:
     """Takes `x` with one to nine rows."""
 
     manifest = _Manifest()
+    outputs = manifest.outputs
+    keeps_no_state = True
+    reads_contents = False
 
     def check_inputs(self, inputs: Mapping[str, Array]) -> int:
         if set(inputs) != {"x"}:
             raise VariantInputError(f"inputs {sorted(inputs)} given, must be x")
         return len(inputs["x"])
+
+
+class ManualTimers:
+    """The timers of a loop whose time is the bench's; `Bench.pass_time` runs those that are due."""
+
+    def __init__(self, bench: "Bench") -> None:
+        self._bench = bench
+        self._due: list[tuple[float, _Timer]] = []
+
+    def time(self) -> float:
+        return self._bench.now
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> "_Timer":
+        timer = _Timer(callback)
+        self._due.append((when, timer))
+        return timer
+
+    def run(self) -> None:
+        while due := [entry for entry in self._due if entry[0] <= self._bench.now]:
+            entry = min(due, key=lambda entry: entry[0])
+            self._due.remove(entry)
+            entry[1].run()
+
+
+class _Timer:
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self._callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        self._callback = None
+
+    def run(self) -> None:
+        if self._callback is not None:
+            self._callback()
 
 
 class Bench:
@@ -186,27 +225,35 @@ class Bench:
         self.dispatcher = ManualDispatcher()
         self.ids = AssignmentIds(KEY)
         self.routes = Routes({"m": "base"}, loop_time=lambda: self.now, max_age_s=60.0)
-        variants = {name: cast(LoadedVariant, _Variant()) for name in ("base", "a", "b")}
+        variants = {name: cast(Variant, _Variant()) for name in ("base", "a", "b")}
         self.models = Models({"m": ServedModel(name="m", variants=variants)})
+        self.backends = {
+            ("m", name): LocalBackend(cast(Any, self.dispatcher), queue_name("m", name)) for name in variants
+        }
         self.mirror = Mirror(
-            cast(Any, self.dispatcher),
-            self.recorder,
-            wall_clock=lambda: self.wall,
-            loop_time=lambda: self.now,
-            queue_name=queue_name,
+            self.backends, self.recorder, wall_clock=lambda: self.wall, loop_time=lambda: self.now
         )
+        self.hedge = Hedge(candidate_timeout_s=10.0)
+        self.timers = ManualTimers(self)
         self.inference = Inference(
             models=self.models,
             routes=self.routes,
-            dispatcher=cast(Any, self.dispatcher),
+            backends=self.backends,
             recorder=self.recorder,
             mirror=self.mirror,
             ids=self.ids,
+            hedge=self.hedge,
+            wheel=DeadlineWheel(cast(Any, self.timers)),
             loop_time=lambda: self.now,
             wall_clock=lambda: self.wall,
             stopwatch=lambda: self.now + self.within_turn,
             draw=lambda: self.draws.pop(0),
         )
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, and what is due happen."""
+        self.now += seconds
+        self.timers.run()
 
     def route(self, *weights: float, mirror: MirrorPlan | None = None, unit: str | None = None) -> Route:
         """The route of an experiment with the candidates `a` and `b`."""

@@ -1,0 +1,58 @@
+"""When the baseline stands in for a candidate that has not answered yet: early enough to answer within the deadline.
+
+A candidate may use the request's time but for what the baseline needs, and never more than half of it nor more than
+`candidate_timeout_s`. What the baseline needs is the 99 % point of its own latest latencies.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from anabranch.router.recent import RecentQuantile
+
+FLOOR_S: Final = 0.010
+"""The baseline gets at least this long: twice the grain of the timer, and a busy loop's turn."""
+UNKNOWN_S: Final = 0.100
+"""What it gets while fewer than `_ENOUGH` of its latencies are known."""
+
+_ENOUGH: Final = 20
+
+
+class Hedge:
+    """The time after which candidates are no longer waited for, in one worker.
+
+    Args:
+        candidate_timeout_s: The most that any candidate gets.
+    """
+
+    __slots__ = ("_candidate_timeout_s", "_recent")
+
+    def __init__(self, candidate_timeout_s: float) -> None:
+        self._candidate_timeout_s = candidate_timeout_s
+        self._recent: dict[tuple[str, str], RecentQuantile] = {}
+
+    def observe(self, model: str, baseline: str, latency_s: float) -> None:
+        """Learn what a baseline's answer took, from its submission."""
+        recent = self._recent.get((model, baseline))
+        if recent is None:
+            recent = self._recent[(model, baseline)] = RecentQuantile(0.99)
+        recent.add(latency_s)
+
+    def budget_s(self, model: str, baseline: str) -> float:
+        """What the baseline needs to answer."""
+        recent = self._recent.get((model, baseline))
+        if recent is None or len(recent) < _ENOUGH:
+            return UNKNOWN_S
+        return max(FLOOR_S, recent.value())
+
+    def patience_s(self, model: str, baseline: str, left_s: float | None) -> float:
+        """How long to wait for a candidate.
+
+        Args:
+            model: The request's model.
+            baseline: Who stands in.
+            left_s: Until the request's deadline; None where it has none.
+        """
+        if left_s is None:
+            return self._candidate_timeout_s
+        return min(self._candidate_timeout_s, max(left_s - self.budget_s(model, baseline), left_s / 2.0, 0.0))

@@ -1,0 +1,139 @@
+"""Writes answers: the protocol's fields by hand around the tensors' bytes, which are copied once.
+
+What the answers to one kind of request have in common is written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from anabranch.proto.outline import output_field, raw_output_prefix
+from anabranch.proto.scan import bytes_field, encode_parameter, override, text_field
+from anabranch.proto.tensors import datatype_of, encode_raw
+from anabranch.router.queries import Plan, Query
+from anabranch.variants.batching import Answer
+from anabranch.variants.remote_answer import RemoteAnswer
+from anabranch.variants.tensors import Array
+
+INVOKED_VARIANT: Final = "x-invoked-variant"
+ASSIGNMENT_ID: Final = "x-assignment-id"
+EXPERIMENT: Final = "x-experiment"
+
+PARAMETERS: Final = {
+    INVOKED_VARIANT: "invoked_variant",
+    ASSIGNMENT_ID: "assignment_id",
+    EXPERIMENT: "experiment",
+}
+"""By metadata, the response's parameter that says the same."""
+
+_MOST_KEPT: Final = 4096
+# Below this size, a copy of an array's bytes is cheaper than the way around it.
+_COPIED_BYTES: Final = 4096
+
+
+class Replies:
+    """Writes the ModelInferResponses of one worker."""
+
+    def __init__(self) -> None:
+        self._described: dict[tuple[str, np.dtype[Any], tuple[int, ...]], tuple[bytes, bytes]] = {}
+        self._experiments: dict[str, bytes] = {}
+
+    def local(self, query: Query, variant: str, answer: Answer, identity: Sequence[tuple[str, str]]) -> bytes:
+        """Write the answer of an in-process variant.
+
+        Args:
+            query: The request.
+            variant: Who answered.
+            answer: What it answered.
+            identity: Metadata of the reply, the variant first; its parameters say the same.
+
+        Raises:
+            KeyError: The variant left out an output.
+            ValueError: An output is of a type that the protocol lacks.
+        """
+        plan = query.plan
+        head = plan.heads.get(variant)
+        if head is None:
+            head = plan.heads[variant] = _head(plan, variant)
+        parts: list[Any] = [head]
+        if query.id:
+            parts.append(bytes_field(3, query.id))
+        if len(identity) > 1:
+            self._assignment(parts, identity)
+        raws: list[Any] = []
+        outputs = answer.outputs
+        for name in plan.wanted or outputs:
+            array = outputs[name]
+            key = (name, array.dtype, array.shape)
+            described = self._described.get(key)
+            if described is None:
+                described = self._describe(name, array)
+            parts.append(described[0])
+            if not described[1]:
+                raws.append(bytes_field(6, encode_raw(f"output '{name}'", "BYTES", array)))
+                continue
+            raws.append(described[1])
+            if array.nbytes > _COPIED_BYTES and array.flags.c_contiguous:
+                raws.append(array)
+            else:
+                raws.append(array.tobytes())
+        return b"".join(parts + raws)
+
+    def _assignment(self, parts: list[Any], identity: Sequence[tuple[str, str]]) -> None:
+        for name, value in identity[1:]:
+            if name == EXPERIMENT:
+                known = self._experiments.get(value)
+                if known is None:
+                    known = encode_parameter(4, PARAMETERS[name], value)
+                    _keep(self._experiments, value, known)
+                parts.append(known)
+            else:
+                parts.append(encode_parameter(4, PARAMETERS[name], value))
+
+    def _describe(self, name: str, array: Array) -> tuple[bytes, bytes]:
+        """The description of an output, and what precedes its bytes; empty where they differ in length."""
+        datatype = datatype_of(array.dtype)
+        described = (
+            output_field(name, datatype, array.shape),
+            b"" if datatype == "BYTES" else raw_output_prefix(array.nbytes),
+        )
+        _keep(self._described, (name, array.dtype, array.shape), described)
+        return described
+
+
+def remote(query: Query, variant: str, answer: RemoteAnswer, identity: Sequence[tuple[str, str]]) -> bytes:
+    """Give the answer of a remote variant the names that the client knows; its tensors stay as they are.
+
+    Args:
+        query: The request.
+        variant: Who answered.
+        answer: What its server answered.
+        identity: As for `Replies.local`.
+    """
+    parameters: dict[str, str | None] = {PARAMETERS[name]: value for name, value in identity}
+    if len(identity) == 1 and answer.is_assigned:
+        # A router behind this one gave out an id of its own: feedback with it would be refused here.
+        parameters |= {PARAMETERS[ASSIGNMENT_ID]: None, PARAMETERS[EXPERIMENT]: None}
+    return answer.message + override(
+        model_name=query.plan.parsed.model_name,
+        model_version=variant,
+        request_id=query.id.decode(),
+        parameters=parameters,
+    )
+
+
+def _head(plan: Plan, variant: str) -> bytes:
+    return (
+        text_field(1, plan.parsed.model_name)
+        + text_field(2, variant)
+        + encode_parameter(4, PARAMETERS[INVOKED_VARIANT], variant)
+    )
+
+
+def _keep(kept: dict[Any, Any], key: object, value: object) -> None:
+    if len(kept) >= _MOST_KEPT:
+        kept.clear()
+    kept[key] = value
