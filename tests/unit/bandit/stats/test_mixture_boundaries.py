@@ -77,8 +77,8 @@ def test_log_incomplete_beta_does_not_underflow(n: float, x: float) -> None:
 def test_the_tail_formula_meets_scipy_where_both_are_exact() -> None:
     x = np.linspace(0.20, 0.28, 400)
     values = log_incomplete_beta(2000.0, 2000.0, x)
-    assert (values < math.log(1e-280)).any()
-    assert (values > math.log(1e-280)).any()
+    assert (values < math.log(1e-240)).any()
+    assert (values > math.log(1e-240)).any()
     # A jump or a kink where the formulas meet would show in the second differences.
     curvature = np.diff(values, n=2)
     assert np.all(np.abs(np.diff(curvature)) < 1e-5)
