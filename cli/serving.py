@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -69,8 +70,11 @@ def run_server(
     except WorkerFailed as error:
         raise CommandFailed(ExitCode.FAILURE, str(error)) from error
     except OSError as error:
+        hint = "another process has it: stop that one, or choose another --port"
         raise CommandFailed(
-            ExitCode.FAILURE, f"cannot serve on {host}:{port}: {error.strerror}", "choose another --port"
+            ExitCode.FAILURE,
+            f"cannot serve on {host}:{port}: {error.strerror}",
+            hint if error.errno == errno.EADDRINUSE else "choose another --host or --port",
         ) from error
 
 

@@ -67,6 +67,13 @@ class Controller:
             self.publish()
             return decided
 
+    def serve(self, manifests: Mapping[str, Mapping[str, Manifest]], baselines: Mapping[str, str]) -> None:
+        """Go on with other variants; see `Controller` for what they are."""
+        with self._lock:
+            self._manifests = manifests
+            self._baselines = baselines
+            self.publish()
+
     def publish(self) -> None:
         """Publish the routes that the store says, if they differ from the published ones."""
         routes = self._routes()

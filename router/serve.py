@@ -1,7 +1,7 @@
 """The supervisor: the composition root of a server. It owns the workers, the controller and the snapshot.
 
-Workers are spawned, never forked, and share one port. One that dies is started again; only its requests in
-flight are lost, and what it had answered is in its journal.
+Workers are spawned, never forked, and share one port. One that dies or hangs is replaced; only its requests in flight
+are lost, and what it had answered is in its journal. SIGHUP replaces them all, one by one, and loses none.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 import orjson
@@ -21,13 +20,15 @@ import orjson
 from anabranch.bandit.decision import Decision
 from anabranch.bandit.snapshot import Snapshot
 from anabranch.router.controller import Controller
-from anabranch.router.link import LinkServer, WorkerReport
-from anabranch.router.models import default_baseline, find_manifests
-from anabranch.router.settings import Settings, assignment_key, hold_state, settings_text
+from anabranch.router.link import LinkServer
+from anabranch.router.models import find_manifests
+from anabranch.router.ports import Ports, check_port
+from anabranch.router.served import baselines_of, check_promotions, reload_problems
+from anabranch.router.settings import Settings, assignment_key, check_tls, hold_state, settings_text
+from anabranch.router.terminal import has_terminal
+from anabranch.router.workers import Process, Workers
 from anabranch.store.sql import open_store
-from anabranch.variants.manifest import Manifest
 
-RESTART_S = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +45,8 @@ class Server:
         on_decision: Called with every decision, on the event loop.
 
     Raises:
+        InvalidSettings: If the files of TLS make no server.
+        OSError: If the port is taken.
         LookupError: If a baseline was given, or promoted, that is not served.
     """
 
@@ -54,29 +57,35 @@ class Server:
         on_ready: Callable[[int], None],
         on_decision: Callable[[Decision], None] | None = None,
     ) -> None:
+        check_tls(settings)
+        check_port(settings.host, settings.port)
         manifests = find_manifests(settings.models)
+        baselines = baselines_of(settings.baselines, manifests)
         settings.journal.mkdir(parents=True, exist_ok=True)
         assignment_key(settings)
-        baselines = _baselines(settings.baselines, manifests)
+        self._given = settings
+        self._manifests = manifests
         self._settings = replace(settings, baselines=baselines)
         self._on_ready = on_ready
         self._on_decision = on_decision or (lambda _decision: None)
         self._store = open_store(settings.store_url)
-        for model, variants in manifests.items():
-            promoted = self._store.baseline(model)
-            if promoted is not None and promoted not in variants:
-                raise LookupError(
-                    f"{promoted} was promoted to the baseline of {model}, but is not in {settings.models}: "
-                    "build it again, or take the promotion back with `anabranch undo`"
-                )
-        self._link = LinkServer(settings.socket, on_report=self._heard)
-        self._reports: dict[int, WorkerReport] = {}
-        self._workers: dict[int, asyncio.subprocess.Process] = {}
-        self._port = settings.port
-        self._is_ready = False
+        check_promotions(self._store, manifests, settings.models)
         self._has_failed = False
+        self._had_terminal = has_terminal()
         self._stop = asyncio.Event()
+        self._reload = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._ports = Ports(self._loop, settings.host, settings.workers)
+        self._workers = Workers(
+            settings.workers,
+            start=self._start_worker,
+            renew=self._ports.renew,
+            silence_s=settings.worker_silence_s,
+            grace_s=settings.drain_s + 5.0,
+            on_ready=lambda: self._on_ready(self._ports.port),
+            on_hopeless=self._give_up,
+        )
+        self._link = LinkServer(settings.socket, on_report=self._workers.heard)
         self._controller = Controller(
             self._store,
             settings.journal,
@@ -94,18 +103,18 @@ class Server:
             StateInUse: If another server uses the state folder.
             WorkerFailed: If a worker ended before all of them served for the first time.
         """
+        await self._ports.open(self._settings.port)
+        held = hold_state(self._settings)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
-        held = hold_state(self._settings)
-        reserved = _reserve(self._settings.host, self._settings.port)
-        self._port = reserved.getsockname()[1]
+        self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         await self._link.start()
         self._controller.publish()
-        tasks = [asyncio.create_task(self._keep_worker()) for _ in range(self._settings.workers)]
-        tasks.append(asyncio.create_task(self._tick()))
+        self._workers.open()
+        tasks = [asyncio.create_task(self._tick()), asyncio.create_task(self._reload_when_asked())]
         await self._stop.wait()
         await self._shut_down(tasks)
-        reserved.close()
+        self._ports.close()
         os.close(held)
         if self._has_failed:
             raise WorkerFailed("a worker could not begin to serve: its messages in the log above say why")
@@ -121,49 +130,75 @@ class Server:
                 _log.exception("a tick failed")
             await asyncio.sleep(max(0.0, self._settings.tick_s - (self._loop.time() - begun)))
 
-    async def _keep_worker(self) -> None:
-        """Run one worker after another in one place."""
-        while not self._stop.is_set():
-            try:
-                await self._run_worker()
-            except Exception:  # noqa: BLE001  # whatever hinders a start now, the place must not stay empty
-                _log.exception("a worker cannot be started: trying again in %g s", RESTART_S)
-            await asyncio.sleep(RESTART_S)
-
-    async def _run_worker(self) -> None:
-        """Start a worker and return after its end."""
+    async def _start_worker(self, place: int) -> tuple[int, Process]:
+        """Start a worker's process, and tell it what it needs."""
         lane = await asyncio.to_thread(self._store.next_lane)
-        told = {"settings": settings_text(self._settings), "lane": lane, "port": self._port}
+        listeners = [each.fileno() for each in self._ports.sockets(place)]
+        told = {
+            "settings": settings_text(self._settings),
+            "lane": lane,
+            "port": self._ports.port,
+            "listeners": listeners,
+        }
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "anabranch.router.worker", stdin=asyncio.subprocess.PIPE
+            sys.executable,
+            "-m",
+            "anabranch.router.worker",
+            stdin=asyncio.subprocess.PIPE,
+            pass_fds=listeners,
         )
-        self._workers[lane] = process
         assert process.stdin is not None
         process.stdin.write(orjson.dumps(told))
         process.stdin.close()
-        code = await process.wait()
-        del self._workers[lane]
-        self._reports.pop(lane, None)
-        if self._stop.is_set():
-            return
-        if not self._is_ready:
-            # What cannot begin now cannot begin a second later: say so instead of trying for ever.
-            self._has_failed = True
+        return lane, process
+
+    def _give_up(self) -> None:
+        self._has_failed = True
+        self._stop.set()
+
+    def _hung_up(self) -> None:
+        """SIGHUP: somebody wants a reload, or closed the terminal that this runs in."""
+        if self._had_terminal and not has_terminal():
             self._stop.set()
+        elif self._workers.is_ready:
+            self._reload.set()
         else:
-            _log.error("worker %d ended with code %d: starting another in %g s", lane, code, RESTART_S)
+            _log.warning("SIGHUP is ignored: the workers do not serve yet")
+
+    async def _reload_when_asked(self) -> None:
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            try:
+                await self._reload_now()
+            except Exception as error:  # noqa: BLE001  # what is served now goes on being served
+                _log.error("nothing was reloaded, everything goes on as before: %s", error)
+
+    async def _reload_now(self) -> None:
+        """Serve what the models folder and the TLS files hold now.
+
+        Raises:
+            LookupError: If a baseline is not there any more, or an experiment needs what is not.
+            InvalidSettings: If the files of TLS make no server.
+        """
+        check_tls(self._given)
+        manifests = await asyncio.to_thread(find_manifests, self._given.models)
+        baselines = baselines_of(self._given.baselines, manifests)
+        check_promotions(self._store, manifests, self._given.models)
+        if problems := reload_problems(self._store.experiments(), self._manifests, manifests):
+            raise LookupError("; ".join(problems))
+        before, self._settings = self._settings, replace(self._given, baselines=baselines)
+        _log.info("reloading: replacing %d workers", self._settings.workers)
+        if not await self._workers.replace():
+            self._settings = before
+            return
+        self._manifests = manifests
+        await asyncio.to_thread(self._controller.serve, manifests, baselines)
+        _log.info("reloaded: every worker is replaced")
 
     async def _shut_down(self, tasks: list[asyncio.Task[None]]) -> None:
-        for process in self._workers.values():
-            process.terminate()
-        grace_s = self._settings.drain_s + 5.0
-        ended = [process.wait() for process in self._workers.values()]
-        try:
-            await asyncio.wait_for(asyncio.gather(*ended), grace_s)
-        except TimeoutError:
-            _log.error("workers did not end within %g s: killing them", grace_s)
-            for process in self._workers.values():
-                process.kill()
+        tasks[-1].cancel()
+        await self._workers.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -179,42 +214,3 @@ class Server:
 
     def _publish(self, snapshot: Snapshot) -> None:
         self._loop.call_soon_threadsafe(self._link.publish, snapshot)
-
-    def _heard(self, report: WorkerReport) -> None:
-        self._reports[report.lane] = report
-        serving = [known for known in self._reports.values() if known.is_serving]
-        if not self._is_ready and len(serving) == self._settings.workers:
-            self._is_ready = True
-            self._on_ready(self._port)
-
-
-def _baselines(given: Mapping[str, str], manifests: Mapping[str, Mapping[str, Manifest]]) -> dict[str, str]:
-    """By model, what serves until a promotion says otherwise."""
-    for model, variant in given.items():
-        if model not in manifests:
-            raise LookupError(
-                f"baseline given for {model!r}; served models are {', '.join(sorted(manifests))}"
-            )
-        if variant not in manifests[model]:
-            raise LookupError(
-                f"{model} has no variant {variant!r} to be its baseline; there are {', '.join(sorted(manifests[model]))}"
-            )
-    return {model: given.get(model) or default_baseline(variants) for model, variants in manifests.items()}
-
-
-def _reserve(host: str, port: int) -> socket.socket:
-    """Hold the port before the workers share it, so that two servers do not share one by accident.
-
-    Raises:
-        OSError: If the port is taken.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        # Without SO_REUSEPORT this fails where any other server listens.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
-        taken = probe.getsockname()[1]
-    held = socket.socket(family)
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    held.bind((host, taken))
-    return held
