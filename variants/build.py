@@ -89,10 +89,10 @@ def build(
     tell = progress or _silent
     home = root / source.name
     home.mkdir(parents=True, exist_ok=True)
-    with _only_builder(home):
+    with only_builder(home):
         for leftover in home.glob(f"{_DRAFT}*"):
             shutil.rmtree(leftover)
-        done = {spec.name: _load_cached(home / spec.name, cache_key(source, spec)) for spec in specs}
+        done = {spec.name: load_cached(home / spec.name, cache_key(source, spec)) for spec in specs}
         missing = [spec for spec in specs if done[spec.name] is None]
         if missing:
             cores = threads or len(os.sched_getaffinity(0))
@@ -128,14 +128,14 @@ def _silent(_: str) -> None:
 
 
 @contextmanager
-def _only_builder(home: Path) -> Iterator[None]:
+def only_builder(home: Path) -> Iterator[None]:
     """Builds of one model, in any process, take turns."""
     with (home / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _load_cached(folder: Path, key: str) -> Manifest | None:
+def load_cached(folder: Path, key: str) -> Manifest | None:
     """The variant as it stands, if it is whole and was built from the same things."""
     try:
         manifest = load_manifest(folder)
