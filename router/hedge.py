@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from anabranch.router.recent import RecentQuantile
+from anabranch.wire.deadlines import TICK_S
 
 FLOOR_S: Final = 0.010
 """The baseline gets at least this long: twice the grain of the timer, and a busy loop's turn."""
@@ -43,7 +44,8 @@ class Hedge:
         recent = self._recent.get((model, baseline))
         if recent is None or len(recent) < _ENOUGH:
             return UNKNOWN_S
-        return max(FLOOR_S, recent.value())
+        # The timer that asks for it may be late by its grain.
+        return max(FLOOR_S, recent.value() + TICK_S)
 
     def patience_s(self, model: str, baseline: str, left_s: float | None) -> float:
         """How long to wait for a candidate.
