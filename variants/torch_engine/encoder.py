@@ -1,12 +1,13 @@
 """A BERT encoder as a torch module whose linear layers may each have a number format of their own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from anabranch.variants.encoder_graph import EncoderShape
+from anabranch.variants.formats import NumberFormat
 
 # Added to the scores of padding; exp of it is 0, and half precision can hold it.
 _MASKED = -10_000.0
@@ -19,6 +20,29 @@ PARTS = {
     "feedforward.up": "intermediate.dense",
     "feedforward.down": "output.dense",
 }
+
+
+# Layers that read the same tensor: as one product they are faster, and their outputs lie side by side.
+_INPUTS = ("attention.query", "attention.key", "attention.value")
+_MERGED = "attention.inputs"
+
+
+def merged_layers(formats: Mapping[str, NumberFormat]) -> dict[str, tuple[str, ...]]:
+    """The products that an encoder makes, and the layers that each is for.
+
+    Query, key and value are one product where their formats are the same.
+
+    Args:
+        formats: The format of every linear layer, by its name.
+    """
+    products: dict[str, tuple[str, ...]] = {}
+    for name in formats:
+        start = name.removesuffix(_INPUTS[0])
+        group = tuple(f"{start}{part}" for part in _INPUTS)
+        if name.endswith(_INPUTS[0]) and len({formats[layer] for layer in group}) == 1:
+            products[f"{start}{_MERGED}"] = group
+    inside = {layer for group in products.values() for layer in group}
+    return products | {name: (name,) for name in formats if name not in inside}
 
 
 def checkpoint_names(layers: int) -> dict[str, str]:
@@ -35,7 +59,7 @@ class EncoderModule(nn.Module):
 
     Args:
         shape: The encoder's sizes.
-        linears: A module for every linear layer, by the layer's name.
+        linears: A module for every product, by the names of `merged_layers`.
         tensors: The embedding tables and norms by checkpoint name, in the dtype of the residual stream; and the head,
             `head.weight` and `head.bias`, in FP32.
     """
@@ -75,17 +99,14 @@ class EncoderModule(nn.Module):
         return functional.linear(embedding, self._tensor("head.weight"), self._tensor("head.bias")), embedding
 
     def _layer(self, layer: int, hidden: Tensor, padding: Tensor) -> Tensor:
-        rows, tokens, width = hidden.shape
-        heads = self._shape.heads
+        heads, width = self._shape.heads, self._shape.width
 
-        def split(part: str) -> Tensor:
-            flat = self._linear(layer, f"attention.{part}", hidden)
-            return flat.view(rows, tokens, heads, width // heads).transpose(1, 2)
+        def split(flat: Tensor) -> Tensor:
+            return flat.view(*flat.shape[:2], heads, width // heads).transpose(1, 2)
 
-        mixed = functional.scaled_dot_product_attention(
-            split("query"), split("key"), split("value"), attn_mask=padding
-        )
-        flat = mixed.transpose(1, 2).reshape(rows, tokens, width)
+        query, key, value = (split(flat) for flat in self._attention_inputs(layer, hidden))
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=padding)
+        flat = mixed.transpose(1, 2).flatten(-2)
         name = f"encoder.layer.{layer}"
         attended = hidden + self._linear(layer, "attention.output", flat)
         hidden = self._norm(attended, f"{name}.attention.output.LayerNorm")
@@ -93,6 +114,14 @@ class EncoderModule(nn.Module):
         return self._norm(
             hidden + self._linear(layer, "feedforward.down", active), f"{name}.output.LayerNorm"
         )
+
+    def _attention_inputs(self, layer: int, hidden: Tensor) -> Sequence[Tensor]:
+        """Query, key and value, each of shape (rows, tokens, width)."""
+        if _key(f"layer.{layer}.{_MERGED}") in self.linears:
+            together = self._linear(layer, _MERGED, hidden)
+            width = self._shape.width
+            return [together[..., start : start + width] for start in range(0, 3 * width, width)]
+        return [self._linear(layer, part, hidden) for part in _INPUTS]
 
     def _linear(self, layer: int, part: str, source: Tensor) -> Tensor:
         result: Tensor = self.linears[_key(f"layer.{layer}.{part}")](source)

@@ -15,6 +15,9 @@ from anabranch.variants.torch_engine.graphs import Encode, GraphReplay
 
 # The precision of FP32 products is one setting a process: calls on the GPU take turns, each with its own.
 _GPU = threading.Lock()
+# Torch counts the compilations of one function in the whole process, and every variant needs two: one request alone,
+# and any batch.
+_MOST_COMPILATIONS = 64
 
 
 class TorchSession:
@@ -49,7 +52,7 @@ class TorchSession:
             )
         torch.set_num_threads(threads)
         module = read_encoder(path).to(device.value).eval()
-        encode: Encode = torch.compile(module, dynamic=True, fullgraph=True) if is_compiled else module
+        encode: Encode = _compiled(module) if is_compiled else module
         self._device = device
         self._precision = "high" if uses_tf32 else "highest"
         replays = is_compiled and device is Device.CUDA
@@ -84,3 +87,9 @@ class TorchSession:
                 ids, mask = ids.cuda(non_blocking=True), mask.cuda(non_blocking=True)
             logits, embedding = self._encode(ids, mask)
             return logits.cpu(), embedding.cpu() if self._with_embedding else embedding
+
+
+def _compiled(module: Encode) -> Encode:
+    torch._dynamo.config.recompile_limit = _MOST_COMPILATIONS
+    compiled: Encode = torch.compile(module, dynamic=True, fullgraph=True)
+    return compiled

@@ -27,6 +27,7 @@ from anabranch.variants.recipes import (
 )
 from anabranch.variants.sessions import OnnxSession
 from anabranch.variants.torch_engine.artifact import read_encoder, read_formats, write_encoder
+from anabranch.variants.torch_engine.encoder import checkpoint_names, merged_layers
 from anabranch.variants.torch_engine.session import TorchSession
 
 
@@ -119,6 +120,27 @@ def test_an_artifact_holds_the_number_formats_that_its_recipe_promises(
     promised = promised_formats(spec, attention=tiny_encoder.attention, feedforward=tiny_encoder.feedforward)
     assert read_formats(tmp_path / "x") == promised
     assert len(promised) == 12
+
+
+def test_query_key_and_value_are_one_product_where_their_formats_are_the_same() -> None:
+    formats = dict.fromkeys(checkpoint_names(2), NumberFormat.BF16)
+    formats["layer.1.attention.key"] = NumberFormat.FP32
+    products = merged_layers(formats)
+    assert products["layer.0.attention.inputs"] == tuple(
+        f"layer.0.attention.{part}" for part in ("query", "key", "value")
+    )
+    assert products["layer.1.attention.key"] == ("layer.1.attention.key",)
+    assert sorted(layer for layers in products.values() for layer in layers) == sorted(formats)
+
+
+def test_a_compiled_encoder_answers_as_the_eager_one(tiny_encoder: PreparedModel, tmp_path: Path) -> None:
+    spec = VariantSpec(engine=Engine.TORCH_COMPILE, recipe=Int8Dynamic())
+    write_encoder(tiny_encoder, spec, tmp_path / "x")
+    eager, compiled = (TorchSession(tmp_path / "x", is_compiled=is_compiled) for is_compiled in (False, True))
+    for requests in (tiny_encoder.evaluation[:1], tiny_encoder.evaluation):
+        np.testing.assert_allclose(
+            run_all(eager, requests)["logits"], run_all(compiled, requests)["logits"], atol=1e-4
+        )
 
 
 def test_mixed_keeps_half_precision_where_its_device_multiplies_it_fastest(
