@@ -201,17 +201,18 @@ class GrpcChannel:
 
     def lost(self, connection: ClientConnection, reason: str, open_calls: int) -> None:
         """Forget a connection."""
+        # A server that greets and then answers nothing is no better than one that cannot be reached.
+        has_failed = not (connection.served or connection.is_leaving)
         self._retire(connection)
         self._discard(connection)
         if connection in self._attempts or self._is_closed:
             # Whoever waits for the greeting learns of it.
             return
         self.stats.connections_lost += open_calls > 0
-        if connection.served or connection.is_leaving:
-            self._backoff.succeeded()
-        else:
-            # A server that greets and then answers nothing is no better than one that cannot be reached.
+        if has_failed:
             self._failed(reason)
+        else:
+            self._backoff.succeeded()
         self._attend()
 
     def has_room(self) -> None:
