@@ -68,7 +68,7 @@ def format_timeout(left_s: float) -> bytes:
         left_s: Seconds, above 0.
     """
     if left_s >= 100.0:
-        return b"%dS" % min(math.ceil(left_s), _MAX_TIMEOUT_S)
+        return b"%dS" % math.ceil(min(left_s, _MAX_TIMEOUT_S))
     micros = math.ceil(left_s * 1e6)
     if micros < 1000:
         return b"%du" % max(1, micros)
