@@ -1,0 +1,127 @@
+"""Generate an answer token by token, and score the tokens of another variant's answer."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anabranch.variants.llm.decoder_session import DecoderSession
+from anabranch.variants.llm.kv_cache import Cache, WholeCache, Window, WindowCache
+from anabranch.variants.llm.sampling import Sampling, choose
+
+# Tokens of a prompt that are read in one call: enough to keep the cores busy, few enough to stop between two calls.
+CHUNK = 64
+
+
+class Finish(StrEnum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """One token of an answer.
+
+    Args:
+        id: The token; None where the answer ended without one more.
+        finish: Why this is the last event; None where more come.
+    """
+
+    id: int | None
+    finish: Finish | None = None
+
+
+def new_cache(session: DecoderSession, window: Window | None, tokens: int) -> Cache:
+    """The cache of a text.
+
+    Args:
+        session: The decoder.
+        window: What the variant remembers; None for everything.
+        tokens: The text's tokens at most.
+    """
+    if window is None:
+        return WholeCache(session.geometry, tokens, CHUNK)
+    return WindowCache(session.geometry, window, CHUNK)
+
+
+def generate(
+    session: DecoderSession,
+    cache: Cache,
+    prompt: Sequence[int],
+    sampling: Sampling,
+    *,
+    stops: frozenset[int],
+    draw: Callable[[], float],
+    is_cancelled: Callable[[], bool],
+) -> Iterator[Token]:
+    """Answer a prompt. The last event, and no other, has a `finish`.
+
+    Args:
+        session: The decoder.
+        cache: An empty cache with room for the prompt and the answer.
+        prompt: At least one token.
+        sampling: How tokens are chosen, and how many.
+        stops: Tokens that end an answer; they are not part of it.
+        draw: Uniform in [0, 1), called once a token.
+        is_cancelled: Asked before every call of the decoder.
+
+    Raises:
+        VariantRunError: The engine failed.
+    """
+    logits: NDArray[np.float32] | None = None
+    for start in range(0, len(prompt), cache.most_tokens):
+        if is_cancelled():
+            yield Token(id=None, finish=Finish.CANCELLED)
+            return
+        logits = session.step(cache, prompt[start : start + cache.most_tokens])
+    assert logits is not None, "the caller sees to it that the prompt is not empty"
+    for count in range(1, sampling.max_tokens + 1):
+        token = choose(logits[-1], sampling, draw())
+        if token in stops:
+            yield Token(id=None, finish=Finish.STOP)
+            return
+        if count == sampling.max_tokens:
+            yield Token(id=token, finish=Finish.LENGTH)
+            return
+        yield Token(id=token)
+        if is_cancelled():
+            yield Token(id=None, finish=Finish.CANCELLED)
+            return
+        logits = session.step(cache, [token])
+
+
+def logits_of(
+    session: DecoderSession, cache: Cache, text: Sequence[int], first: int
+) -> Iterator[NDArray[np.float32]]:
+    """Logits for the tokens of a text from `first` on, each computed from the tokens before it.
+
+    Args:
+        session: The decoder.
+        cache: An empty cache with room for the text.
+        text: At least two tokens.
+        first: The first token that is predicted, at least 1.
+
+    Yields:
+        Chunks of shape (tokens, vocabulary), in order.
+    """
+    # Token t is predicted by the logits after token t - 1; nothing is predicted by the last token's.
+    inputs = text[:-1]
+    for start in range(0, len(inputs), cache.most_tokens):
+        chunk = inputs[start : start + cache.most_tokens]
+        wanted = min(len(chunk), start + len(chunk) - (first - 1))
+        logits = session.step(cache, chunk, max(wanted, 1))
+        if wanted > 0:
+            yield logits
+
+
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Logarithms of the probabilities, along the last axis."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(axis=-1, keepdims=True)
+    normed: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return normed

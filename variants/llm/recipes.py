@@ -1,0 +1,120 @@
+"""What can be made of a language model: the recipes of any model that apply, and those of the KV cache."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+from anabranch.variants.errors import RecipeError
+from anabranch.variants.llm.decoder import DecoderShape
+from anabranch.variants.recipes import Engine, Fp16, Fp32, Int4WeightOnly, Int8WeightOnly
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvWindow:
+    """A token sees the latest tokens only, itself among them; the cache never grows beyond them."""
+
+    name: ClassVar[str] = "kv-window"
+    recent: int = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvSinks:
+    """As a window, but the first tokens of a text stay: attention rests on them."""
+
+    name: ClassVar[str] = "kv-sinks"
+    sinks: int = 4
+    recent: int = 508
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvInt4:
+    """Keys and values in 4 bits, one scale a channel fixed by calibration."""
+
+    name: ClassVar[str] = "kv-int4"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorParallel:
+    """Every matrix is cut across processes that add up their parts twice a layer.
+
+    Args:
+        degree: Processes.
+    """
+
+    degree: int
+
+    @property
+    def name(self) -> str:
+        """`tensor-parallel-2` for two processes."""
+        return f"tensor-parallel-{self.degree}"
+
+
+LanguageRecipe: TypeAlias = (
+    Fp32 | Fp16 | Int8WeightOnly | Int4WeightOnly | KvWindow | KvSinks | KvInt4 | TensorParallel
+)
+
+# Every recipe that can be asked for by name, the reference first.
+LANGUAGE_RECIPES: tuple[LanguageRecipe, ...] = (
+    Fp32(),
+    Fp16(),
+    Int8WeightOnly(),
+    Int4WeightOnly(),
+    KvWindow(),
+    KvSinks(),
+    KvInt4(),
+    TensorParallel(degree=2),
+    TensorParallel(degree=4),
+)
+
+SUMMARIES: Mapping[str, str] = {
+    recipe.name: (type(recipe).__doc__ or "").partition("\n")[0] for recipe in LANGUAGE_RECIPES
+}
+"""By recipe name, one sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageSpec:
+    """A recipe on the engine that language models run on."""
+
+    recipe: LanguageRecipe
+    engine: ClassVar[Engine] = Engine.ONNX
+
+    @property
+    def name(self) -> str:
+        """For example `onnx-kv-sinks`."""
+        return f"{self.engine}-{self.recipe.name}"
+
+
+def language_spec(name: str) -> LanguageSpec:
+    """Read a variant's default name, such as `onnx-kv-sinks`.
+
+    Raises:
+        RecipeError: No recipe of language models makes this name.
+    """
+    known = {spec.name: spec for spec in map(_spec, LANGUAGE_RECIPES)}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=2)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise RecipeError(f"{name!r} is no variant of a language model: {hint}there are {', '.join(known)}")
+    return known[name]
+
+
+def _spec(recipe: LanguageRecipe) -> LanguageSpec:
+    return LanguageSpec(recipe=recipe)
+
+
+def refusal(recipe: LanguageRecipe, shape: DecoderShape) -> str:
+    """Why a model cannot take a recipe; empty when it can."""
+    if isinstance(recipe, TensorParallel):
+        if shape.kv_heads % recipe.degree:
+            degrees = [degree for degree in range(2, shape.kv_heads + 1) if shape.kv_heads % degree == 0]
+            return (
+                f"{recipe.degree} processes cannot share {shape.kv_heads} key heads: the degree must divide them, "
+                f"so it can be {' or '.join(map(str, degrees)) or 'none'}"
+            )
+        if shape.inner % recipe.degree:
+            return f"{recipe.degree} processes cannot share {shape.inner} inner numbers: the degree must divide them"
+    if isinstance(recipe, KvInt4) and shape.head_size % 2:
+        return f"heads have {shape.head_size} numbers, 4-bit codes need an even number"
+    return ""
