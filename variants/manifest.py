@@ -12,6 +12,7 @@ import pydantic
 
 from anabranch.variants.availability import installed_runtimes
 from anabranch.variants.errors import ManifestError
+from anabranch.variants.llm.description import Generation
 from anabranch.variants.packages import file_sha256
 from anabranch.variants.recipes import Device, Engine, Int8Qat, VariantSpec
 from anabranch.variants.tensors import Signature, TensorSpec
@@ -102,6 +103,7 @@ class Manifest:
         parity: Against the reference, where there were requests to compare.
         task: Share of right answers, where labels are known.
         latency: One entry a batch size, where there were requests to measure with.
+        generation: What a variant that generates text needs and is.
     """
 
     version: int
@@ -123,6 +125,7 @@ class Manifest:
     task: TaskMetric | None
     latency: tuple[BatchLatency, ...]
     device: Device = Device.CPU
+    generation: Generation | None = None
 
 
 _CODEC = pydantic.TypeAdapter(Manifest)
@@ -209,7 +212,7 @@ def read_manifest(folder: Path) -> Manifest:
         inner = PurePosixPath(name)
         if inner.is_absolute() or ".." in inner.parts:
             raise ManifestError(f"{path} lists {name!r}, which leaves its folder: it cannot be trusted")
-    needed = {manifest.artifact} | ({manifest.text.vocabulary} if manifest.text else set())
+    needed = {manifest.artifact} | {part.vocabulary for part in (manifest.text, manifest.generation) if part}
     if not needed <= listed:
         raise ManifestError(
             f"{path} uses {sorted(needed - listed)} without a digest: build the variant again"
