@@ -30,7 +30,7 @@ class Method(StrEnum):
 
 
 # Nats on top of ln(1/alpha) that stopping takes on average, measured in simulation.
-_OVERHEAD_NATS = {Method.BETTING: 0.6, Method.UNPLANNED_BETTING: 1.8, Method.QUANTILE: 2.2}
+OVERHEAD_NATS = {Method.BETTING: 0.6, Method.UNPLANNED_BETTING: 1.8, Method.QUANTILE: 2.2}
 
 
 def bernoulli_kl(p: float, q: float) -> float:
@@ -149,7 +149,7 @@ def planned_requests(
     if candidates < 1:
         raise ValueError(f"{candidates} candidates given, at least 1 is needed")
     share = lower_bound(rate, alpha=alpha / candidates)
-    return share * (1.0 + _OVERHEAD_NATS[method] / math.log(candidates / alpha))
+    return share * (1.0 + OVERHEAD_NATS[method] / math.log(candidates / alpha))
 
 
 def remaining_requests(rate: float, *, log_e: float, log_need: float) -> float:
