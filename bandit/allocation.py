@@ -15,7 +15,7 @@ from anabranch.bandit.fold import (
     limited_values,
 )
 from anabranch.bandit.measures import BINARY_SCALE, DIFFERENCE_SCALE, scale_of
-from anabranch.bandit.policies.registry import Algorithm, allocate
+from anabranch.bandit.policies.registry import allocate
 from anabranch.bandit.scales import BoundedScale, Histogram, LogScale, total_of
 from anabranch.bandit.spec import TOP1_AGREEMENT, BanditStep, Experiment, Metric
 from anabranch.bandit.state import ExperimentState, Totals
@@ -36,7 +36,7 @@ def next_weights(experiment: Experiment, state: ExperimentState, step: BanditSte
     The draws' seed is the experiment's name and the epoch's number, so that anyone can draw them again.
     """
     problem = allocation_problem(experiment, state, step)
-    weights = allocate(problem, _rng(experiment, state), algorithm=Algorithm(step.algorithm))
+    weights = allocate(problem, _rng(experiment, state), algorithm=step.algorithm)
     return {candidate: weights[candidate] for candidate in state.live}
 
 

@@ -128,9 +128,10 @@ class AnalysisStep:
 class Algorithm(StrEnum):
     """How a bandit step spreads the traffic."""
 
-    THOMPSON = "thompson"
+    THOMPSON = "thompson"  # top-two, constrained: the default
     PLAIN_THOMPSON = "plain-thompson"
     UNIFORM = "uniform"
+    FIXED = "fixed"  # as before the step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,6 @@ A policy wishes shares; limits are applied here, so that no policy can forget a 
 """
 
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
@@ -14,19 +13,11 @@ from anabranch.bandit.policies.fixed import fixed_shares
 from anabranch.bandit.policies.plain import plain_shares
 from anabranch.bandit.policies.top_two import top_two_shares
 from anabranch.bandit.policies.uniform import uniform_shares
+from anabranch.bandit.spec import Algorithm
 from anabranch.bandit.thompson import AllocationProblem
 from anabranch.bandit.weights import limited_weights
 
 Policy: TypeAlias = Callable[[AllocationProblem, np.random.Generator], dict[str, float]]
-
-
-class Algorithm(StrEnum):
-    """Names of the policies."""
-
-    THOMPSON = "thompson"  # top-two, constrained: the default
-    PLAIN_THOMPSON = "plain-thompson"
-    UNIFORM = "uniform"
-    FIXED = "fixed"
 
 
 POLICIES: Final[Mapping[Algorithm, Policy]] = MappingProxyType(
@@ -58,3 +49,6 @@ def allocate(
         limits=problem.limits,
         previous=problem.previous,
     )
+
+
+__all__ = ["POLICIES", "Algorithm", "Policy", "allocate"]

@@ -4,8 +4,9 @@ import numpy as np
 
 from anabranch.bandit.bounds import contrast_rate
 from anabranch.bandit.evidence import add_histograms
-from anabranch.bandit.policies.registry import Algorithm, allocate
+from anabranch.bandit.policies.registry import allocate
 from anabranch.bandit.scales import LATENCY_SCALE, FloatArray
+from anabranch.bandit.spec import Algorithm
 from anabranch.bandit.thompson import AllocationProblem, ArmOutcomes, Constraint, Objective, Rate
 from anabranch.bandit.weights import Limits
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from anabranch.bandit import policies
-from anabranch.bandit.policies.registry import POLICIES, Algorithm, allocate
+from anabranch.bandit.policies.registry import POLICIES, allocate
 from anabranch.bandit.scales import BINARY, LATENCY_SCALE, GridScale, flipped
-from anabranch.bandit.spec import Direction
+from anabranch.bandit.spec import Algorithm, Direction
 from anabranch.bandit.thompson import (
     AllocationProblem,
     ArmOutcomes,
