@@ -10,28 +10,46 @@ from typing import Any, Final
 import numpy as np
 
 from anabranch.bandit.validation import (
+    best_arm,
+    courses,
     coverage,
+    dependent,
     drifting,
+    feasible_arm,
+    golden,
     guarding,
+    heavy_tails,
+    metamorphic,
     mirrored,
     mismatch,
     near_tie,
+    performance,
     quantile_ratios,
     splits,
     sticky,
+    unsteady,
 )
 from anabranch.bandit.validation.checks import Cell, Check, Trial
 
 _MODULES = (
-    splits,
-    mirrored,
-    quantile_ratios,
+    best_arm,
+    courses,
     coverage,
+    dependent,
     drifting,
-    sticky,
-    near_tie,
+    feasible_arm,
+    golden,
     guarding,
+    heavy_tails,
+    metamorphic,
+    mirrored,
     mismatch,
+    near_tie,
+    performance,
+    quantile_ratios,
+    splits,
+    sticky,
+    unsteady,
 )
 
 
