@@ -1,0 +1,332 @@
+"""Every recipe of the encoder that runs on a device: size, accuracy, memory, latency by batch, and the ratios that count.
+
+    python bench/variants/encoder.py [--device cpu] [--models DIR] [--rounds 20] [--variants a,b] [--output FILE]
+
+Prints JSON lines: one for the machine, one a variant, one a variant and shape. Variants take turns inside every round,
+so that a ratio compares times that lie milliseconds apart. Calls are whole ones: numpy arrays in, numpy arrays out.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from anabranch.variants.availability import available_recipes, installed_runtimes
+from anabranch.variants.build import build
+from anabranch.variants.engines import open_session
+from anabranch.variants.manifest import Manifest
+from anabranch.variants.minilm import MODEL, minilm_source
+from anabranch.variants.models import ModelSource
+from anabranch.variants.recipes import Device, Engine, VariantSpec, variant_spec
+from anabranch.variants.runtime import load_variant
+from anabranch.variants.tensors import Array, Request
+
+WORDS, LAYERS, WIDTH = 30_522, 6, 384
+# Rows and tokens of one call.
+SHAPES = {
+    Device.CPU: ((1, 32), (8, 32), (32, 32), (1, 128), (8, 128)),
+    Device.CUDA: ((1, 32), (8, 32), (32, 32), (1, 128), (32, 128), (128, 128)),
+}
+# What a person would otherwise do, for each engine; ratios to them stand beside the ratio to FP32.
+ALTERNATIVES = {Device.CPU: ("onnx-fp32", "torch-bf16"), Device.CUDA: ("onnx-fp32-cuda", "torch-fp16-cuda")}
+FP32 = {Device.CPU: "torch-fp32", Device.CUDA: "torch-fp32-cuda"}
+_CALL_S = 0.02
+_MOST_CALLS = 20
+
+
+@dataclass(slots=True)
+class Runner:
+    """One variant ready to be timed."""
+
+    name: str
+    run: Callable[[Request], Any]
+    times_ms: dict[tuple[int, int], list[list[float]]] = field(default_factory=dict)
+
+
+def main() -> None:
+    options = _options()
+    device = Device(options.device)
+    names = options.variants.split(",") if options.variants else _runnable(device, options.training)
+    output = options.output.open("w") if options.output else None
+    _print({"kind": "machine", **_machine(device)}, output)
+    source = minilm_source(evaluate=options.evaluate)
+    manifests = list(_built(source, [variant_spec(name) for name in names], options.models))
+    for manifest in manifests:
+        _print({"kind": "variant", **_described(manifest, options.models, device)}, output)
+    runners = [_runner(manifest, options.models) for manifest in manifests]
+    if device is Device.CUDA and not options.variants:
+        runners.append(_plain_compile(options.models))
+    shapes = SHAPES[device]
+    inputs = {shape: _tokens(*shape) for shape in shapes}
+    for runner in runners:
+        for shape in shapes:
+            print(f"warm {runner.name} {shape}", file=sys.stderr, flush=True)
+            runner.run(inputs[shape])
+            runner.run(inputs[shape])
+            runner.times_ms[shape] = []
+    for _ in range(options.rounds):
+        for shape in shapes:
+            for runner in runners:
+                runner.times_ms[shape].append(_times_ms(runner, inputs[shape]))
+    rates = _rates() if device is Device.CUDA else {}
+    for runner in runners:
+        for shape in shapes:
+            _print({"kind": "latency", **_latency(runner, shape, runners, device, rates)}, output)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu", choices=[device.value for device in Device])
+    parser.add_argument("--models", type=Path, default=Path(".state/bench-models"))
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--evaluate", type=int, default=2_000, help="held-out sentences")
+    parser.add_argument("--variants", default="", help="names, by default all that run here")
+    parser.add_argument("--training", action="store_true", help="with int8-qat, which trains for minutes")
+    parser.add_argument("--output", type=Path, help="a file for the lines too")
+    return parser.parse_args()
+
+
+def _runnable(device: Device, training: bool) -> list[str]:
+    specs = [status.spec for status in available_recipes() if status.runs_here]
+    return [
+        spec.name for spec in specs if spec.device is device and (training or spec.recipe.name != "int8-qat")
+    ]
+
+
+def _built(source: ModelSource, specs: list[VariantSpec], root: Path) -> Iterator[Manifest]:
+    for spec in specs:
+        yield from build(source, [spec], root, progress=lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def _print(line: dict[str, Any], output: TextIO | None) -> None:
+    text = json.dumps(line)
+    print(text, flush=True)
+    if output is not None:
+        output.write(text + "\n")
+        output.flush()
+
+
+def _machine(device: Device) -> dict[str, Any]:
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    packages = [*installed_runtimes(), "numpy", "torch"]
+    facts: dict[str, Any] = {
+        "device": device.value,
+        "commit": commit.stdout.strip() or "unknown",
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        "utc": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
+    }
+    if device is Device.CUDA:
+        import torch
+
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _described(manifest: Manifest, root: Path, device: Device) -> dict[str, Any]:
+    return {
+        "variant": manifest.variant,
+        "size_mb": round(manifest.size_bytes / 1e6, 1),
+        "build_s": manifest.build_s,
+        "task": asdict(manifest.task) if manifest.task else None,
+        "parity": asdict(manifest.parity) if manifest.parity else None,
+        "peak_mb": _peak_mb(root / MODEL / manifest.variant, device),
+    }
+
+
+def _peak_mb(folder: Path, device: Device) -> float:
+    """Memory that a process of its own needs to load the variant and answer the largest shape."""
+    command = [sys.executable, __file__, "--peak", str(folder), device.value]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def measure_peak(folder: Path, device: Device) -> None:
+    """Print the peak in MB: resident memory, or what is taken of the GPU's."""
+    free_before = 0
+    if device is Device.CUDA:
+        import torch
+
+        free_before = torch.cuda.mem_get_info()[0]
+    load_variant(folder).infer([_tokens(*max(SHAPES[device]))])
+    if device is Device.CUDA:
+        print((free_before - torch.cuda.mem_get_info()[0]) / 1e6)
+    else:
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+
+
+def _runner(manifest: Manifest, root: Path) -> Runner:
+    folder = root / MODEL / manifest.variant
+    session = open_session(
+        Engine(manifest.engine),
+        folder / manifest.artifact,
+        threads=1,
+        device=manifest.device,
+        recipe=str(manifest.recipe["name"]),
+    )
+    return Runner(manifest.variant, session.run)
+
+
+def _plain_compile(root: Path) -> Runner:
+    """`torch.compile` as people call it: default mode, FP16, no CUDA graphs."""
+    import torch
+
+    from anabranch.variants.torch_engine.artifact import read_encoder
+
+    folder = root / MODEL / "torch-fp16-cuda"
+    compiled = torch.compile(read_encoder(folder / "model.safetensors").to("cuda"))
+
+    def run(request: Request) -> Array:
+        ids, mask = (torch.from_numpy(request[name]).cuda() for name in ("input_ids", "attention_mask"))
+        with torch.inference_mode():
+            logits: Array = compiled(ids, mask)[0].cpu().numpy()
+        return logits
+
+    return Runner("torch.compile default fp16", run)
+
+
+def _tokens(rows: int, tokens: int) -> Request:
+    ids = np.random.default_rng(rows * 1000 + tokens).integers(1000, WORDS, (rows, tokens))
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+
+def _times_ms(runner: Runner, request: Request) -> list[float]:
+    """A few calls in a row: as many as fit into some milliseconds, at least one."""
+    times: list[float] = []
+    start = time.perf_counter()
+    while not times or (len(times) < _MOST_CALLS and time.perf_counter() - start < _CALL_S):
+        begin = time.perf_counter()
+        runner.run(request)
+        times.append((time.perf_counter() - begin) * 1e3)
+    return times
+
+
+def _latency(
+    runner: Runner,
+    shape: tuple[int, int],
+    runners: list[Runner],
+    device: Device,
+    rates: dict[str, float],
+) -> dict[str, Any]:
+    rows, tokens = shape
+    calls = [ms for turn in runner.times_ms[shape] for ms in turn]
+    p50, p99 = np.percentile(calls, [50, 99])
+    ratios = {
+        f"times_{other.name}": round(_ratio(other, runner, shape), 3)
+        for other in runners
+        if other.name in (FP32[device], *ALTERNATIVES[device], "torch.compile default fp16")
+    }
+    line = {
+        "variant": runner.name,
+        "rows": rows,
+        "tokens": tokens,
+        "p50_ms": round(float(p50), 4),
+        "p99_ms": round(float(p99), 4),
+        "rows_per_s": round(rows * 1e3 / float(p50), 1),
+        "calls": len(calls),
+        **ratios,
+    }
+    if rates:
+        floor_ms = _floor_ms(runner.name, rows, tokens, rates)
+        line |= {"floor_ms": round(floor_ms, 4), "over_floor": round(float(p50) / floor_ms, 2)}
+    return line
+
+
+def _ratio(other: Runner, runner: Runner, shape: tuple[int, int]) -> float:
+    """How many times as fast as the other: the median over the rounds."""
+    pairs = zip(other.times_ms[shape], runner.times_ms[shape], strict=True)
+    return statistics.median(statistics.median(theirs) / statistics.median(ours) for theirs, ours in pairs)
+
+
+def _floor_ms(name: str, rows: int, tokens: int, rates: dict[str, float]) -> float:
+    """The larger of arithmetic over the measured matrix rate and bytes over the measured bandwidth.
+
+    Bytes are the fewest that must move: every weight once, token ids in, logits out.
+    """
+    per_token = LAYERS * (24 * WIDTH * WIDTH + 4 * tokens * WIDTH)
+    weights = LAYERS * 12 * WIDTH * WIDTH
+    number_format, weight_bytes = _format(name)
+    arithmetic_s = rows * tokens * per_token / rates[number_format]
+    moved_s = (weights * weight_bytes + rows * tokens * (16 + WIDTH * 2)) / rates["bytes"]
+    return 1e3 * max(arithmetic_s, moved_s)
+
+
+def _format(name: str) -> tuple[str, float]:
+    """The matrix rate that bounds a variant, and the bytes of one weight."""
+    table = {"fp32": ("fp32", 4.0), "tf32": ("tf32", 4.0), "fp8": ("fp8", 1.0), "int8-dynamic": ("int8", 1.0)}
+    table |= {"int8-weight-only": ("half", 1.0), "int4-weight-only": ("half", 0.5), "mixed": ("int8", 1.33)}
+    recipe = name.removesuffix("-cuda")
+    for engine in sorted(Engine, key=len, reverse=True):
+        recipe = recipe.removeprefix(f"{engine}-")
+    return table.get(recipe, ("half", 2.0))
+
+
+def _rates() -> dict[str, float]:
+    """Operations a second of large matrix products, and bytes a second of a large copy, on this GPU."""
+    import torch
+
+    size = 8192
+    first, second = (torch.randn(size, size, device="cuda") for _ in range(2))
+    halves = first.half(), second.half()
+    bytes_ = tuple((part * 10).to(torch.int8) for part in (first, second))
+    eighths = tuple(part.to(torch.float8_e4m3fn) for part in (first, second))
+    one = torch.ones((), device="cuda")
+    products: dict[str, Callable[[], Any]] = {
+        "fp32": lambda: first @ second,
+        "half": lambda: halves[0] @ halves[1],
+        "int8": lambda: torch._int_mm(bytes_[0], bytes_[1].t()),
+        "fp8": lambda: torch._scaled_mm(
+            eighths[0], eighths[1].t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16
+        ),
+    }
+    torch.set_float32_matmul_precision("highest")
+    rates = {name: 2 * size**3 / _device_s(run) for name, run in products.items()}
+    torch.set_float32_matmul_precision("high")
+    rates["tf32"] = 2 * size**3 / _device_s(products["fp32"])
+    large = torch.empty(1 << 30, dtype=torch.float32, device="cuda")
+    other = torch.empty_like(large)
+    rates["bytes"] = 2 * large.nbytes / _device_s(lambda: other.copy_(large))
+    print(json.dumps({"kind": "rates", **{name: round(rate / 1e12, 2) for name, rate in rates.items()}}))
+    return rates
+
+
+def _device_s(run: Callable[[], Any]) -> float:
+    import torch
+
+    for _ in range(3):
+        run()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    start.record()
+    for _ in range(10):
+        run()
+    end.record()
+    torch.cuda.synchronize()
+    return float(start.elapsed_time(end)) / 1e3 / 10
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--peak"]:
+        measure_peak(Path(sys.argv[2]), Device(sys.argv[3]))
+    else:
+        main()
