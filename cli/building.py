@@ -163,6 +163,8 @@ def variant_table(manifests: Sequence[Manifest]) -> Table:
 def _numbers(manifest: Manifest) -> list[str]:
     task, parity = manifest.task, manifest.parity
     single = next((row for row in manifest.latency if row.batch_size == 1), None)
+    if manifest.remote is not None:
+        return ["remote", "-", "-", "-", "-", "-"]
     return [
         f"{manifest.size_bytes / 1e6:.1f} MB"
         if manifest.size_bytes > 1e5

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from anabranch.router.queries import Query
 from anabranch.variants.batcher import Dispatcher
-from anabranch.variants.batching import Failure, Timing
+from anabranch.variants.batching import MIRROR, Failure, Timing
+from anabranch.variants.remote import RemoteVariant
 from anabranch.variants.tensors import Array
 
 
@@ -54,9 +55,23 @@ class Backend(Protocol):
             VariantError: The variant takes no work now.
         """
 
+    def unfit(self) -> str | None:
+        """Why a request that somebody else can answer should not go there now; None when it may."""
+
+    def late(self, waited_s: float) -> None:
+        """A request was not waited for any longer.
+
+        Args:
+            waited_s: How long it was.
+        """
+
 
 Backends = Mapping[tuple[str, str], Backend]
 """By model and variant."""
+
+
+KEPT_BACK: Final = frozenset({"authorization", "cookie", "host", "user-agent", "x-target-variant"})
+"""Metadata that is meant for this server, and not sent to another one."""
 
 
 def queue_name(model: str, variant: str) -> str:
@@ -83,3 +98,42 @@ class LocalBackend:
         return self._dispatcher.submit(
             self._name, query.inputs, query.rows, priority=priority, deadline=deadline, done=done
         )
+
+    def unfit(self) -> str | None:
+        """What is loaded takes requests."""
+        return None
+
+    def late(self, waited_s: float) -> None:
+        """Nothing follows: the queue may be long, and the threads are the worker's own."""
+
+
+class RemoteBackend:
+    """A variant on a server elsewhere.
+
+    Args:
+        variant: The variant, started.
+    """
+
+    __slots__ = ("_variant",)
+
+    def __init__(self, variant: RemoteVariant) -> None:
+        self._variant = variant
+
+    def submit(self, query: Query, *, priority: int, deadline: float | None, done: Done) -> Submitted:
+        """Send a request; the server knows its priority from the request's own parameters."""
+        return self._variant.submit(
+            query.message,
+            query.rows,
+            [pair for pair in query.metadata if pair[0] not in KEPT_BACK],
+            is_copy=priority >= MIRROR,
+            deadline=deadline,
+            done=done,
+        )
+
+    def unfit(self) -> str | None:
+        """Why a request that somebody else can answer should not go there now."""
+        return self._variant.unfit()
+
+    def late(self, waited_s: float) -> None:
+        """A server that does not answer in time counts as failing."""
+        self._variant.late(waited_s)

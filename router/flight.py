@@ -12,7 +12,7 @@ from collections import Counter
 from typing import Final, Protocol
 
 from anabranch.bandit.snapshot import Route
-from anabranch.router.backends import Answered, Backends, Done, Submitted
+from anabranch.router.backends import Answered, Backend, Backends, Done, Submitted
 from anabranch.router.failures import told
 from anabranch.router.hedge import Hedge
 from anabranch.router.queries import Query
@@ -137,9 +137,13 @@ class Flight:
         if self.arm == 0:
             self._resort_to(self.variant)
             return
-        self._tick = self._home.watch(self)
         try:
-            self._candidate = self._submit(self.variant, self._candidate_done)
+            backend = self._backend(self.variant)
+            reason = backend.unfit()
+            if reason is not None:
+                raise VariantError(reason)
+            self._candidate = self._submit(backend, self._candidate_done)
+            self._tick = self._home.watch(self)
         except VariantError as error:
             self._charge(self._refusal(self.variant, error)[0])
 
@@ -161,10 +165,13 @@ class Flight:
         self._end()
         self._home.lost(self, status)
 
-    def _submit(self, variant: str, done: Done) -> Submitted:
+    def _backend(self, variant: str) -> Backend:
         backend = self._home.backends.get((self.model, variant))
         if backend is None:
             raise VariantError(f"variant {variant!r} is not served")
+        return backend
+
+    def _submit(self, backend: Backend, done: Done) -> Submitted:
         return backend.submit(
             self.query, priority=self.query.plan.priority, deadline=self.deadline, done=done
         )
@@ -199,7 +206,7 @@ class Flight:
         if self.arm:
             self._last_at = self._home.stopwatch()
         try:
-            self._last = self._submit(variant, self._last_done)
+            self._last = self._submit(self._backend(variant), self._last_done)
         except VariantError as error:
             self._last_failed(*self._refusal(variant, error))
 
@@ -222,6 +229,7 @@ class Flight:
         if self._candidate is not None:
             self._candidate.cancel()
             self._candidate = None
+            self._backend(self.variant).late(self._home.stopwatch() - self.arrived)
             self.failure = Status.DEADLINE_EXCEEDED
             self.flags |= Flag.MASKED
             self._home.counts["masked"] += 1

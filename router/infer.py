@@ -23,7 +23,7 @@ from anabranch.router.mirror import Mirror, Original
 from anabranch.router.models import Models, UnknownModel
 from anabranch.router.queries import BadRequest, Queries, check
 from anabranch.router.recorder import Recorder
-from anabranch.router.replies import ASSIGNMENT_ID, EXPERIMENT, INVOKED_VARIANT, Replies, remote
+from anabranch.router.replies import ASSIGNMENT_ID, EXPERIMENT, INVOKED_VARIANT, Replies
 from anabranch.router.routes import Routes
 from anabranch.store.records import Flag, Routed
 from anabranch.variants.batching import Answer, Timing
@@ -175,7 +175,7 @@ class Inference:
         if isinstance(answer, Answer):
             return self._replies.local(flight.query, variant, answer, identity), identity
         assert isinstance(answer, RemoteAnswer)
-        return remote(flight.query, variant, answer, identity), identity
+        return self._replies.remote(flight.query, variant, answer, identity), identity
 
     def identity(self, flight: Flight, variant: str, klass: int) -> list[tuple[str, str]]:
         """What tells the client which variant answered and how to refer to the answer."""

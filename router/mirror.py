@@ -80,6 +80,9 @@ class Mirror:
         try:
             if backend is None:
                 raise VariantError(f"variant {original.route.arms[arm]!r} is not served")
+            if backend.unfit() is not None:
+                self.drops["not ready"] += 1
+                return
             backend.submit(
                 original.query,
                 priority=MIRROR,

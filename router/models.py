@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from anabranch.variants.manifest import Manifest, read_manifest
+from anabranch.variants.manifest import Manifest, load_manifest, read_manifest
+from anabranch.variants.remote import RemoteVariant
 from anabranch.variants.runtime import load_variant
 from anabranch.variants.tensors import Request, Signature, TensorSpec
 
@@ -130,12 +131,17 @@ def find_manifests(root: Path) -> dict[str, dict[str, Manifest]]:
 
 
 def load_models(root: Path, *, threads: int = 1) -> Models:
-    """Load and warm every variant under a folder."""
+    """Load and warm every variant under a folder; those elsewhere are not yet connected to."""
     models: dict[str, ServedModel] = {}
     for model, manifests in find_manifests(root).items():
-        variants = {name: load_variant(root / model / name, threads=threads) for name in manifests}
-        for variant in variants.values():
-            variant.warm()
+        variants: dict[str, Variant] = {}
+        for name, manifest in manifests.items():
+            folder = root / model / name
+            if manifest.remote is not None:
+                variants[name] = RemoteVariant(load_manifest(folder), folder)
+                continue
+            loaded = variants[name] = load_variant(folder, threads=threads)
+            loaded.warm()
         models[model] = ServedModel(name=model, variants=variants)
     return Models(models)
 

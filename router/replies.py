@@ -29,6 +29,7 @@ PARAMETERS: Final = {
 }
 """By metadata, the response's parameter that says the same."""
 
+_NO_ASSIGNMENT: Final = override(parameters={PARAMETERS[ASSIGNMENT_ID]: None, PARAMETERS[EXPERIMENT]: None})
 _MOST_KEPT: Final = 4096
 # Below this size, a copy of an array's bytes is cheaper than the way around it.
 _COPIED_BYTES: Final = 4096
@@ -55,10 +56,7 @@ class Replies:
             ValueError: An output is of a type that the protocol lacks.
         """
         plan = query.plan
-        head = plan.heads.get(variant)
-        if head is None:
-            head = plan.heads[variant] = _head(plan, variant)
-        parts: list[Any] = [head]
+        parts: list[Any] = [plan.heads.get(variant) or self._head(plan, variant)]
         if query.id:
             parts.append(bytes_field(3, query.id))
         if len(identity) > 1:
@@ -82,6 +80,31 @@ class Replies:
                 raws.append(array.tobytes())
         return b"".join(parts + raws)
 
+    def remote(
+        self, query: Query, variant: str, answer: RemoteAnswer, identity: Sequence[tuple[str, str]]
+    ) -> bytes:
+        """Give the answer of a remote variant the names that the client knows; its tensors stay as they are.
+
+        Of a field that is given twice, protobuf takes the last.
+
+        Args:
+            query: The request.
+            variant: Who answered.
+            answer: What its server answered.
+            identity: As for `local`.
+        """
+        parts: list[Any] = [
+            answer.message,
+            query.plan.heads.get(variant) or self._head(query.plan, variant),
+            bytes_field(3, query.id),
+        ]
+        if len(identity) > 1:
+            self._assignment(parts, identity)
+        elif answer.is_assigned:
+            # A router behind this one gave out an id of its own: feedback with it would be refused here.
+            parts.append(_NO_ASSIGNMENT)
+        return b"".join(parts)
+
     def _assignment(self, parts: list[Any], identity: Sequence[tuple[str, str]]) -> None:
         for name, value in identity[1:]:
             if name == EXPERIMENT:
@@ -93,6 +116,14 @@ class Replies:
             else:
                 parts.append(encode_parameter(4, PARAMETERS[name], value))
 
+    def _head(self, plan: Plan, variant: str) -> bytes:
+        head = plan.heads[variant] = (
+            text_field(1, plan.parsed.model_name)
+            + text_field(2, variant)
+            + encode_parameter(4, PARAMETERS[INVOKED_VARIANT], variant)
+        )
+        return head
+
     def _describe(self, name: str, array: Array) -> tuple[bytes, bytes]:
         """The description of an output, and what precedes its bytes; empty where they differ in length."""
         datatype = datatype_of(array.dtype)
@@ -102,35 +133,6 @@ class Replies:
         )
         _keep(self._described, (name, array.dtype, array.shape), described)
         return described
-
-
-def remote(query: Query, variant: str, answer: RemoteAnswer, identity: Sequence[tuple[str, str]]) -> bytes:
-    """Give the answer of a remote variant the names that the client knows; its tensors stay as they are.
-
-    Args:
-        query: The request.
-        variant: Who answered.
-        answer: What its server answered.
-        identity: As for `Replies.local`.
-    """
-    parameters: dict[str, str | None] = {PARAMETERS[name]: value for name, value in identity}
-    if len(identity) == 1 and answer.is_assigned:
-        # A router behind this one gave out an id of its own: feedback with it would be refused here.
-        parameters |= {PARAMETERS[ASSIGNMENT_ID]: None, PARAMETERS[EXPERIMENT]: None}
-    return answer.message + override(
-        model_name=query.plan.parsed.model_name,
-        model_version=variant,
-        request_id=query.id.decode(),
-        parameters=parameters,
-    )
-
-
-def _head(plan: Plan, variant: str) -> bytes:
-    return (
-        text_field(1, plan.parsed.model_name)
-        + text_field(2, variant)
-        + encode_parameter(4, PARAMETERS[INVOKED_VARIANT], variant)
-    )
 
 
 def _keep(kept: dict[Any, Any], key: object, value: object) -> None:

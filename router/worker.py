@@ -19,7 +19,7 @@ import uvloop
 
 from anabranch.proto import feedback_pb2, open_inference_pb2
 from anabranch.router.assignment_id import AssignmentIds
-from anabranch.router.backends import Backend, LocalBackend, queue_name
+from anabranch.router.backends import Backend, LocalBackend, RemoteBackend, queue_name
 from anabranch.router.feedback import FeedbackService
 from anabranch.router.hedge import Hedge
 from anabranch.router.infer import Inference
@@ -33,6 +33,7 @@ from anabranch.router.settings import Settings, assignment_key, settings_from
 from anabranch.store.journal import JournalWriter
 from anabranch.variants.batcher import Dispatcher
 from anabranch.variants.batching import BatchPolicy
+from anabranch.variants.remote import RemoteVariant
 from anabranch.variants.runtime import LoadedVariant, suitable_placement
 from anabranch.wire.choice import new_wire
 from anabranch.wire.deadlines import DeadlineWheel
@@ -96,6 +97,8 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         self._add_queues()
+        # One that cannot be reached does not hinder the others: its requests go to the baseline.
+        await asyncio.gather(*(variant.start() for variant in self._remotes()))
         link = await LinkClient.connect(self._settings.socket)
         listening = asyncio.create_task(self._listen(link))
         reporting = asyncio.create_task(self._report(link))
@@ -110,7 +113,12 @@ class Worker:
         reporting.cancel()
         listening.cancel()
         await self._dispatcher.close()
+        await asyncio.gather(*(variant.close() for variant in self._remotes()))
         self._journal.close()
+
+    def _remotes(self) -> list[RemoteVariant]:
+        found = [variant for model in self._models for variant in model.variants.values()]
+        return [variant for variant in found if isinstance(variant, RemoteVariant)]
 
     def _add_queues(self) -> None:
         policy = BatchPolicy(
@@ -120,6 +128,9 @@ class Worker:
         )
         for model in self._models:
             for name, variant in model.variants.items():
+                if isinstance(variant, RemoteVariant):
+                    self._backends[(model.name, name)] = RemoteBackend(variant)
+                    continue
                 assert isinstance(variant, LoadedVariant)
                 placement = suitable_placement(variant.manifest)
                 queue = queue_name(model.name, name)
@@ -182,6 +193,10 @@ class Worker:
     def _counts(self) -> dict[str, int]:
         counts = {f"requests {name}": count for name, count in self._inference.counts.items()}
         counts |= {f"mirror dropped: {name}": count for name, count in self._mirror.drops.items()}
+        for variant in self._remotes():
+            name = f"{variant.manifest.model}/{variant.manifest.variant}"
+            counts[f"remote ejections: {name}"] = variant.ejections
+            counts[f"remote refused: {name}"] = variant.refused
         counts |= {f"feedback {name}": count for name, count in self._feedback.counts.items()}
         return {**counts, "records dropped": self._recorder.dropped}
 

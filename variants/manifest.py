@@ -15,6 +15,7 @@ from anabranch.variants.errors import ManifestError
 from anabranch.variants.llm.description import Generation
 from anabranch.variants.packages import file_sha256
 from anabranch.variants.recipes import Device, Engine, Int8Qat, VariantSpec
+from anabranch.variants.remote_target import RemoteEngine, RemoteTarget
 from anabranch.variants.tensors import Signature, TensorSpec
 from anabranch.variants.wordpiece import TextEncoding
 
@@ -104,12 +105,13 @@ class Manifest:
         task: Share of right answers, where labels are known.
         latency: One entry a batch size, where there were requests to measure with.
         generation: What a variant that generates text needs and is.
+        remote: Where a remote variant is served; it has no artifact.
     """
 
     version: int
     model: str
     variant: str
-    engine: Engine
+    engine: Engine | RemoteEngine
     recipe: Mapping[str, Any]
     artifact: str
     files: tuple[ArtifactFile, ...]
@@ -126,6 +128,7 @@ class Manifest:
     latency: tuple[BatchLatency, ...]
     device: Device = Device.CPU
     generation: Generation | None = None
+    remote: RemoteTarget | None = None
 
 
 _CODEC = pydantic.TypeAdapter(Manifest)
@@ -212,7 +215,8 @@ def read_manifest(folder: Path) -> Manifest:
         inner = PurePosixPath(name)
         if inner.is_absolute() or ".." in inner.parts:
             raise ManifestError(f"{path} lists {name!r}, which leaves its folder: it cannot be trusted")
-    needed = {manifest.artifact} | {part.vocabulary for part in (manifest.text, manifest.generation) if part}
+    built = set() if manifest.remote is not None else {manifest.artifact}
+    needed = built | {part.vocabulary for part in (manifest.text, manifest.generation) if part}
     if not needed <= listed:
         raise ManifestError(
             f"{path} uses {sorted(needed - listed)} without a digest: build the variant again"

@@ -40,10 +40,7 @@ def import_onnx(path: Path, model: str, variant: str, root: Path) -> Manifest:
         VariantError: A name cannot be a folder's, or ONNX Runtime does not load or run the file.
     """
     for name in (model, variant):
-        if not name or not set(name) <= _NAME_CHARS or name.startswith("."):
-            raise VariantError(
-                f"name {name!r} must be letters, digits, '-', '_' and '.', and not start with '.'"
-            )
+        check_name(name)
     source = source_from_onnx(path, model)
     spec = VariantSpec(engine=Engine.ONNX, recipe=Imported())
     start = time.perf_counter()
@@ -84,6 +81,16 @@ def import_onnx(path: Path, model: str, variant: str, root: Path) -> Manifest:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return manifest
+
+
+def check_name(name: str) -> None:
+    """Refuse a name of a model or variant that cannot be a folder's.
+
+    Raises:
+        VariantError: It cannot.
+    """
+    if not name or not set(name) <= _NAME_CHARS or name.startswith("."):
+        raise VariantError(f"name {name!r} must be letters, digits, '-', '_' and '.', and not start with '.'")
 
 
 def source_from_onnx(

@@ -1,4 +1,4 @@
-"""`build`, `variants`, `serve` and `demo`: the verbs that do the work the others look at."""
+"""`build`, `serve` and `demo`: the verbs that do the work the others look at."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from typing import Annotated
 import typer
 
 from anabranch.cli import options
-from anabranch.cli.exit_codes import ExitCode
-from anabranch.cli.failures import CommandFailed
-from anabranch.cli.output import Format
 from anabranch.cli.terminal import terminal_of
 
 DEFAULT_MODELS = Path(".state/models")
@@ -23,7 +20,7 @@ Models = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for command in (demo, serve, build, variants):
+    for command in (demo, serve, build):
         app.command(rich_help_panel=options.RUN)(command)
 
 
@@ -61,26 +58,6 @@ def build(
     manifests = build_variants(source, variant or [], model, models, progress=terminal.note, samples=samples)
     terminal.out.print(variant_table(manifests))
     terminal.note(f"serve them with `anabranch serve --models {models}`")
-
-
-def variants(
-    context: typer.Context, models: Models = DEFAULT_MODELS, output: options.Output = Format.TABLE
-) -> None:
-    """List the built variants: size, accuracy, agreement with the reference, latency."""
-    from anabranch.cli.building import variant_table
-    from anabranch.cli.output import encoded
-    from anabranch.router.models import find_manifests
-
-    terminal = terminal_of(context)
-    try:
-        found = find_manifests(models)
-    except FileNotFoundError as error:
-        raise CommandFailed(ExitCode.NOT_FOUND, str(error)) from error
-    manifests = [manifest for variants in found.values() for manifest in variants.values()]
-    if output is Format.TABLE:
-        terminal.out.print(variant_table(manifests))
-    else:
-        terminal.say(encoded(manifests, output))
 
 
 def serve(

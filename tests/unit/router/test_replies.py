@@ -9,7 +9,7 @@ from anabranch.proto import open_inference_pb2 as pb
 from anabranch.proto.tensors import TensorError, decode_outputs, encode_outputs
 from anabranch.router.models import ServedModel
 from anabranch.router.queries import Plan, Query
-from anabranch.router.replies import Replies, remote
+from anabranch.router.replies import Replies
 from anabranch.variants.batching import Answer, Timing
 from anabranch.variants.remote_answer import RemoteAnswer
 from anabranch.variants.tensors import Array
@@ -96,7 +96,7 @@ def answer(response: pb.ModelInferResponse, *, is_assigned: bool = True) -> Remo
 
 def test_a_remote_answer_gets_our_names_and_keeps_its_tensors_byte_for_byte() -> None:
     made = answer(far())
-    message = remote(query(), "v", made, IDENTITY)
+    message = Replies().remote(query(), "v", made, IDENTITY)
     assert message.startswith(made.message)
     response = pb.ModelInferResponse.FromString(message)
     assert (response.model_name, response.model_version, response.id) == ("m", "v", "7")
@@ -110,7 +110,9 @@ def test_a_remote_answer_gets_our_names_and_keeps_its_tensors_byte_for_byte() ->
 
 
 def test_another_routers_assignment_is_not_taken_for_ours() -> None:
-    response = pb.ModelInferResponse.FromString(remote(query(b""), "v", answer(far()), IDENTITY[:1]))
+    response = pb.ModelInferResponse.FromString(
+        Replies().remote(query(b""), "v", answer(far()), IDENTITY[:1])
+    )
     assert response.id == ""
     assert response.parameters["assignment_id"].WhichOneof("parameter_choice") is None
     assert response.parameters["experiment"].WhichOneof("parameter_choice") is None

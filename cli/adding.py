@@ -1,0 +1,65 @@
+"""Take a remote variant in for the command line."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from anabranch.cli.exit_codes import ExitCode
+from anabranch.cli.failures import CommandFailed
+from anabranch.variants.errors import VariantError
+from anabranch.variants.manifest import Manifest
+from anabranch.variants.remote_add import add_remote
+from anabranch.variants.remote_check import RemoteProblem
+from anabranch.variants.remote_target import RemoteTarget, RemoteTls
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteOptions:
+    """What a person says of a remote variant; see `RemoteTarget`."""
+
+    target: str
+    model: str
+    version: str
+    is_tls: bool
+    ca: Path | None
+    server_name: str
+    certificate: Path | None
+    key: Path | None
+    connections: int
+    max_requests: int
+
+
+def take_in(root: Path, model: str, variant: str, given: RemoteOptions) -> Manifest:
+    """Check a model on a server, and describe it under `root`."""
+    try:
+        remote = RemoteTarget(
+            target=given.target,
+            model=given.model,
+            model_version=given.version,
+            tls=_tls(given),
+            connections=given.connections,
+            max_requests=given.max_requests,
+        )
+        return asyncio.run(add_remote(root, model, variant, remote, ca=given.ca))
+    except RemoteProblem as error:
+        raise CommandFailed(ExitCode.FAILURE, str(error)) from error
+    except VariantError as error:
+        raise CommandFailed(ExitCode.BAD_INPUT, str(error)) from error
+
+
+def _tls(given: RemoteOptions) -> RemoteTls | None:
+    files = {"--tls-certificate": given.certificate, "--tls-key": given.key}
+    if len({path is None for path in files.values()}) == 2:
+        raise CommandFailed(ExitCode.BAD_INPUT, "--tls-certificate and --tls-key go together: give both")
+    for name, path in files.items():
+        if path is not None and not path.is_file():
+            raise CommandFailed(ExitCode.BAD_INPUT, f"{name} is {path}, which is no file")
+    if not (given.is_tls or given.ca or given.server_name or given.certificate):
+        return None
+    return RemoteTls(
+        server_name=given.server_name,
+        certificate=str(given.certificate.resolve()) if given.certificate else "",
+        key=str(given.key.resolve()) if given.key else "",
+    )

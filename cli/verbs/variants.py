@@ -1,0 +1,106 @@
+"""`variants`: what is built, and what is served elsewhere and taken in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anabranch.cli import options
+from anabranch.cli.exit_codes import ExitCode
+from anabranch.cli.failures import CommandFailed
+from anabranch.cli.output import Format
+from anabranch.cli.terminal import terminal_of
+from anabranch.cli.verbs.running import DEFAULT_MODELS, Models
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    group = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
+    group.callback(invoke_without_command=True)(variants)
+    group.command("add-remote")(add_remote)
+    app.add_typer(group, name="variants", rich_help_panel=options.RUN)
+
+
+def variants(
+    context: typer.Context, models: Models = DEFAULT_MODELS, output: options.Output = Format.TABLE
+) -> None:
+    """List the variants: size, accuracy, agreement with the reference, latency; `add-remote` takes one in."""
+    if context.invoked_subcommand is not None:
+        return
+    from anabranch.cli.building import variant_table
+    from anabranch.cli.output import encoded
+    from anabranch.router.models import find_manifests
+
+    terminal = terminal_of(context)
+    try:
+        found = find_manifests(models)
+    except FileNotFoundError as error:
+        raise CommandFailed(ExitCode.NOT_FOUND, str(error)) from error
+    manifests = [manifest for variants in found.values() for manifest in variants.values()]
+    if output is Format.TABLE:
+        terminal.out.print(variant_table(manifests))
+    else:
+        terminal.say(encoded(manifests, output))
+
+
+def add_remote(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="What clients call the model.")],
+    variant: Annotated[str, typer.Argument(help="The variant's name, such as triton-fp16.")],
+    target: Annotated[
+        str, typer.Option(help="gRPC port of an Open Inference server, HOST:PORT.", metavar="HOST:PORT")
+    ],
+    remote_model: Annotated[str, typer.Option(help="The server's name of the model; MODEL by default.")] = "",
+    remote_version: Annotated[
+        str, typer.Option(help="The version asked for; by default the server chooses.")
+    ] = "",
+    tls: Annotated[bool, typer.Option("--tls", help="Speak TLS, trusting the system's authorities.")] = False,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(help="Speak TLS, trusting these authorities, PEM; the file is copied.", metavar="FILE"),
+    ] = None,
+    tls_server_name: Annotated[
+        str, typer.Option(help="Name in the server's certificate; the target's host by default.")
+    ] = "",
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="Own certificate for mutual TLS, PEM.", metavar="FILE")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.", metavar="FILE")] = None,
+    connections: Annotated[int, typer.Option(help="Connections of one worker.")] = 2,
+    max_requests: Annotated[int, typer.Option(help="Most requests of one worker in flight.")] = 1024,
+    models: Models = DEFAULT_MODELS,
+) -> None:
+    """Take a model on another server (Triton, KServe, MLServer, Anabranch) in as a variant.
+
+    The server is asked for names, datatypes and shapes; they must be those of the model's other variants.
+
+    Example: anabranch variants add-remote minilm triton-fp16 --target 10.0.0.7:8001 --remote-model minilm_fp16
+    """
+    from anabranch.cli.adding import RemoteOptions, take_in
+
+    manifest = take_in(
+        models,
+        model,
+        variant,
+        RemoteOptions(
+            target=target,
+            model=remote_model or model,
+            version=remote_version,
+            is_tls=tls,
+            ca=tls_ca,
+            server_name=tls_server_name,
+            certificate=tls_certificate,
+            key=tls_key,
+            connections=connections,
+            max_requests=max_requests,
+        ),
+    )
+    terminal = terminal_of(context)
+    assert manifest.remote is not None
+    terminal.say(f"{model}/{variant} is {remote_model or model} on {target} ({manifest.remote.server})")
+    for what, specs in (("input", manifest.signatures[0].inputs), ("output", manifest.outputs)):
+        for spec in specs:
+            terminal.say(f"  {what} {spec.name}: {spec.datatype} {list(spec.shape)}")
+    terminal.note(f"serve it with `anabranch serve --models {models}`")
