@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -11,10 +10,14 @@ from anabranch.bandit.scales import Histogram
 
 def add_histograms(parts: Iterable[Histogram]) -> dict[int, int]:
     """The sum of sparse histograms (bin to count), in ascending order of the bins."""
-    total: Counter[int] = Counter()
+    total: dict[int, int] = {}
     for part in parts:
-        total.update(part)
-    return {index: total[index] for index in sorted(total)}
+        if total:
+            for index, count in part.items():
+                total[index] = total.get(index, 0) + count
+        else:
+            total = dict(part)
+    return dict(sorted(total.items()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +88,9 @@ def merge_cells(cells: Iterable[Cell]) -> tuple[Cell, ...]:
     for cell in cells:
         groups.setdefault((cell.epoch, cell.variant), []).append(cell)
     return tuple(
-        Cell(
+        group[0]
+        if len(group) == 1
+        else Cell(
             epoch=epoch,
             variant=variant,
             units=sum(cell.units for cell in group),
@@ -103,7 +108,9 @@ def merge_pairs(pairs: Iterable[PairCell]) -> tuple[PairCell, ...]:
     for pair in pairs:
         groups.setdefault((pair.epoch, pair.variant), []).append(pair)
     return tuple(
-        PairCell(
+        group[0]
+        if len(group) == 1
+        else PairCell(
             epoch=epoch,
             variant=variant,
             pairs=sum(pair.pairs for pair in group),

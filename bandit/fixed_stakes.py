@@ -56,7 +56,9 @@ def lowest_kept(
     def excess(candidate: float) -> float:
         return log_wealth(gains_at(candidate), counts) - limit
 
-    return border(excess, outside=centre * 1e-12, inside=centre, step=1e-3 * centre, open_end=0.0)
+    spread = math.sqrt(float(gains_at(centre) ** 2 @ counts)) / float(counts.sum())
+    step = centre * max(1.2 * math.sqrt(2.0 * limit) * spread, 1e-9)
+    return border(excess, outside=centre * 1e-12, inside=centre, step=step, open_end=0.0)
 
 
 def border(
@@ -77,7 +79,7 @@ def border(
     while excess(inside + sign * far) < 0.0:
         if far >= room:
             return open_end
-        near, far = far, min(4.0 * far, room)
+        near, far = far, min(3.0 * far, room)
     found = float(
         optimize.brentq(lambda d: excess(inside + sign * d), near, far, xtol=1e-13 * room, rtol=1e-12)
         if excess(inside + sign * near) < 0.0

@@ -7,11 +7,11 @@ fold are constant and come from earlier folds, so the order of the outcomes insi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from anabranch.bandit.betting import Claim, ContrastTest, EpochCell, MeanTest, Side
-from anabranch.bandit.evidence import Cell, Evidence, add_histograms, merge_cells
+from anabranch.bandit.evidence import Cell, Evidence, add_histograms, merge_cells, merge_pairs
 from anabranch.bandit.measures import BINARY_SCALE, DIFFERENCE_SCALE, LATENCY_SCALE, scale_of
 from anabranch.bandit.paired import PairedTest
 from anabranch.bandit.quantiles import quantile, threshold_counts
@@ -36,11 +36,16 @@ def fold(experiment: Experiment, state: ExperimentState, evidence: Evidence) -> 
     """The state with the evidence added to totals and tests."""
     if evidence.is_empty:
         return state
+    evidence = replace(evidence, cells=merge_cells(evidence.cells), pairs=merge_pairs(evidence.pairs))
     tests = dict(state.tests)
     for metric in experiment.metrics:
+        view = _view(metric, state) if is_compared(metric) else None
+        seen = None if view is None else _seen(metric, evidence, view)
         for candidate in state.live:
             key = test_key(metric.name, candidate)
-            tests[key] = _advance(experiment, metric, candidate, state, evidence)
+            tests[key] = _advance(
+                experiment, metric, candidate, tests.get(key, MetricTests()), evidence, seen
+            )
     totals = {
         arm: _add(experiment, state.totals.get(arm, Totals()), arm, evidence) for arm in experiment.arms
     }
@@ -162,10 +167,37 @@ def _claim(metric: Metric, direction: bool) -> Claim:
     return Claim.NON_INFERIORITY if metric.non_inferiority_margin is not None else Claim.SUPERIORITY
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """One epoch's outcomes of a compared metric, by arm, higher is better."""
+
+    weights: Mapping[str, float]
+    values: Mapping[str, Histogram]
+    total: int
+
+
+def _seen(metric: Metric, evidence: Evidence, view: _View) -> list[_Seen]:
+    found = []
+    for epoch, weights in sorted(evidence.weights.items()):
+        values = {
+            cell.variant: view(cell.metrics.get(metric.source, {}))
+            for cell in evidence.cells
+            if cell.epoch == epoch
+        }
+        total = sum(sum(histogram.values()) for histogram in values.values())
+        if total:
+            found.append(_Seen(weights=weights, values=values, total=total))
+    return found
+
+
 def _advance(
-    experiment: Experiment, metric: Metric, candidate: str, state: ExperimentState, evidence: Evidence
+    experiment: Experiment,
+    metric: Metric,
+    candidate: str,
+    tests: MetricTests,
+    evidence: Evidence,
+    seen: list[_Seen] | None,
 ) -> MetricTests:
-    tests = state.tests.get(test_key(metric.name, candidate), MetricTests())
     if is_limited(metric):
         new = _new_limited(metric, candidate, evidence)
         for_, against = mean_test(metric, direction=FOR), mean_test(metric, direction=AGAINST)
@@ -174,14 +206,11 @@ def _advance(
             mean_for=for_.advance(tests.mean_for or for_.start(), new),
             mean_against=against.advance(tests.mean_against or against.start(), new),
         )
-    if not is_compared(metric):
-        return tests
-    view = _view(metric, state)
-    if view is None:
+    if seen is None:
         return tests
     tests = _advance_pairs(metric, candidate, tests, evidence)
     split_for, split_against = contrast_test(metric, direction=FOR), contrast_test(metric, direction=AGAINST)
-    cells = _contrast_cells(experiment, metric, candidate, evidence, view)
+    cells = _contrast_cells(experiment.baseline, candidate, seen)
     return replace(
         tests,
         split_for=split_for.advance(tests.split_for or split_for.start(), cells),
@@ -234,30 +263,22 @@ def _within(border: int, values: Histogram) -> Histogram:
     return threshold_counts(LATENCY_SCALE, values, border)
 
 
-def _contrast_cells(
-    experiment: Experiment, metric: Metric, candidate: str, evidence: Evidence, view: _View
-) -> list[EpochCell]:
+def _contrast_cells(baseline: str, candidate: str, seen: list[_Seen]) -> list[EpochCell]:
     found: list[EpochCell] = []
-    for epoch, weights in sorted(evidence.weights.items()):
-        pi_v, pi_c = weights.get(candidate, 0.0), weights.get(experiment.baseline, 0.0)
+    for epoch in seen:
+        pi_v, pi_c = epoch.weights.get(candidate, 0.0), epoch.weights.get(baseline, 0.0)
         if not (pi_v > 0.0 and pi_c > 0.0):
             continue
-        seen = merge_cells(cell for cell in evidence.cells if cell.epoch == epoch)
-        values: dict[str, Histogram] = {cell.variant: cell.metrics.get(metric.source, {}) for cell in seen}
-        others = sum(
-            sum(histogram.values())
-            for variant, histogram in values.items()
-            if variant not in (candidate, experiment.baseline)
+        counts_v, counts_c = epoch.values.get(candidate, {}), epoch.values.get(baseline, {})
+        found.append(
+            EpochCell(
+                pi_v=pi_v,
+                pi_c=pi_c,
+                counts_v=counts_v,
+                counts_c=counts_c,
+                others=epoch.total - sum(counts_v.values()) - sum(counts_c.values()),
+            )
         )
-        cell = EpochCell(
-            pi_v=pi_v,
-            pi_c=pi_c,
-            counts_v=view(values.get(candidate, {})),
-            counts_c=view(values.get(experiment.baseline, {})),
-            others=others,
-        )
-        if sum(cell.counts_v.values()) + sum(cell.counts_c.values()) + others:
-            found.append(cell)
     return found
 
 

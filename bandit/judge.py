@@ -115,23 +115,25 @@ def _evidence(
     if not is_compared(metric) or tests.split_for is None or tests.split_against is None:
         return 0.0, 0.0
     if metric.is_latency:
-        # Both must hold: the split's test trusts only the coin, the count test speaks of the quantile itself.
-        mine, base = _values(state, candidate, metric), _values(state, experiment.baseline, metric)
+        for_, against = contrast_test(metric, direction=FOR), contrast_test(metric, direction=AGAINST)
+        arms = (_values(state, candidate, metric), _values(state, experiment.baseline, metric))
         return (
-            min(
-                contrast_test(metric, direction=FOR).log_e(tests.split_for),
-                log_e_ratio(ratio_test(metric, RatioClaim.BELOW), mine, base),
-            ),
-            min(
-                contrast_test(metric, direction=AGAINST).log_e(tests.split_against),
-                log_e_ratio(ratio_test(metric, RatioClaim.ABOVE), mine, base),
-            ),
+            _with_quantile(for_.log_e(tests.split_for), ratio_test(metric, RatioClaim.BELOW), *arms),
+            _with_quantile(against.log_e(tests.split_against), ratio_test(metric, RatioClaim.ABOVE), *arms),
         )
     supporting, opposing = contrast_test(metric, direction=FOR), contrast_test(metric, direction=AGAINST)
     return (
         combined_log_e(_given(tests.split_for, tests.paired_for), plan_capital=supporting.capital),
         combined_log_e(_given(tests.split_against, tests.paired_against), plan_capital=opposing.capital),
     )
+
+
+def _with_quantile(log_split: float, test: QuantileRatioTest, mine: Histogram, base: Histogram) -> float:
+    """Both must hold: the split's test trusts only the coin, the count test speaks of the quantile itself.
+
+    The second is not asked before the first says anything: it is the dearest part of a tick.
+    """
+    return min(log_split, log_e_ratio(test, mine, base)) if log_split > 0.0 else log_split
 
 
 def _given(split: ContrastState, paired: PairedState | None) -> list[ContrastState | PairedState]:

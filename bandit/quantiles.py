@@ -81,7 +81,9 @@ def quantile_interval(
     below = counts_at_or_below(scale, histogram)
     total = total_of(histogram)
     size = beta_prior_size(planned_count, alpha, Sides.TWO)
-    inside = log_differs(below, total, tau, size) < math.log(1.0 / alpha)
+    # Most buckets are empty: borders with the same count below them are decided alike.
+    different, which = np.unique(below, return_inverse=True)
+    inside = (log_differs(different, total, tau, size) < math.log(1.0 / alpha))[which]
     share = below / total if total else np.full(below.shape, tau)
     # A border excluded from below lies under the quantile; one excluded from above lies at or over it.
     under = np.flatnonzero(~inside & (share < tau))
