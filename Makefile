@@ -10,7 +10,7 @@ comma := ,
 PIP := $(PY) -m pip --disable-pip-version-check
 CODE := bandit store variants wire router cli proto tests bench examples
 
-.PHONY: help setup setup-dev demo test check format proto clean
+.PHONY: help setup setup-dev demo test conformance check format proto clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,12 @@ demo: setup  ## run the main job: build variants, serve, experiment, promote (AR
 
 test: setup-dev  ## run the whole test suite (ARGS='-k name' for a part)
 	$(PY) -m pytest $(ARGS)
+
+conformance: setup-dev  ## run the wire's contract by Node's gRPC client as well (needs Node 18 or later, npm)
+	mkdir -p .cache/grpc-js
+	cp tests/contract/wire/grpc_js/package*.json .cache/grpc-js/
+	cd .cache/grpc-js && npm ci --silent --no-audit --no-fund --ignore-scripts
+	$(PY) -m pytest tests/contract/wire -m 'peers or not slow' $(ARGS)
 
 check: setup-dev  ## lint, types, import contracts, generated code: what CI runs
 	$(VENV)/bin/ruff check .

@@ -173,6 +173,8 @@ def _options(limits: Limits, reuse_port: bool) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", int(limits.keepalive_s * 1000)),
         ("grpc.keepalive_timeout_ms", int(limits.keepalive_timeout_s * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
+        # By default a client that asks for a sign of life more often than every five minutes is cut off.
+        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
     ]
     if limits.idle_s is not None:
         options.append(("grpc.max_connection_idle_ms", int(limits.idle_s * 1000)))
