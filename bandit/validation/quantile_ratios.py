@@ -54,9 +54,9 @@ def _efficiency(
         planned_count=1.5 * pi * least,
         planned_count_baseline=1.5 * (1.0 - pi) * least,
     )
-    stops = ratio_stops(trial, test, shape, truth=truth, pi=pi, size=round(least / 12), looks=120)
+    stops = ratio_stops(trial, test, shape, truth=truth, pi=pi, size=round(least / 30), looks=400)
     world = f"p{100 * tau:g} below {ratio:g}, truth {truth:g}, pi={pi:g}, {shape.name}"
-    note = f"lower bound {least:,.0f} requests; looks at twelfths of it"
+    note = f"lower bound {least:,.0f} requests; looks at thirtieths of it"
     return (mean_check("V5", f"mean stop over lower bound, {world}", stops / least, 1.9, note=note),)
 
 
@@ -100,7 +100,7 @@ def _cells() -> tuple[Cell, ...]:
                 row="V5",
                 name=f"efficiency p{100 * tau:g} {ratio:g} {truth:g} {pi:g}",
                 run=partial(_efficiency, LOGNORMAL, tau, ratio, truth, pi),
-                long=150,
+                long=400,
                 short=40 if tau in (0.5, 0.95) and pi == 0.5 else 0,
             )
         )
@@ -109,7 +109,7 @@ def _cells() -> tuple[Cell, ...]:
             row="V5",
             name=f"efficiency {shape.name}",
             run=partial(_efficiency, shape, 0.95, 1.0, 0.8, 0.5),
-            long=150,
+            long=400,
             short=0,
         )
         for shape in SHAPES[1:]
