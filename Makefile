@@ -10,7 +10,7 @@ comma := ,
 PIP := $(PY) -m pip --disable-pip-version-check
 CODE := bandit store variants wire router cli proto tests bench examples
 
-.PHONY: help setup setup-dev demo test conformance check format proto clean
+.PHONY: help setup setup-dev demo test conformance check format proto bench-setup bench-dataplane clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,13 @@ format: setup-dev  ## format and fix what can be fixed
 proto: setup-dev  ## regenerate the committed protobuf code
 	cd src && ../$(PY) -m grpc_tools.protoc -I . --python_out=. --mypy_out=quiet:. \
 	  --plugin=protoc-gen-mypy=../$(VENV)/bin/protoc-gen-mypy $$(find -L anabranch/proto -name '*.proto' | sort)
+
+bench-setup: setup-dev  ## install the peers of the benches below .cache/bench (Debian: apt-get, see the message)
+	$(PY) -m bench.dataplane install
+
+bench-dataplane: setup-dev  ## measure the data plane beside its peers, and write docs/performance.md (ARGS='--only split')
+	$(PY) -m bench.dataplane run $(ARGS)
+	$(PY) -m bench.dataplane report
 
 clean:  ## remove the environment, caches and demo state
 	rm -rf $(VENV) .cache .state build *.egg-info .mypy_cache .ruff_cache .pytest_cache
