@@ -14,9 +14,29 @@ from typer.core import TyperGroup
 from anabranch.cli.exit_codes import ExitCode, epilogue
 from anabranch.cli.failures import explain
 from anabranch.cli.terminal import Terminal, system_terminal
-from anabranch.cli.verbs import about, asking, documents, looking, records, running, simulating, variants
+from anabranch.cli.verbs import (
+    about,
+    asking,
+    benching,
+    documents,
+    looking,
+    records,
+    running,
+    simulating,
+    variants,
+)
 
-GROUPS: tuple[ModuleType, ...] = (running, variants, looking, records, asking, documents, simulating, about)
+GROUPS: tuple[ModuleType, ...] = (
+    running,
+    benching,
+    variants,
+    looking,
+    records,
+    asking,
+    documents,
+    simulating,
+    about,
+)
 
 
 class _Commands(TyperGroup):

@@ -1,0 +1,1 @@
+"""`anabranch bench`: measures servers with the wire's own client."""
