@@ -200,10 +200,22 @@ def clients(load_module: Callable[[Path], ModuleType]) -> ModuleType:
 @pytest.fixture
 def serve(models: Path, digits: Any, clients: ModuleType, tmp_path: Path) -> Iterator[Callable[..., Served]]:
     """Start servers; a second one on the same state continues where the first ended."""
+    yield from _servers(models, tmp_path, digits, clients)
+
+
+@pytest.fixture(scope="module")
+def serve_all(
+    models: Path, digits: Any, clients: ModuleType, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Served]]:
+    """The same, for servers that a module's tests share."""
+    yield from _servers(models, tmp_path_factory.mktemp("servers"), digits, clients)
+
+
+def _servers(models: Path, folder: Path, digits: Any, clients: ModuleType) -> Iterator[Callable[..., Served]]:
     running: list[Served] = []
 
     def start(state: str = "state", **options: Any) -> Served:
-        running.append(Served(options.pop("models", models), tmp_path / state, digits, clients, **options))
+        running.append(Served(options.pop("models", models), folder / state, digits, clients, **options))
         return running[-1]
 
     yield start
