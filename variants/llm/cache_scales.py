@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 
 from anabranch.variants.errors import BuildError
 from anabranch.variants.llm.decoder_graph import CacheScales
-from anabranch.variants.llm.decoder_session import DecoderSession
-from anabranch.variants.llm.generation import CHUNK
+from anabranch.variants.llm.decoder_session import CHUNK, DecoderSession
 from anabranch.variants.llm.kv_cache import WholeCache
 
 # Shares of the largest magnitude that the outermost level may stand for.

@@ -147,6 +147,8 @@ def random_decoder(shape: DecoderShape, seed: int) -> Decoder:
 
     weights: dict[str, Matrix] = {
         EMBEDDING: matrix(shape.vocabulary, shape.width) * np.float32(shape.width**0.5),
+        # A matrix of its own: tied to the embedding, a token would mostly predict itself.
+        OUTPUT: matrix(shape.vocabulary, shape.width),
         FINAL_NORM: _norm(rng, shape.width),
     }
     for layer in range(shape.layers):

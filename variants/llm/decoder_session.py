@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from anabranch.variants.errors import VariantError, VariantRunError
 from anabranch.variants.llm.decoder_graph import past_name, present_name
-from anabranch.variants.llm.kv_cache import Cache, CacheGeometry
+from anabranch.variants.llm.kv_cache import Cache, CacheGeometry, WholeCache, Window, WindowCache
 
+# Tokens of a prompt that are read in one call: enough to keep the cores busy, few enough to stop between two calls.
+CHUNK = 64
 _ERRORS_ONLY = 3
 _SIDES = ("key", "value")
 
@@ -51,6 +53,17 @@ class DecoderSession:
         self.vocabulary: int = self._session.get_outputs()[0].shape[2]
         self._places = "position_ids" in inputs
         self._visible_dtype = np.dtype(_DTYPES[inputs["visible"].type]) if self._places else None
+
+    def new_cache(self, window: Window | None, tokens: int) -> Cache:
+        """An empty cache.
+
+        Args:
+            window: What the variant remembers; None for everything.
+            tokens: The text's tokens at most.
+        """
+        if window is None:
+            return WholeCache(self.geometry, tokens, CHUNK)
+        return WindowCache(self.geometry, window, CHUNK)
 
     def step(self, cache: Cache, tokens: Sequence[int], wanted: int = 1) -> NDArray[np.float32]:
         """Read further tokens of a text.

@@ -61,6 +61,8 @@ class GenerationSpeed:
         answer_tokens: Tokens of the answer.
         ttft_ms: Median time to the first token.
         tpot_ms: Median time of every further token.
+        answer_ms: Median time of a whole answer.
+        answer_p95_ms: 95th percentile of it.
         calls: Answers that were timed.
     """
 
@@ -69,6 +71,8 @@ class GenerationSpeed:
     answer_tokens: int
     ttft_ms: float
     tpot_ms: float
+    answer_ms: float
+    answer_p95_ms: float
     calls: int
 
 

@@ -121,6 +121,10 @@ def _exp(value: float) -> float:
 
 
 def _cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
-    product = np.einsum("ij,ij->i", left, right, dtype=np.float64)
-    norms = np.linalg.norm(left, axis=1).astype(np.float64) * np.linalg.norm(right, axis=1)
-    return np.asarray(product / np.where(norms > 0, norms, 1.0), np.float64)
+    first, second = left.astype(np.float64), right.astype(np.float64)
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    # Rounding may put equal directions a little beyond 1.
+    found: NDArray[np.float64] = np.minimum(
+        (first * second).sum(axis=1) / np.where(norms > 0, norms, 1.0), 1.0
+    )
+    return found

@@ -3,16 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anabranch.variants.llm.decoder_session import DecoderSession
-from anabranch.variants.llm.kv_cache import Cache, WholeCache, Window, WindowCache
+from anabranch.variants.llm.kv_cache import Cache, Window
 from anabranch.variants.llm.sampling import Sampling, choose
-
-# Tokens of a prompt that are read in one call: enough to keep the cores busy, few enough to stop between two calls.
-CHUNK = 64
 
 
 class Finish(StrEnum):
@@ -36,21 +33,37 @@ class Token:
     finish: Finish | None = None
 
 
-def new_cache(session: DecoderSession, window: Window | None, tokens: int) -> Cache:
-    """The cache of a text.
+class Stepper(Protocol):
+    """A decoder that reads tokens and says what may come next."""
 
-    Args:
-        session: The decoder.
-        window: What the variant remembers; None for everything.
-        tokens: The text's tokens at most.
-    """
-    if window is None:
-        return WholeCache(session.geometry, tokens, CHUNK)
-    return WindowCache(session.geometry, window, CHUNK)
+    def new_cache(self, window: Window | None, tokens: int) -> Cache:
+        """An empty cache.
+
+        Args:
+            window: What the variant remembers; None for everything.
+            tokens: The text's tokens at most.
+        """
+        ...
+
+    def step(self, cache: Cache, tokens: Sequence[int], wanted: int = 1) -> NDArray[np.float32]:
+        """Read further tokens of a text.
+
+        Args:
+            cache: What came before; gets the new tokens.
+            tokens: At least one, at most `cache.most_tokens`.
+            wanted: Of how many of the last tokens the logits are computed, at least 1.
+
+        Returns:
+            Logits of the next token after each of the last ones, shape (wanted, vocabulary).
+
+        Raises:
+            VariantRunError: The engine failed.
+        """
+        ...
 
 
 def generate(
-    session: DecoderSession,
+    session: Stepper,
     cache: Cache,
     prompt: Sequence[int],
     sampling: Sampling,
@@ -96,7 +109,7 @@ def generate(
 
 
 def logits_of(
-    session: DecoderSession, cache: Cache, text: Sequence[int], first: int
+    session: Stepper, cache: Cache, text: Sequence[int], first: int
 ) -> Iterator[NDArray[np.float32]]:
     """Logits for the tokens of a text from `first` on, each computed from the tokens before it.
 

@@ -2,8 +2,8 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, TypeAlias
 
 from anabranch.variants.errors import RecipeError
 from anabranch.variants.llm.decoder import DecoderShape
@@ -35,6 +35,13 @@ class KvInt4:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KvInt8:
+    """Keys and values in 8 bits, one scale a channel fixed by calibration."""
+
+    name: ClassVar[str] = "kv-int8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TensorParallel:
     """Every matrix is cut across processes that add up their parts twice a layer.
 
@@ -51,7 +58,7 @@ class TensorParallel:
 
 
 LanguageRecipe: TypeAlias = (
-    Fp32 | Fp16 | Int8WeightOnly | Int4WeightOnly | KvWindow | KvSinks | KvInt4 | TensorParallel
+    Fp32 | Fp16 | Int8WeightOnly | Int4WeightOnly | KvWindow | KvSinks | KvInt8 | KvInt4 | TensorParallel
 )
 
 # Every recipe that can be asked for by name, the reference first.
@@ -62,6 +69,7 @@ LANGUAGE_RECIPES: tuple[LanguageRecipe, ...] = (
     Int4WeightOnly(),
     KvWindow(),
     KvSinks(),
+    KvInt8(),
     KvInt4(),
     TensorParallel(degree=2),
     TensorParallel(degree=4),
@@ -75,15 +83,24 @@ SUMMARIES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageSpec:
-    """A recipe on the engine that language models run on."""
+    """A recipe; it says which engine runs it."""
 
     recipe: LanguageRecipe
-    engine: ClassVar[Engine] = Engine.ONNX
+
+    @property
+    def engine(self) -> Engine:
+        """ONNX Runtime has no sums across processes in its CPU build: those are torch's."""
+        return Engine.TORCH if isinstance(self.recipe, TensorParallel) else Engine.ONNX
 
     @property
     def name(self) -> str:
         """For example `onnx-kv-sinks`."""
         return f"{self.engine}-{self.recipe.name}"
+
+
+def language_recipe_fields(recipe: LanguageRecipe) -> dict[str, Any]:
+    """The recipe's name and settings, as the manifest keeps them."""
+    return {"name": recipe.name, **asdict(recipe)}
 
 
 def language_spec(name: str) -> LanguageSpec:

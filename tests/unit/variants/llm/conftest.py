@@ -7,11 +7,23 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from anabranch.variants.llm.build import build_language_model
 from anabranch.variants.llm.byte_pairs import BytePairs, Vocabulary
 from anabranch.variants.llm.decoder import Decoder, DecoderShape, random_decoder
+from anabranch.variants.llm.models import LanguageModel, LanguageSource
 
 SHAPE = DecoderShape(
     layers=2, heads=4, kv_heads=2, head_size=16, width=64, inner=128, vocabulary=320, context=512
+)
+BUILT = (
+    "onnx-fp32",
+    "onnx-fp16",
+    "onnx-int8-weight-only",
+    "onnx-int4-weight-only",
+    "onnx-kv-window",
+    "onnx-kv-sinks",
+    "onnx-kv-int8",
+    "onnx-kv-int4",
 )
 
 # Trained by `tokenizers` 0.23 on a sentence about a fox and some French and Japanese words.
@@ -110,3 +122,27 @@ def some_tokens() -> list[int]:
 def reference(load_module: Callable[[Path], ModuleType]) -> ModuleType:
     """The decoder in plain numpy."""
     return load_module(Path(__file__).with_name("reference.py"))
+
+
+@pytest.fixture(scope="session")
+def tiny_source(decoder: Decoder, vocabulary: Vocabulary) -> LanguageSource:
+    """A language model of random weights; its text is long enough for every measurement."""
+    tokens = [int(token) for token in np.random.default_rng(5).integers(1, SHAPE.vocabulary, 500)]
+    model = LanguageModel(
+        decoder=decoder,
+        vocabulary=vocabulary,
+        chat=None,
+        stops=(0,),
+        context=SHAPE.context,
+        calibration=tuple(tokens[400:]),
+        evaluation=tuple(tokens[:400]),
+    )
+    return LanguageSource(name="tiny", identity={"weights": "random"}, prepare=lambda _tell: model)
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tiny_source: LanguageSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every variant of the tiny model that one process runs."""
+    root = tmp_path_factory.mktemp("models")
+    build_language_model(tiny_source, BUILT, root, threads=1)
+    return root

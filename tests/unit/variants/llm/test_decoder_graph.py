@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from anabranch.variants.errors import BuildError
 from anabranch.variants.llm.blocks import dense, quantize
-from anabranch.variants.llm.decoder import EMBEDDING, OUTPUT, Decoder, random_decoder
+from anabranch.variants.llm.decoder import EMBEDDING, OUTPUT, Decoder
 from anabranch.variants.llm.decoder_graph import (
     Arithmetic,
     CacheForm,
@@ -63,35 +63,45 @@ def test_a_window_is_exact_however_the_text_is_cut(
     assert np.abs(expected - reference.reference_logits(decoder, some_tokens)).max() > 1
 
 
-def test_an_output_matrix_of_its_own_makes_the_logits(
+def test_the_embedding_makes_the_logits_where_there_is_no_other_matrix(
     decoder: Decoder, some_tokens: list[int], reference: ModuleType
 ) -> None:
-    head = dense(random_decoder(decoder.shape, seed=2).weights[EMBEDDING])
-    untied = replace(decoder, weights={**decoder.weights, OUTPUT: head})
-    for plan, tolerance in ((GraphPlan(), 2e-4), (GraphPlan(weight_bits=8), 1.5)):
-        session = session_of(untied, plan)
+    weights = {name: matrix for name, matrix in decoder.weights.items() if name != OUTPUT}
+    tied = replace(decoder, weights=weights)
+    for plan in (GraphPlan(), GraphPlan(weight_bits=8)):
+        session = session_of(tied, plan)
         logits = read(session, whole(session), some_tokens, [40])
-        np.testing.assert_allclose(logits, reference.reference_logits(untied, some_tokens), atol=tolerance)
+        expected = reference.reference_logits(tied, some_tokens)
+        assert np.mean(logits.argmax(axis=1) == expected.argmax(axis=1)) > 0.95
+        assert np.abs(logits - expected).max() < (2e-4 if plan.weight_bits is None else 1.0)
+    assert "output.weight" not in {
+        tensor.name for tensor in decoder_graph(tied, GraphPlan()).graph.initializer
+    }
 
 
 @pytest.mark.parametrize(
-    ("plan", "tolerance"),
+    ("plan", "tolerance", "agreement"),
     [
-        (GraphPlan(arithmetic=Arithmetic.FP16), 0.1),
-        (GraphPlan(weight_bits=8), 1.5),
-        (GraphPlan(weight_bits=4), 8.0),
+        (GraphPlan(arithmetic=Arithmetic.FP16), 0.02, 0.95),
+        (GraphPlan(weight_bits=8), 0.3, 0.85),
+        (GraphPlan(weight_bits=4), 2.0, 0.5),
     ],
 )
 def test_reduced_precision_stays_near_the_reference(
-    decoder: Decoder, some_tokens: list[int], reference: ModuleType, plan: GraphPlan, tolerance: float
+    decoder: Decoder,
+    some_tokens: list[int],
+    reference: ModuleType,
+    plan: GraphPlan,
+    tolerance: float,
+    agreement: float,
 ) -> None:
     session = session_of(decoder, plan)
     logits = read(session, whole(session), some_tokens, [20, 1, 19])
     expected = reference.reference_logits(decoder, some_tokens)
     difference = np.abs(logits - expected).max()
     # Not exact, or the recipe changed nothing.
-    assert 1e-3 < difference < tolerance
-    assert np.mean(logits.argmax(axis=1) == expected.argmax(axis=1)) > 0.95
+    assert 1e-4 < difference < tolerance
+    assert np.mean(logits.argmax(axis=1) == expected.argmax(axis=1)) > agreement
 
 
 def test_blocks_of_the_file_are_kept_as_they_are(
@@ -104,8 +114,9 @@ def test_blocks_of_the_file_are_kept_as_they_are(
     stored = replace(decoder, weights=linear)
     session = session_of(stored, GraphPlan(weight_bits=4))
     logits = read(session, whole(session), some_tokens, [40])
-    # Only activations and the embedding are rounded, to 8 bits: weights that were rounded again would be further off.
-    np.testing.assert_allclose(logits, reference.reference_logits(stored, some_tokens), atol=1.5)
+    # Only activations and the embedding are rounded, to 8 bits: weights that were rounded to 4 are much further off.
+    np.testing.assert_allclose(logits, reference.reference_logits(stored, some_tokens), atol=0.3)
+    assert np.abs(logits - reference.reference_logits(decoder, some_tokens)).max() > 0.6
 
 
 def test_a_cache_in_low_bits_takes_less_room_and_stays_near(

@@ -1,0 +1,234 @@
+"""A variant in memory that generates text: events for those who stream, whole answers for the others."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anabranch.variants.errors import ManifestError, VariantRunError
+from anabranch.variants.llm.byte_pairs import BytePairs, Vocabulary
+from anabranch.variants.llm.decoder_session import DecoderSession
+from anabranch.variants.llm.description import Generation
+from anabranch.variants.llm.generation import Finish, Stepper, Token, generate, logits_of
+from anabranch.variants.llm.requests import Prompt, answer_arrays, read_prompt
+from anabranch.variants.llm.sampling import Sampling
+from anabranch.variants.manifest import Manifest, load_manifest
+from anabranch.variants.tensors import Array, Request, RequestCheck, Signature, TensorSpec
+
+_WARM_TOKENS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenEvent:
+    """One step of an answer.
+
+    Args:
+        text: What it adds to the text; empty while a character is not complete.
+        tokens: What it adds to the tokens: one, or none at an end.
+        finish: Why it is the last one; None where more come.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish: Finish | None
+
+
+class Generator:
+    """A loaded variant. Several threads may generate at once; each answer has a cache of its own.
+
+    Args:
+        manifest: What was built.
+        session: The decoder.
+        pieces: The tokenizer.
+
+    Raises:
+        ManifestError: The manifest does not describe a generator.
+    """
+
+    keeps_no_state = True
+    reads_contents = True
+    batched = False
+
+    def __init__(self, manifest: Manifest, session: Stepper, pieces: BytePairs) -> None:
+        if manifest.generation is None:
+            raise ManifestError(f"{manifest.variant} generates no text: build it from a language model")
+        self.manifest = manifest
+        self.generation: Generation = manifest.generation
+        self._session = session
+        self._pieces = pieces
+        self._check = RequestCheck.of(manifest.signatures)
+        self._stops = frozenset(manifest.generation.stops)
+
+    @property
+    def signatures(self) -> tuple[Signature, ...]:
+        """What clients may send; one of them a request."""
+        return self.manifest.signatures
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs of the preferred signature."""
+        return self.manifest.signatures[0].inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What clients get."""
+        return self.manifest.outputs
+
+    def check_inputs(self, request: Request) -> int:
+        """Refuse a request that the variant cannot take; return its rows, which is 1.
+
+        Raises:
+            VariantInputError: With what was given and what is allowed.
+        """
+        self._check.rows(request)
+        self.check_contents(request)
+        return 1
+
+    def check_contents(self, request: Request) -> None:
+        """Refuse a prompt or a parameter that fits its tensor but not the variant.
+
+        Raises:
+            VariantInputError: With what was given and what is allowed.
+        """
+        self.read(request)
+
+    def read(self, request: Request) -> Prompt:
+        """The request's prompt and sampling.
+
+        Raises:
+            VariantInputError: They do not fit the variant.
+        """
+        return read_prompt(request, self._pieces, self.generation)
+
+    def generate(
+        self, prompt: Prompt, *, is_cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[TokenEvent]:
+        """Answer a prompt; blocks between events. The last event, and no other, has a `finish`.
+
+        Args:
+            prompt: From `read`.
+            is_cancelled: Asked before every token; may be called on any thread.
+
+        Raises:
+            VariantRunError: The engine failed.
+        """
+        text = self._pieces.stream()
+        for token in self.events(
+            prompt.tokens, prompt.sampling, stops=self._stops, is_cancelled=is_cancelled
+        ):
+            added = text.push(token.id) if token.id is not None else ""
+            if token.finish is not None:
+                added += text.finish()
+            tokens = () if token.id is None else (token.id,)
+            yield TokenEvent(text=added, tokens=tokens, finish=token.finish)
+
+    def events(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        *,
+        stops: frozenset[int],
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Token]:
+        """The tokens of an answer.
+
+        Args:
+            prompt: At least one token.
+            sampling: How tokens are chosen, and how many.
+            stops: Tokens that end the answer.
+            is_cancelled: Asked before every token.
+
+        Raises:
+            VariantRunError: The engine failed.
+        """
+        cache = self._session.new_cache(self.generation.window, len(prompt) + sampling.max_tokens)
+        draws = random.Random(sampling.seed)
+        return generate(
+            self._session,
+            cache,
+            prompt,
+            sampling,
+            stops=stops,
+            draw=draws.random,
+            is_cancelled=is_cancelled,
+        )
+
+    def infer(self, requests: Sequence[Request]) -> list[dict[str, Array]]:
+        """Whole answers, one after the other; blocks until all are there.
+
+        Raises:
+            VariantInputError: A request does not fit.
+            VariantRunError: The engine failed.
+        """
+        return [self._whole(self.read(request)) for request in requests]
+
+    def _whole(self, prompt: Prompt) -> dict[str, Array]:
+        events = list(self.generate(prompt))
+        finish = events[-1].finish
+        return answer_arrays(
+            "".join(event.text for event in events),
+            [token for event in events for token in event.tokens],
+            str(finish) if finish else "",
+            len(prompt.tokens),
+        )
+
+    def logits(self, text: Sequence[int], first: int) -> Iterator[NDArray[np.float32]]:
+        """Logits for the tokens of a text from `first` on, each from the tokens before it, in chunks.
+
+        Args:
+            text: At least two tokens, at most the context.
+            first: The first token that is predicted, at least 1.
+
+        Raises:
+            VariantRunError: The engine failed.
+        """
+        cache = self._session.new_cache(self.generation.window, len(text))
+        return logits_of(self._session, cache, text, first)
+
+    def warm(self, requests: Sequence[Request] = ()) -> None:
+        """Generate a few tokens, so that the first client does not wait for lazy set-up.
+
+        Args:
+            requests: Real requests; by default one short message.
+
+        Raises:
+            VariantRunError: The variant cannot answer, or answers what its manifest does not promise.
+        """
+        default: Request = {
+            "text_input": np.array([b"Hello."], np.object_),
+            "sampling_parameters": np.array([f'{{"max_tokens": {_WARM_TOKENS}}}'.encode()], np.object_),
+        }
+        for answer in self.infer(tuple(requests) or (default,)):
+            self._check_outputs(answer)
+
+    def _check_outputs(self, answer: Mapping[str, Array]) -> None:
+        for spec in self.manifest.outputs:
+            array = answer[spec.name]
+            # An answer may have no token at all.
+            problem = spec.mismatch(array) if array.size else None
+            if problem is not None:
+                raise VariantRunError(
+                    f"{self.manifest.variant} breaks its manifest: output {spec.name!r} {problem}"
+                )
+
+
+def load_generator(folder: Path, *, threads: int = 1) -> Generator:
+    """Verify a generating variant's files against its manifest and load it.
+
+    Args:
+        folder: The variant's folder.
+        threads: Threads that share one call's work, at least 1.
+
+    Raises:
+        ManifestError: The files are not what was built, or generate no text.
+        VariantError: The engine does not accept them.
+    """
+    manifest = load_manifest(folder)
+    if manifest.generation is None:
+        raise ManifestError(f"{folder} generates no text: load it as other variants are")
+    pieces = BytePairs(Vocabulary.from_file(folder / manifest.generation.vocabulary))
+    session = DecoderSession(folder / manifest.artifact, threads=threads)
+    return Generator(manifest, session, pieces)
