@@ -33,7 +33,7 @@ OBJECTIVE = Objective(scale=BINARY, tau=None, direction=Direction.MAX)
 
 def _tracked(means: tuple[float, ...], trial: Trial, *, uniform: bool) -> tuple[FloatArray, FloatArray]:
     """Requests and correctness of track-and-stop (or of equal shares with its stopping rule), in all runs at once."""
-    truth, runs = np.array(means), max(trial.runs, 300)
+    truth, runs = np.array(means), trial.runs + 100
     good, seen = np.zeros((runs, truth.size)), np.zeros((runs, truth.size))
     stop, right = np.full(runs, np.inf), np.zeros(runs)
     limit = 40.0 * best_arm_shares(means)[1]

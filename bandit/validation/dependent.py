@@ -160,7 +160,7 @@ def _cells() -> tuple[Cell, ...]:
             name=name,
             run=partial(_equal_arms, row, world, name, note),
             long=300,
-            short=20 if row == "V9" and "0.9" in name else 0,
+            short=15 if row != "V9" or "0.9" in name else 0,
         )
         for row, name, world, note in worlds
     ]
