@@ -16,6 +16,7 @@ import uvloop
 from anabranch.proto import open_inference_pb2
 from anabranch.wire.choice import WireKind, new_wire
 from anabranch.wire.health import Health, Serving, descriptor
+from anabranch.wire.ngh2_server import Ngh2Wire
 from anabranch.wire.reflection import Reflection
 from anabranch.wire.seam import Call, Handlers, Limits, Status, StreamCall, Tls, Wire
 
@@ -100,7 +101,11 @@ class Server:
         call.reply(bytes(int(message)))
 
     def stats(self, call: Call, message: bytes) -> None:
-        call.reply(json.dumps({**asdict(self.wire.stats), "handler_cancelled": self.cancelled}).encode())
+        seen = {**asdict(self.wire.stats), "handler_cancelled": self.cancelled}
+        if isinstance(self.wire, Ngh2Wire):
+            # Of a wire that leaks nothing, only this call's own connection is left.
+            seen |= {"open": len(self.wire._connections), "buffered_bytes": self.wire.buffered_bytes}
+        call.reply(json.dumps(seen).encode())
 
     def break_flush(self, call: Call, message: bytes) -> None:
         self.raise_at_flush = True
