@@ -36,6 +36,8 @@ class Aim:
         if found is None:
             return f"| {self.what} | {limit} | not measured | |"
         is_met = found >= self.most if self.is_least else found <= self.most
+        if not self.most:
+            return f"| {self.what} | none | {found:g} | {'met' if is_met else 'falls short'} |"
         excess = found / self.most
         verdict = (
             "met" if is_met else f"falls short by a factor of {excess if excess > 1 else 1 / excess:.2f}"
