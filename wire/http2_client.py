@@ -21,6 +21,8 @@ _DataReceived, _ResponseReceived = ngh2.DataReceived, ngh2.ResponseReceived
 _TrailersReceived, _StreamClosed = ngh2.TrailersReceived, ngh2.StreamClosed
 
 _TOO_MANY_PINGS: Final = b"too_many_pings"
+# For what was written last to leave.
+_LINGER_S: Final = 1.0
 
 
 class ClientReceiver(Protocol):
@@ -73,7 +75,7 @@ class Http2ClientConnection(Http2Socket):
         buffer: Receives from the socket; shared by all connections of a loop, as the engine copies what it keeps.
     """
 
-    __slots__ = ("_limits", "_reason", "receiver")
+    __slots__ = ("_close_by", "_limits", "_reason", "receiver")
 
     receiver: ClientReceiver
 
@@ -98,6 +100,7 @@ class Http2ClientConnection(Http2Socket):
         super().__init__(engine, loop=loop, flusher=flusher, limits=limits, stats=stats, buffer=buffer)
         self._limits = limits
         self._reason = ""
+        self._close_by = 0.0
 
     # From the transport.
 
@@ -220,8 +223,13 @@ class Http2ClientConnection(Http2Socket):
             now: The loop's time.
             keepalive_s: Seconds without a byte after which a server with open calls is asked for a sign of life.
         """
-        if self.phase in (Phase.HANDSHAKE, Phase.CLOSED):
-            # Whoever connects, and whoever closes, bounds the time.
+        if self.phase is Phase.HANDSHAKE:
+            # Whoever connects bounds the time.
+            return
+        if self.phase is Phase.CLOSED:
+            # A server that does not read would keep the transport from closing.
+            if now > self._close_by:
+                self.abort()
             return
         if self._check_life(now) and self.receiver.open_calls():
             self._ask_for_life(now, keepalive_s)
@@ -232,6 +240,11 @@ class Http2ClientConnection(Http2Socket):
             self._engine.send_goaway(NO_ERROR)
             self.write_out()
         self.close()
+
+    def close(self) -> None:
+        """Close after what was written has been sent."""
+        self._close_by = self._loop.time() + _LINGER_S
+        super().close()
 
     def abort(self) -> None:
         """Close at once."""

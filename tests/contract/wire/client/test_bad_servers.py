@@ -132,6 +132,38 @@ def test_a_refused_stream_is_sent_once_more(
     assert stats.retried == 1
 
 
+def test_a_refused_streaming_call_is_sent_once_more_with_its_messages(
+    faking: Faking, calling: Calling
+) -> None:
+    received: dict[int, bytes] = {}
+
+    def script(server: Any, event: Any) -> None:
+        if isinstance(event, ngh2.DataReceived):
+            received[event.stream_id] = received.get(event.stream_id, b"") + event.data
+            if event.stream_id == 1:
+                server.engine.reset_stream(1, int(ngh2.ErrorCode.REFUSED_STREAM))
+            elif event.end_stream:
+                server.answer_ok(event.stream_id, _FRAME, _FRAME)
+
+    async def run() -> None:
+        async with faking(script) as port, calling(port) as client:
+            messages: list[bytes] = []
+            ended = asyncio.get_running_loop().create_future()
+            call = client.channel.stream(
+                "/test.Wire/Bidi", on_message=messages.append, on_end=ended.set_result
+            )
+            call.send(b"one")
+            while client.channel.stats.retried == 0:
+                await asyncio.sleep(0)
+            call.send(b"two")
+            call.half_close()
+            assert (await ended).status is Status.OK
+            assert messages == [b"hi", b"hi"]
+
+    uvloop.run(run())
+    assert received[3] == b"\0\0\0\0\3one\0\0\0\0\3two"
+
+
 def test_calls_beyond_a_goaway_are_sent_on_another_connection(faking: Faking, calling: Calling) -> None:
     def answer(server: Any, stream: int) -> None:
         if server is first[0]:
