@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
-from scipy import optimize
 
-from anabranch.bandit.bounds import contrast_rate
+from anabranch.bandit.feasible_bounds import FeasibleArm, best_feasible_shares
 from anabranch.bandit.scales import FloatArray
 from anabranch.bandit.simulate import Arm, World, run
 from anabranch.bandit.spec import (
@@ -57,82 +56,13 @@ INSTANCES = {
 }
 
 
-def _feasibility_cost(shares: FloatArray, instance: Instance, arm: int) -> float:
-    accuracies = [accuracy for accuracy, _ in instance.arms.values()]
-    return contrast_rate(
-        p_v=accuracies[arm],
-        p_c=accuracies[0],
-        margin=instance.margin,
-        pi_v=float(shares[arm]),
-        pi_c=float(shares[0]),
-    )
-
-
-def _slower_cost(shares: FloatArray, instance: Instance, leader: int, rival: int) -> float:
-    """Information against "the rival is faster"; 0 when it is."""
-    medians = [math.log(median) for _, median in instance.arms.values()]
-    gap = medians[rival] - medians[leader]
-    if gap <= 0.0:
-        return 0.0
-    joint = shares[leader] * shares[rival] / (shares[leader] + shares[rival])
-    return float(joint) * gap * gap / (2.0 * SIGMA * SIGMA)
-
-
-def alternatives(shares: FloatArray, instance: Instance) -> list[float]:
-    """Information per request against every world with another answer."""
-    names = list(instance.arms)
-    if instance.answer is None:
-        return [_feasibility_cost(shares, instance, arm) for arm in range(1, len(names))]
-    leader = names.index(instance.answer)
-    base_accuracy = instance.arms[names[0]][0]
-    costs = [_feasibility_cost(shares, instance, leader)]
-    for rival, name in enumerate(names):
-        if rival == leader:
-            continue
-        cost = _slower_cost(shares, instance, leader, rival)
-        if rival and instance.arms[name][0] < base_accuracy - instance.margin:
-            cost += _feasibility_cost(shares, instance, rival)
-        costs.append(cost)
-    return costs
-
-
-@lru_cache(maxsize=8)
-def least_requests(name: str) -> tuple[float, tuple[float, ...]]:
-    """The lower bound on the mean number of requests at error ALPHA, and the shares that reach it.
-
-    Source:
-        Garivier, Kaufmann (COLT 2016), theorem 1, with the constraint's contrasts among the alternatives.
-    """
+def least_requests(name: str) -> float:
+    """The lower bound on the mean number of requests of any rule with error ALPHA."""
     instance = INSTANCES[name]
-    count = len(instance.arms)
-    scale = 1e4
-
-    def shares_of(x: FloatArray) -> FloatArray:
-        inside = np.maximum(x[:count], 1e-6)
-        result: FloatArray = inside / inside.sum()
-        return result
-
-    best, best_shares = 0.0, np.full(count, 1.0 / count)
-    for start in (np.full(count, 1.0 / count), np.array([0.45, 0.45] + [0.1 / (count - 2)] * (count - 2))):
-        found = optimize.minimize(
-            lambda x: -x[count],
-            np.append(start, scale * min(alternatives(start, instance))),
-            method="SLSQP",
-            bounds=[(1e-4, 1.0)] * count + [(0.0, None)],
-            constraints=[
-                {"type": "eq", "fun": lambda x: x[:count].sum() - 1.0},
-                {
-                    "type": "ineq",
-                    "fun": lambda x: scale * np.array(alternatives(shares_of(x), instance)) - x[count],
-                },
-            ],
-            options={"maxiter": 300, "ftol": 1e-9},
-        )
-        shares = shares_of(found.x)
-        rate = min(alternatives(shares, instance))
-        if rate > best:
-            best, best_shares = rate, shares
-    return math.log(1.0 / ALPHA) / best, tuple(best_shares.tolist())
+    arms = [FeasibleArm(rate=rate, cost=math.log(median)) for rate, median in instance.arms.values()]
+    bound = best_feasible_shares(arms, margin=instance.margin, spread=SIGMA)
+    assert list(instance.arms)[bound.leader] == (instance.answer or next(iter(instance.arms)))
+    return bound.time * math.log(1.0 / ALPHA)
 
 
 def experiment_for(instance: Instance, algorithm: Algorithm) -> Experiment:
@@ -188,7 +118,7 @@ def decide(
 
 def _whole(name: str, trial: Trial) -> tuple[Check, ...]:
     instance = INSTANCES[name]
-    least, _ = least_requests(name)
+    least = least_requests(name)
     ticks = 40 * TICKS_A_BOUND
     stops: dict[Algorithm, FloatArray] = {}
     wrong: dict[Algorithm, int] = {}

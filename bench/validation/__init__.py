@@ -1,0 +1,1 @@
+"""The results of the validation suite as tables and pictures."""
