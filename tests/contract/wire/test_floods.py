@@ -210,7 +210,7 @@ class Churn:
                         h2.call(stream_id, "Echo") + h2.frame(h2.RST_STREAM, 0, stream_id, b"\0\0\0\x08")
                     )
                 case 2:
-                    wild.send(h2.call(stream_id, "Big", b"\0\0\0\0\x06200000"))
+                    wild.send(h2.call(stream_id, "Big", b"\0\0\0\0\x0520000"))
                 case 3:
                     wild.send(
                         h2.call(stream_id, "Bidi", body=None)
