@@ -29,6 +29,8 @@ class Answered(Protocol):
 
 
 Done = Callable[[Answered | Failure], None]
+Part = Callable[[Answered], None]
+"""Takes a part of an answer; `Done` gets the last one."""
 
 
 class Submitted(Protocol):
@@ -41,7 +43,9 @@ class Submitted(Protocol):
 class Backend(Protocol):
     """Runs one variant."""
 
-    def submit(self, query: Query, *, priority: int, deadline: float | None, done: Done) -> Submitted:
+    def submit(
+        self, query: Query, *, priority: int, deadline: float | None, done: Done, part: Part | None = None
+    ) -> Submitted:
         """Take a request.
 
         Args:
@@ -49,6 +53,8 @@ class Backend(Protocol):
             priority: 1 is the most urgent level; `MIRROR` and above is work that nobody waits for.
             deadline: When the answer is worth nothing any more, on the event loop's clock; None for never.
             done: Called once, later and on the loop's thread, with the answer or the failure.
+            part: Called before it, on the loop's thread, with every part but the last of an answer that comes in parts;
+                None: the answer comes whole.
 
         Raises:
             QueueFull: As many requests wait or run as may.
@@ -93,7 +99,15 @@ class LocalBackend:
         self._dispatcher = dispatcher
         self._name = name
 
-    def submit(self, query: Query, *, priority: int, deadline: float | None, done: Done) -> Submitted:
+    def submit(
+        self,
+        query: Query,
+        *,
+        priority: int,
+        deadline: float | None,
+        done: Done,
+        part: Part | None = None,  # noqa: ARG002  # its answers have one part
+    ) -> Submitted:
         """Queue a request."""
         return self._dispatcher.submit(
             self._name, query.inputs, query.rows, priority=priority, deadline=deadline, done=done
@@ -119,7 +133,15 @@ class RemoteBackend:
     def __init__(self, variant: RemoteVariant) -> None:
         self._variant = variant
 
-    def submit(self, query: Query, *, priority: int, deadline: float | None, done: Done) -> Submitted:
+    def submit(
+        self,
+        query: Query,
+        *,
+        priority: int,
+        deadline: float | None,
+        done: Done,
+        part: Part | None = None,  # noqa: ARG002  # its answers are taken whole
+    ) -> Submitted:
         """Send a request; the server knows its priority from the request's own parameters."""
         return self._variant.submit(
             query.message,

@@ -18,11 +18,15 @@ class Comparison:
         agrees: Whether every row's top class is the same; without scores, whether the outputs are equal.
         max_abs: Largest absolute difference of the scores.
         cosine: Smallest cosine similarity of a row of scores.
+        token_agreement: Share of the tokens of a generated answer on which both agree; None of other answers.
+        kl: Mean divergence of their next tokens from the baseline's, in nats; None of other answers.
     """
 
     agrees: bool
     max_abs: float
     cosine: float
+    token_agreement: float | None = None
+    kl: float | None = None
 
 
 def scores(outputs: Mapping[str, Array]) -> Array | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 from anabranch.bandit.snapshot import Route
@@ -75,6 +77,7 @@ class Flight:
         variant: Name of the assigned or chosen variant.
         failure: Status of the assigned candidate, once it has failed.
         is_hedged: The baseline was asked before the candidate had answered.
+        parts: Takes the parts of an answer that comes in parts, but the last; None where the client wants it whole.
     """
 
     __slots__ = (
@@ -83,6 +86,7 @@ class Flight:
         "_last",
         "_last_at",
         "_last_failure",
+        "_speaker",
         "_tick",
         "arm",
         "arrived",
@@ -93,6 +97,7 @@ class Flight:
         "is_hedged",
         "is_over",
         "model",
+        "parts",
         "propensity",
         "query",
         "route",
@@ -131,6 +136,8 @@ class Flight:
         self._last_at = arrived
         self._last_failure: tuple[Status, str] | None = None
         self._tick = 0
+        self.parts: Callable[[bytes], None] | None = None
+        self._speaker = ""
 
     def start(self) -> None:
         """Send the request to its variant."""
@@ -142,7 +149,7 @@ class Flight:
             reason = backend.unfit()
             if reason is not None:
                 raise VariantError(reason)
-            self._candidate = self._submit(backend, self._candidate_done)
+            self._candidate = self._submit(backend, self.variant, self._candidate_done)
             self._tick = self._home.watch(self)
         except VariantError as error:
             self._charge(self._refusal(self.variant, error)[0])
@@ -171,10 +178,58 @@ class Flight:
             raise VariantError(f"variant {variant!r} is not served")
         return backend
 
-    def _submit(self, backend: Backend, done: Done) -> Submitted:
+    def _submit(self, backend: Backend, variant: str, done: Done) -> Submitted:
+        part = partial(self._part, variant) if self.parts is not None else None
         return backend.submit(
-            self.query, priority=self.query.plan.priority, deadline=self.deadline, done=done
+            self.query, priority=self.query.plan.priority, deadline=self.deadline, done=done, part=part
         )
+
+    def _part(self, variant: str, answer: Answered) -> None:
+        """A run has something to say before its end: from now on it has the word, and the other run is not needed."""
+        if self.is_over:
+            return
+        if not self._speaker:
+            self._take_the_word(variant)
+        try:
+            message, _ = self._home.reply(self, variant, answer)
+        except (KeyError, ValueError) as error:
+            self._home.complain(variant, f"it breaks its manifest: {error!r}")
+            self._interrupted(Status.INTERNAL, f"variant {variant} failed on this request")
+            return
+        assert self.parts is not None, "parts come to those who take them"
+        self.parts(message)
+
+    def _take_the_word(self, variant: str) -> None:
+        self._speaker = variant
+        if self._tick:
+            self._home.unwatch(self, self._tick)
+            self._tick = 0
+        self._observe(variant)
+        if self.arm and variant == self.variant and self._last is not None:
+            self._last.cancel()
+            self._last = None
+        elif variant != self.variant and self._candidate is not None:
+            self._overtake()
+
+    def _observe(self, variant: str) -> None:
+        if variant == self.route.baseline and self.route.experiment_id:
+            self._home.hedge.observe(self.model, variant, self._home.stopwatch() - self._last_at)
+
+    def _interrupted(self, status: Status, message: str) -> None:
+        """A run failed after it had begun to answer: nobody can go on for it."""
+        if self._speaker == self.variant and self.arm:
+            self.failure = status
+        self._over(status, message)
+
+    def _overtake(self) -> None:
+        """The baseline answers before the candidate: the candidate is charged, and not waited for."""
+        assert self._candidate is not None
+        self._candidate.cancel()
+        self._candidate = None
+        self._backend(self.variant).late(self._home.stopwatch() - self.arrived)
+        self.failure = Status.DEADLINE_EXCEEDED
+        self.flags |= Flag.MASKED
+        self._home.counts["masked"] += 1
 
     def _candidate_done(self, result: Answered | Failure) -> None:
         self._candidate = None
@@ -184,6 +239,9 @@ class Flight:
             self._answer(self.variant, result)
         elif result.kind is FailureKind.INPUT:
             self._refuse(result.message)
+        elif self._speaker:
+            self._home.complain(self.variant, result.message)
+            self._interrupted(*told(self.variant, result))
         elif result.kind is FailureKind.DEADLINE and self._last is None and self._last_failure is None:
             self._over(*told(self.variant, result))
         else:
@@ -206,7 +264,7 @@ class Flight:
         if self.arm:
             self._last_at = self._home.stopwatch()
         try:
-            self._last = self._submit(self._backend(variant), self._last_done)
+            self._last = self._submit(self._backend(variant), variant, self._last_done)
         except VariantError as error:
             self._last_failed(*self._refusal(variant, error))
 
@@ -224,15 +282,10 @@ class Flight:
                 self._home.complain(variant, result.message)
             self._last_failed(*told(variant, result))
             return
-        if variant == self.route.baseline and self.route.experiment_id:
-            self._home.hedge.observe(self.model, variant, self._home.stopwatch() - self._last_at)
+        if not self._speaker:
+            self._observe(variant)
         if self._candidate is not None:
-            self._candidate.cancel()
-            self._candidate = None
-            self._backend(self.variant).late(self._home.stopwatch() - self.arrived)
-            self.failure = Status.DEADLINE_EXCEEDED
-            self.flags |= Flag.MASKED
-            self._home.counts["masked"] += 1
+            self._overtake()
         self._answer(variant, result)
 
     def _last_failed(self, status: Status, message: str) -> None:
@@ -279,6 +332,8 @@ class Flight:
     @property
     def variant_told(self) -> str:
         """Who had the last word on a request that nothing answered."""
+        if self._speaker:
+            return self._speaker
         return self.route.baseline if self.arm and self.failure is not None else self.variant
 
     def _end(self) -> None:

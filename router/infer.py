@@ -78,10 +78,17 @@ class Inference:
         self.stopwatch = stopwatch
         self.counts: Counter[str] = Counter()
 
-    def infer(self, call: Call, message: bytes) -> None:
-        """Handle one call."""
+    def infer(self, call: Call, message: bytes, parts: Callable[[bytes], None] | None = None) -> None:
+        """Handle one call.
+
+        Args:
+            call: Gets the answer, or the last part of one that comes in parts.
+            message: The serialized ModelInferRequest.
+            parts: Takes the other parts, each a serialized ModelInferResponse; None: the answer comes whole.
+        """
         try:
             flight = self._admit(call, message)
+            flight.parts = parts
         except UnknownModel as error:
             call.fail(Status.NOT_FOUND, str(error))
             return

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from anabranch.bandit.snapshot import Route
-from anabranch.router.backends import Answered, Backends
+from anabranch.router.backends import Answered, Backend, Backends
 from anabranch.router.compare import Comparison, compare, top1
 from anabranch.router.failures import told
+from anabranch.router.generation import GenerationBackend
 from anabranch.router.queries import Query
 from anabranch.router.recorder import Recorder
 from anabranch.store.records import Pair
@@ -83,12 +84,7 @@ class Mirror:
             if backend.unfit() is not None:
                 self.drops["not ready"] += 1
                 return
-            backend.submit(
-                original.query,
-                priority=MIRROR,
-                deadline=self._loop_time() + TIMEOUT_S,
-                done=partial(self._done, original, arm),
-            )
+            self._submit(backend, original, arm)
         except QueueFull:
             self.drops["queue full"] += 1
         except VariantError:
@@ -96,11 +92,38 @@ class Mirror:
         else:
             self._in_flight += 1
 
+    def _submit(self, backend: Backend, original: Original, arm: int) -> None:
+        deadline = self._loop_time() + TIMEOUT_S
+        if isinstance(backend, GenerationBackend):
+            backend.compare(
+                self._backends[(original.route.model, original.route.baseline)],
+                original.answer,
+                sequence=original.sequence,
+                deadline=deadline,
+                done=partial(self._compared, original, arm),
+            )
+            return
+        backend.submit(
+            original.query, priority=MIRROR, deadline=deadline, done=partial(self._done, original, arm)
+        )
+
+    def _compared(self, original: Original, arm: int, result: Comparison | Failure) -> None:
+        """A candidate has read what the baseline generated."""
+        self._in_flight -= 1
+        if isinstance(result, Comparison):
+            self._record(original, arm, 0, result, -1)
+        else:
+            self._failed(original, arm, result)
+
     def _done(self, original: Original, arm: int, result: Answered | Failure) -> None:
         self._in_flight -= 1
-        if not isinstance(result, Failure):
+        if isinstance(result, Failure):
+            self._failed(original, arm, result)
+        else:
             self._compare(original, arm, result)
-        elif result.kind is FailureKind.ERROR:
+
+    def _failed(self, original: Original, arm: int, result: Failure) -> None:
+        if result.kind is FailureKind.ERROR:
             status, _ = told(original.route.arms[arm], result)
             self._record(original, arm, status, _UNANSWERED, -1)
         else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from anabranch.variants.llm.generator import load_generator
 from anabranch.variants.manifest import Manifest, load_manifest, read_manifest
 from anabranch.variants.remote import RemoteVariant
 from anabranch.variants.runtime import load_variant
@@ -140,7 +141,8 @@ def load_models(root: Path, *, threads: int = 1) -> Models:
             if manifest.remote is not None:
                 variants[name] = RemoteVariant(load_manifest(folder), folder)
                 continue
-            loaded = variants[name] = load_variant(folder, threads=threads)
+            load = load_variant if manifest.generation is None else load_generator
+            loaded = variants[name] = load(folder, threads=threads)
             loaded.warm()
         models[model] = ServedModel(name=model, variants=variants)
     return Models(models)

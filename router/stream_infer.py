@@ -1,7 +1,8 @@
 """`ModelStreamInfer`: many requests on one stream, each assigned, run and recorded as a unary one is.
 
-Replies leave in the order of the requests, as Triton sends those of models with one reply a request. A request that
-fails is answered by an error on the stream, which goes on. What one stream holds is bounded: beyond that, its further
+Replies leave in the order of the requests, as Triton sends those of models with one reply a request; answers that come in
+parts, as generated text does, leave part by part as they are made. A request that fails is answered by an error on the
+stream, which goes on. What one stream holds is bounded: beyond that, its further
 requests wait with the client.
 
 Source: https://github.com/triton-inference-server/server/blob/main/src/grpc/stream_infer_handler.cc
@@ -15,11 +16,11 @@ from collections.abc import Callable
 from typing import Final
 
 from anabranch.proto.scan import ScanError, bytes_field, override, scan, text_field, varint
-from anabranch.wire.seam import MIB, Handlers, Metadata, Status, StreamCall, UnaryHandler
+from anabranch.wire.seam import MIB, Call, Handlers, Metadata, Status, StreamCall
 
 METHOD: Final = "ModelStreamInfer"
 FINAL_RESPONSE: Final = "triton_final_response"
-"""The reply's parameter that says whether more replies follow for its request: none do."""
+"""The reply's parameter that says whether it is the last one for its request."""
 TRUE_STATUS: Final = "triton_grpc_error"
 """Metadata of a stream, `true`: the first request that fails ends the stream with its status."""
 
@@ -29,9 +30,13 @@ MOST_HELD_BYTES: Final = 16 * MIB
 """The same, by the bytes of requests that run and of replies that wait for earlier ones."""
 
 _FINAL: Final = override(parameters={FINAL_RESPONSE: True})
+_MORE: Final = override(parameters={FINAL_RESPONSE: False})
 # Field 2 of ModelStreamInferResponse, a message.
 _INFER_RESPONSE: Final = b"\x12"
 _SHUTTING_DOWN: Final = "the server is shutting down: send the requests without an answer again"
+PartHandler = Callable[[Call, bytes, Callable[[bytes], None]], None]
+"""Gets a call, its message, and what takes the parts of the answer but the last."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -39,10 +44,10 @@ class StreamInference:
     """Answers `ModelStreamInfer` in one worker.
 
     Args:
-        infer: Answers one request, as a unary call.
+        infer: Answers one request, as a unary call, and gives the parts of an answer that comes in parts.
     """
 
-    def __init__(self, infer: UnaryHandler) -> None:
+    def __init__(self, infer: PartHandler) -> None:
         self._infer = infer
         self._streams: set[_Stream] = set()
 
@@ -76,16 +81,18 @@ class _Stream:
         "_infer",
         "_is_paused",
         "_shutting_down",
+        "_speaking",
         "_true_status",
         "_waiting",
         "held_bytes",
     )
 
-    def __init__(self, call: StreamCall, infer: UnaryHandler, forget: Callable[[_Stream], None]) -> None:
+    def __init__(self, call: StreamCall, infer: PartHandler, forget: Callable[[_Stream], None]) -> None:
         self._call = call
         self._infer = infer
         self._forget = forget
         self._waiting: deque[StreamedRequest] = deque()
+        self._speaking: set[StreamedRequest] = set()
         self._half_closed = self._is_paused = self._shutting_down = False
         self._true_status = (TRUE_STATUS, "true") in call.metadata
         self.held_bytes = 0
@@ -110,6 +117,11 @@ class _Stream:
             self._end(request.status, request.text)
             self._cancelled()
             return
+        if request.is_in_parts:
+            self._speaking.discard(request)
+            assert request.answer is not None, "its last part is there"
+            self.held_bytes -= len(request.answer)
+            self._call.send(request.answer)
         waiting = self._waiting
         while waiting and (reply := waiting[0].answer) is not None:
             waiting.popleft()
@@ -118,13 +130,18 @@ class _Stream:
         self._steer()
         self._end_if_done()
 
+    def speaks(self, request: StreamedRequest) -> None:
+        """An answer has begun: nobody behind it waits for its end, and it waits for nobody."""
+        self._waiting.remove(request)
+        self._speaking.add(request)
+
     def _on_message(self, message: bytes) -> None:
         request = StreamedRequest(self, self._call, message)
         self._waiting.append(request)
         self.held_bytes += len(message)
         self._steer()
         try:
-            self._infer(request, message)
+            self._infer(request, message, request.reply_part)
         except Exception:  # noqa: BLE001  # whatever a request meets ends that request alone
             _log.exception("request %r of a stream failed", request.id)
             request.fail(
@@ -139,7 +156,7 @@ class _Stream:
         """Read on, or let the client's further requests wait with it."""
         full = (
             self._shutting_down
-            or len(self._waiting) >= MOST_WAITING
+            or len(self._waiting) + len(self._speaking) >= MOST_WAITING
             or self.held_bytes > MOST_HELD_BYTES
             or not self._call.writable
         )
@@ -152,7 +169,7 @@ class _Stream:
             self._call.resume()
 
     def _end_if_done(self) -> None:
-        if self._waiting:
+        if self._waiting or self._speaking:
             return
         if self._half_closed:
             self._end(Status.OK, "")
@@ -166,7 +183,9 @@ class _Stream:
     def _cancelled(self) -> None:
         """The client is gone, or the deadline has passed: what still waits is not wanted."""
         self._forget(self)
-        waiting, self._waiting = self._waiting, deque()
+        waiting = [*self._waiting, *self._speaking]
+        self._waiting.clear()
+        self._speaking.clear()
         for request in waiting:
             request.cancel()
 
@@ -180,7 +199,17 @@ class StreamedRequest:
         message: The serialized ModelInferRequest.
     """
 
-    __slots__ = ("_call", "_callbacks", "_message", "_stream", "answer", "cancelled", "status", "text")
+    __slots__ = (
+        "_call",
+        "_callbacks",
+        "_message",
+        "_stream",
+        "answer",
+        "cancelled",
+        "is_in_parts",
+        "status",
+        "text",
+    )
 
     def __init__(self, stream: _Stream, call: StreamCall, message: bytes) -> None:
         self._stream = stream
@@ -188,6 +217,8 @@ class StreamedRequest:
         self._message = message
         self._callbacks: list[Callable[[], None]] = []
         self.cancelled = False
+        self.is_in_parts = False
+        """Parts of the answer have been sent: it is out of the order of whole answers."""
         self.answer: bytes | None = None
         """The serialized ModelStreamInferResponse, once there is one."""
         self.status = Status.OK
@@ -241,6 +272,15 @@ class StreamedRequest:
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()
+
+    def reply_part(self, message: bytes) -> None:
+        """Send a part of the answer at once: parts of several answers mix, and say by their ids whose they are."""
+        if self.cancelled or self.answer is not None:
+            return
+        if not self.is_in_parts:
+            self.is_in_parts = True
+            self._stream.speaks(self)
+        self._call.send(b"".join((_INFER_RESPONSE, varint(len(message) + len(_MORE)), message, _MORE)))
 
     def reply(self, message: bytes, metadata: Metadata = (), trailing: Metadata = ()) -> None:  # noqa: ARG002  # a stream has one head for all its replies
         """Answer with a serialized ModelInferResponse; what metadata would say is in its parameters."""

@@ -21,6 +21,7 @@ from anabranch.proto import feedback_pb2, open_inference_pb2
 from anabranch.router.assignment_id import AssignmentIds
 from anabranch.router.backends import Backend, LocalBackend, RemoteBackend, queue_name
 from anabranch.router.feedback import FeedbackService
+from anabranch.router.generation import GenerationBackend
 from anabranch.router.hedge import Hedge
 from anabranch.router.infer import Inference
 from anabranch.router.link import LinkClient, WorkerReport
@@ -33,6 +34,8 @@ from anabranch.router.settings import Settings, assignment_key, settings_from
 from anabranch.store.journal import JournalWriter
 from anabranch.variants.batcher import Dispatcher
 from anabranch.variants.batching import BatchPolicy
+from anabranch.variants.llm.generator import Generator
+from anabranch.variants.llm.pool import GenerationPool
 from anabranch.variants.remote import RemoteVariant
 from anabranch.variants.runtime import LoadedVariant, suitable_placement
 from anabranch.wire.choice import new_wire
@@ -70,6 +73,7 @@ class Worker:
         self._is_serving = False
         ids = AssignmentIds(assignment_key(settings))
         self._backends: dict[tuple[str, str], Backend] = {}
+        self._generations: GenerationPool | None = None
         self._mirror = Mirror(self._backends, self._recorder, wall_clock=time.time, loop_time=loop.time)
         self._inference = Inference(
             models=self._models,
@@ -113,6 +117,8 @@ class Worker:
         reporting.cancel()
         listening.cancel()
         await self._dispatcher.close()
+        if self._generations is not None:
+            self._generations.close()
         await asyncio.gather(*(variant.close() for variant in self._remotes()))
         self._journal.close()
 
@@ -131,11 +137,24 @@ class Worker:
                 if isinstance(variant, RemoteVariant):
                     self._backends[(model.name, name)] = RemoteBackend(variant)
                     continue
+                if isinstance(variant, Generator):
+                    self._backends[(model.name, name)] = GenerationBackend(self._generation_pool(), variant)
+                    continue
                 assert isinstance(variant, LoadedVariant)
                 placement = suitable_placement(variant.manifest)
                 queue = queue_name(model.name, name)
                 self._dispatcher.add(queue, variant.infer, policy, placement=placement)
                 self._backends[(model.name, name)] = LocalBackend(self._dispatcher, queue)
+
+    def _generation_pool(self) -> GenerationPool:
+        """The threads of all generating variants, once there is one."""
+        if self._generations is None:
+            self._generations = GenerationPool(
+                self._settings.model_threads,
+                asyncio.get_running_loop(),
+                most_waiting=self._settings.max_queue_size,
+            )
+        return self._generations
 
     async def _open(self) -> None:
         descriptors = [open_inference_pb2.DESCRIPTOR, feedback_pb2.DESCRIPTOR]

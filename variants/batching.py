@@ -80,11 +80,15 @@ class Timing(NamedTuple):
         queue_s: From `submit` to the start of its batch, in seconds.
         compute_s: The batch's run, in seconds; 0 for work that never ran.
         batch_rows: Rows of the batch that it ran in; 0 for work that never ran.
+        first_token_s: From `submit` to the first token of a generated answer, in seconds; None where there is none.
+        token_s: Mean time of every further token, in seconds; None where there is none.
     """
 
     queue_s: float
     compute_s: float
     batch_rows: int
+    first_token_s: float | None = None
+    token_s: float | None = None
 
 
 class Answer(NamedTuple):

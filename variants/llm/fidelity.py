@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -19,7 +20,36 @@ _BATCHES = 16
 _LARGEST = 709.0
 
 
-def compare(baseline: Logits, variant: Logits) -> TokenFidelity:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Two variants, token by token.
+
+    Args:
+        agrees: Whether both find the same token the likeliest, shape (tokens,).
+        kl: KL(baseline || variant) in nats, shape (tokens,).
+        cosines: Cosine of the logits, shape (tokens,).
+        max_abs: Largest difference of a logit.
+    """
+
+    agrees: NDArray[np.bool_]
+    kl: NDArray[np.float64]
+    cosines: NDArray[np.float64]
+    max_abs: float
+
+    def summary(self) -> TokenFidelity:
+        """What a manifest says of it."""
+        return TokenFidelity(
+            tokens=len(self.kl),
+            agreement=float(self.agrees.mean()),
+            kl_mean=float(self.kl.mean()),
+            kl_p99=float(np.percentile(self.kl, 99)),
+            max_abs=self.max_abs,
+            cosine_mean=float(self.cosines.mean()),
+            cosine_min=float(self.cosines.min()),
+        )
+
+
+def compare(baseline: Logits, variant: Logits) -> Compared:
     """Compare chunk by chunk, so that never more than one chunk of each is in memory.
 
     Args:
@@ -42,15 +72,11 @@ def compare(baseline: Logits, variant: Logits) -> TokenFidelity:
         max_abs = max(max_abs, float(np.abs(ours - theirs).max()))
     if not agrees:
         raise VariantError("there are no logits to compare: give at least two tokens")
-    kl, cosine = np.concatenate(kls), np.concatenate(cosines)
-    return TokenFidelity(
-        tokens=len(kl),
-        agreement=float(np.concatenate(agrees).mean()),
-        kl_mean=float(kl.mean()),
-        kl_p99=float(np.percentile(kl, 99)),
+    return Compared(
+        agrees=np.concatenate(agrees),
+        kl=np.concatenate(kls),
+        cosines=np.concatenate(cosines),
         max_abs=max_abs,
-        cosine_mean=float(cosine.mean()),
-        cosine_min=float(cosine.min()),
     )
 
 

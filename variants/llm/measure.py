@@ -51,12 +51,12 @@ def evaluate(reference: Logits, variant: Logits, text: Sequence[int], *, name: s
     """
     ours: list[NDArray[np.float64]] = []
     theirs: list[NDArray[np.float64]] = []
-    fidelity = compare(
+    compared = compare(
         _with_losses(reference, text, theirs, "the reference"), _with_losses(variant, text, ours, name)
     )
     loss, other = np.concatenate(ours), np.concatenate(theirs)
     tail = perplexity(loss[TAIL_FROM:], other[TAIL_FROM:]) if len(loss) > 2 * TAIL_FROM else None
-    return Measured(fidelity=fidelity, perplexity=perplexity(loss, other), tail=tail)
+    return Measured(fidelity=compared.summary(), perplexity=perplexity(loss, other), tail=tail)
 
 
 def _with_losses(

@@ -11,7 +11,7 @@ LOGITS = RNG.standard_normal((50, 20)).astype(np.float32)
 
 
 def test_equal_logits_agree_and_do_not_diverge() -> None:
-    found = compare([LOGITS[:20], LOGITS[20:]], [LOGITS[:20], LOGITS[20:]])
+    found = compare([LOGITS[:20], LOGITS[20:]], [LOGITS[:20], LOGITS[20:]]).summary()
     assert (found.tokens, found.agreement, found.kl_mean, found.max_abs) == (50, 1.0, 0.0, 0.0)
     assert found.cosine_min == pytest.approx(1.0)
     assert found.cosine_mean <= 1.0
@@ -30,7 +30,9 @@ def test_agreement_counts_the_likeliest_tokens() -> None:
     other = LOGITS.copy()
     for row in range(10):
         other[row, (LOGITS[row].argmax() + 1) % 20] = 100
-    assert compare([LOGITS], [other]).agreement == 0.8
+    found = compare([LOGITS], [other])
+    assert found.summary().agreement == 0.8
+    assert found.agrees.tolist() == [False] * 10 + [True] * 40
 
 
 def test_logits_of_different_shapes_are_refused() -> None:

@@ -1,0 +1,160 @@
+"""Variants that generate text, behind the request path's seam: answers in parts, and copies that are scored.
+
+A copy does not generate: another text would soon have nothing to do with the baseline's. The candidate reads what the
+baseline has said, and every token is compared with what the candidate would have said there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from anabranch.router.backends import Answered, Backend, Done, Part, Submitted
+from anabranch.router.compare import Comparison
+from anabranch.router.queries import Query
+from anabranch.variants.batching import MIRROR, Answer, Failure, Timing
+from anabranch.variants.errors import VariantError
+from anabranch.variants.llm.fidelity import compare
+from anabranch.variants.llm.generation import Finish
+from anabranch.variants.llm.generator import Generator, TokenEvent
+from anabranch.variants.llm.pool import GenerationPool, Job
+from anabranch.variants.llm.requests import Prompt, answer_arrays
+from anabranch.variants.tensors import Array
+
+
+class Generated(Answer):
+    """A generated answer; in a stream, its outputs are those of its last part.
+
+    Attributes:
+        prompt: The prompt's tokens.
+        tokens: All tokens of the answer.
+        is_stopped: The model ended it, by a token that is not among them.
+    """
+
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    is_stopped: bool
+
+
+class GenerationBackend:
+    """A generating variant in this process.
+
+    Args:
+        pool: Runs it.
+        generator: The variant.
+    """
+
+    __slots__ = ("_generator", "_pool")
+
+    def __init__(self, pool: GenerationPool, generator: Generator) -> None:
+        self._pool = pool
+        self._generator = generator
+
+    def submit(
+        self, query: Query, *, priority: int, deadline: float | None, done: Done, part: Part | None = None
+    ) -> Submitted:
+        """Queue a generation."""
+        prompt = self._generator.read(query.inputs)
+        streams = part if prompt.streams is not False else None
+        return self._pool.submit(
+            partial(self._generate, prompt, streams), priority=priority, deadline=deadline, done=done
+        )
+
+    def unfit(self) -> None:
+        """Always fit."""
+
+    def late(self, waited_s: float) -> None:
+        """Nothing to learn."""
+
+    def compare(
+        self,
+        baseline: Backend,
+        answer: Answered,
+        *,
+        sequence: int,
+        deadline: float,
+        done: Callable[[Comparison | Failure], None],
+    ) -> Submitted:
+        """Queue the comparison of this variant with the baseline on the baseline's answer.
+
+        Args:
+            baseline: Who answered.
+            answer: What it answered.
+            sequence: Number of the assignment: it chooses the token that says whether the two agree.
+            deadline: When the result is worth nothing any more, on the event loop's clock.
+            done: Called once with the result or the failure.
+
+        Raises:
+            QueueFull: As many wait as may.
+            VariantError: The baseline does not generate in this process.
+        """
+        if not isinstance(baseline, GenerationBackend) or not isinstance(answer, Generated):
+            raise VariantError("only a baseline that generates in the same process can be compared with")
+        if not answer.tokens and not answer.is_stopped:
+            raise VariantError("the baseline said nothing that could be compared")
+        return self._pool.submit(
+            partial(self._compare, baseline._generator, answer, sequence),
+            priority=MIRROR,
+            deadline=deadline,
+            done=done,
+        )
+
+    def _generate(self, prompt: Prompt, part: Part | None, job: Job) -> Generated:
+        """On a worker thread."""
+        clock = self._pool.clock
+        events: list[TokenEvent] = []
+        times: list[float] = []
+        for event in self._generator.generate(prompt, is_cancelled=lambda: job.is_unwanted):
+            events.append(event)
+            if event.tokens:
+                times.append(clock())
+            if part is not None and event.finish is None:
+                job.tell(partial(part, Answer(_arrays([event], prompt), Timing(job.queue_s, 0.0, 1))))
+        now = clock()
+        timing = Timing(
+            job.queue_s,
+            now - job.started_s,
+            1,
+            first_token_s=times[0] - job.submitted_s if times else None,
+            token_s=(times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None,
+        )
+        answer = Generated(_arrays(events if part is None else events[-1:], prompt), timing)
+        answer.prompt = prompt.tokens
+        answer.tokens = tuple(token for event in events for token in event.tokens)
+        answer.is_stopped = events[-1].finish is Finish.STOP
+        return answer
+
+    def _compare(self, baseline: Generator, answer: Generated, sequence: int, job: Job) -> Comparison:
+        """On a worker thread."""
+        # Which token comes last is never looked up; where the model ended the answer, that decision is compared too.
+        text = [*answer.prompt, *answer.tokens, *([0] if answer.is_stopped else [])]
+        first = len(answer.prompt)
+        theirs, ours = baseline.logits(text, first), self._generator.logits(text, first)
+        found = compare(_while_wanted(theirs, job), ours)
+        # One token decides, drawn by the request's number: so the mean over requests is that over tokens, and every
+        # request is one outcome.
+        agrees = bool(found.agrees[sequence % len(found.agrees)])
+        return Comparison(
+            agrees=agrees,
+            max_abs=found.max_abs,
+            cosine=float(found.cosines.min()),
+            token_agreement=float(found.agrees.mean()),
+            kl=float(found.kl.mean()),
+        )
+
+
+def _while_wanted(chunks: Iterator[Array], job: Job) -> Iterator[Array]:
+    for chunk in chunks:
+        if job.is_unwanted:
+            return
+        yield chunk
+
+
+def _arrays(events: list[TokenEvent], prompt: Prompt) -> dict[str, Array]:
+    finish = events[-1].finish
+    return answer_arrays(
+        "".join(event.text for event in events),
+        [token for event in events for token in event.tokens],
+        str(finish) if finish else "",
+        len(prompt.tokens),
+    )
