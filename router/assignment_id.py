@@ -54,8 +54,7 @@ class AssignmentIds:
 
     def seal(self, assignment: Assignment) -> str:
         """The id of an assignment."""
-        body = _BODY.pack(
-            _VERSION,
+        return self.give_out(
             assignment.experiment,
             assignment.epoch,
             assignment.arm,
@@ -65,6 +64,20 @@ class AssignmentIds:
             assignment.top1,
             assignment.propensity,
         )
+
+    def give_out(
+        self,
+        experiment: int,
+        epoch: int,
+        arm: int,
+        flags: int,
+        lane: int,
+        sequence: int,
+        top1: int,
+        propensity: float,
+    ) -> str:
+        """The id of an assignment from its fields: a request has no time for an `Assignment`."""
+        body = _BODY.pack(_VERSION, experiment, epoch, arm, flags, lane, sequence, top1, propensity)
         return urlsafe_b64encode(body + self._mac(body)).decode().rstrip("=")
 
     def open(self, text: str) -> Assignment:

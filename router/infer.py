@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from anabranch.bandit.assignment import assign, unit_point
 from anabranch.bandit.snapshot import Route
 from anabranch.proto.tensors import TensorError
-from anabranch.router.assignment_id import Assignment, AssignmentIds
+from anabranch.router.assignment_id import AssignmentIds
 from anabranch.router.backends import Answered, Backends
 from anabranch.router.compare import top1
 from anabranch.router.complaints import Complaints
@@ -25,7 +25,7 @@ from anabranch.router.queries import BadRequest, Queries, check
 from anabranch.router.recorder import Recorder
 from anabranch.router.replies import ASSIGNMENT_ID, EXPERIMENT, INVOKED_VARIANT, Replies
 from anabranch.router.routes import Routes
-from anabranch.store.records import Flag, Routed
+from anabranch.store.records import Flag, routed_body
 from anabranch.variants.batching import Answer, Timing
 from anabranch.variants.errors import VariantInputError
 from anabranch.variants.remote_answer import RemoteAnswer
@@ -189,17 +189,15 @@ class Inference:
         if not flight.sequence:
             return [(INVOKED_VARIANT, variant)]
         route = flight.route
-        sealed = self._ids.seal(
-            Assignment(
-                experiment=route.experiment_id,
-                epoch=route.epoch,
-                arm=flight.arm,
-                flags=flight.flags,
-                lane=self._recorder.lane,
-                sequence=flight.sequence,
-                top1=klass,
-                propensity=flight.propensity,
-            )
+        sealed = self._ids.give_out(
+            route.experiment_id,
+            route.epoch,
+            flight.arm,
+            flight.flags,
+            self._recorder.lane,
+            flight.sequence,
+            klass,
+            flight.propensity,
         )
         return [(INVOKED_VARIANT, variant), (ASSIGNMENT_ID, sealed), (EXPERIMENT, route.experiment)]
 
@@ -224,20 +222,21 @@ class Inference:
         """Write a request down, if it was assigned."""
         if not flight.sequence:
             return
-        self._recorder.record(
-            Routed(
-                at_s=self._wall_clock(),
-                experiment=flight.route.experiment_id,
-                epoch=flight.route.epoch,
-                arm=flight.arm,
-                flags=flight.flags,
-                status=status,
-                latency_ms=latency_ms,
-                queue_ms=1000.0 * timing.queue_s,
-                compute_ms=1000.0 * timing.compute_s,
-                batch_rows=timing.batch_rows,
-                propensity=flight.propensity,
-                sequence=flight.sequence,
-                unit=flight.unit,
+        route = flight.route
+        self._recorder.record_body(
+            routed_body(
+                self._wall_clock(),
+                route.experiment_id,
+                route.epoch,
+                flight.arm,
+                flight.flags,
+                status,
+                latency_ms,
+                1000.0 * timing.queue_s,
+                1000.0 * timing.compute_s,
+                timing.batch_rows,
+                flight.propensity,
+                flight.sequence,
+                flight.unit,
             )
         )

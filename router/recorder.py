@@ -22,6 +22,10 @@ class Journal(Protocol):
         """Queue a record."""
         ...
 
+    def append_body(self, body: bytes) -> None:
+        """Queue a record that is framed but for its checksum."""
+        ...
+
     def commit(self) -> None:
         """Make queued records durable; raises OSError and keeps them when the disk refuses."""
         ...
@@ -54,6 +58,14 @@ class Recorder:
             return
         self._waiting += 1
         self._journal.append(record)
+
+    def record_body(self, body: bytes) -> None:
+        """The same, for a record that is framed already: `routed_body`."""
+        if self._waiting >= _MOST_WAITING:
+            self.dropped += 1
+            return
+        self._waiting += 1
+        self._journal.append_body(body)
 
     def commit(self) -> None:
         """Make everything recorded durable; called before the replies of a loop turn leave."""

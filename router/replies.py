@@ -41,6 +41,7 @@ class Replies:
     def __init__(self) -> None:
         self._described: dict[tuple[str, np.dtype[Any], tuple[int, ...]], tuple[bytes, bytes]] = {}
         self._experiments: dict[str, bytes] = {}
+        self._prefixes: dict[tuple[str, int], bytes] = {}
 
     def local(self, query: Query, variant: str, answer: Answer, identity: Sequence[tuple[str, str]]) -> bytes:
         """Write the answer of an in-process variant.
@@ -114,7 +115,13 @@ class Replies:
                     _keep(self._experiments, value, known)
                 parts.append(known)
             else:
-                parts.append(encode_parameter(4, PARAMETERS[name], value))
+                # Values of one length have one prefix.
+                data = value.encode()
+                prefix = self._prefixes.get((name, len(data)))
+                if prefix is None:
+                    prefix = encode_parameter(4, PARAMETERS[name], value).removesuffix(data)
+                    _keep(self._prefixes, (name, len(data)), prefix)
+                parts += (prefix, data)
 
     def _head(self, plan: Plan, variant: str) -> bytes:
         head = plan.heads[variant] = (

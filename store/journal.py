@@ -61,7 +61,10 @@ class JournalWriter:
     def append(self, record: Record) -> None:
         """Queue a record for the next commit."""
         kind, payload = pack(record)
-        body = _FRAME.pack(0, len(payload), kind)[4:] + payload
+        self.append_body(_FRAME.pack(0, len(payload), kind)[4:] + payload)
+
+    def append_body(self, body: bytes) -> None:
+        """Queue a record that is framed but for its checksum: `routed_body`."""
         self._pending.append(crc32(body).to_bytes(4, "little") + body)
 
     def commit(self) -> None:

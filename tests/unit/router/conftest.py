@@ -19,7 +19,7 @@ from anabranch.router.mirror import Mirror
 from anabranch.router.models import Models, ServedModel, Variant
 from anabranch.router.recorder import Recorder
 from anabranch.router.routes import Routes
-from anabranch.store.records import Feedback, Pair, Record, Routed
+from anabranch.store.records import Feedback, Pair, Record, Routed, unpack
 from anabranch.variants.batching import Answer, Done, Failure, FailureKind, QueueFull, Timing
 from anabranch.variants.errors import VariantError, VariantInputError
 from anabranch.variants.tensors import Array, Datatype, TensorSpec
@@ -80,6 +80,10 @@ class ListJournal:
 
     def append(self, record: Record) -> None:
         self.pending.append(record)
+
+    def append_body(self, body: bytes) -> None:
+        # After a length in two bytes and the kind.
+        self.pending.append(unpack(body[2], body[3:]))
 
     def commit(self) -> None:
         if self.is_full:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anabranch.store.journal import CorruptSegment, JournalWriter, SegmentName, read_records, segments
-from anabranch.store.records import Feedback, Flag, Pair, Record, Routed, UnreadableRecord, pack, unpack
+from anabranch.store.records import (
+    Feedback,
+    Flag,
+    Pair,
+    Record,
+    Routed,
+    UnreadableRecord,
+    pack,
+    routed_body,
+    unpack,
+)
 
 floats32 = st.floats(width=32, allow_nan=False)
 u32 = st.integers(0, 2**32 - 1)
@@ -109,6 +120,24 @@ def test_an_infinite_latency_survives() -> None:
     record = unpack(kind, payload)
     assert isinstance(record, Routed)
     assert math.isinf(record.latency_ms)
+
+
+@given(st.lists(routed, min_size=1, max_size=3))
+def test_a_request_written_from_its_fields_is_the_same_record(
+    tmp_path_factory: pytest.TempPathFactory, given_records: list[Routed]
+) -> None:
+    folders = [tmp_path_factory.mktemp(name) for name in ("whole", "fields")]
+    for folder in folders:
+        writer = JournalWriter(folder, 1)
+        for record in given_records:
+            if folder is folders[0]:
+                writer.append(record)
+            else:
+                writer.append_body(routed_body(*(getattr(record, item.name) for item in fields(Routed))))
+        writer.close()
+    one, other = (SegmentName(lane=1, index=0).path(folder) for folder in folders)
+    assert one.read_bytes() == other.read_bytes()
+    assert everything(other) == given_records
 
 
 @pytest.mark.parametrize(("kind", "payload"), [(9, b""), (1, b"short"), (2, b"x" * 200)])
