@@ -14,7 +14,7 @@ from anabranch.store.journal import SegmentName
 from anabranch.store.port import FeedbackRow, PairRow, UnitRow
 from anabranch.store.tables import CURSOR, DELTA, FEEDBACK, PAIR, UNIT
 
-_CHUNK = 500  # Rows a statement: SQLite allows 32,766 bound values in one.
+_CHUNK = 500  # Keys a statement: SQLite allows 32,766 bound values in one.
 _KEY = ("experiment_id", "lane", "sequence")
 
 
@@ -33,19 +33,20 @@ def upsert(
         rows: Values by column name; no two with one key.
         update_columns: Columns to overwrite where the key is taken; none leaves such rows as they are.
     """
+    if not rows:
+        return []
     build = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     columns = table.c
     keys = [column.name for column in columns if column.primary_key]
-    new: list[Any] = []
-    for start in range(0, len(rows), _CHUNK):
-        statement = build(table).values(list(rows[start : start + _CHUNK]))
-        if update_columns:
-            changed = {name: statement.excluded[name] for name in update_columns}
-            connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed))
-        else:
-            ignoring = statement.on_conflict_do_nothing(index_elements=keys)
-            new.extend(connection.execute(ignoring.returning(*columns)))
-    return new
+    # The rows are given apart from the statement: with the rows in it, it would be compiled anew for each call, which
+    # takes several times as long as the database does.
+    statement = build(table)
+    if update_columns:
+        changed = {name: statement.excluded[name] for name in update_columns}
+        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed), list(rows))
+        return []
+    ignoring = statement.on_conflict_do_nothing(index_elements=keys)
+    return list(connection.execute(ignoring.returning(*columns), list(rows)))
 
 
 class SqlIngestion:
