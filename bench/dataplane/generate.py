@@ -2,12 +2,14 @@
 
 Closed loop: a number of requests are always in flight; for CPU a request and the unhurried p50. Open loop: requests are
 due at Poisson times whatever the server does, and latency counts from the time a request was due, so that a server that
-stalls is charged for all that would have come meanwhile. Every status is checked.
+stalls is charged for all that would have come meanwhile; the times and the timer are those of `anabranch bench load`. Every
+status is checked.
 """
 
 import asyncio
 import base64
 import dataclasses
+import itertools
 import json
 import random
 import sys
@@ -17,10 +19,10 @@ from collections import Counter
 import psutil
 import uvloop
 
+from anabranch.cli.bench.pacing import FineTimer, Pacer, poisson_arrivals
 from bench.dataplane.connections import Connection, GrpcConnection, JsonConnection
 from bench.dataplane.load_plan import Dialect, LoadPlan, LoadResult
 from bench.dataplane.processes import cpu_s, label, members, rss_mib
-from bench.dataplane.timer import Timer
 
 _GIVE_UP_S = 10.0
 
@@ -118,32 +120,27 @@ class Generator:
             self._connections[number].send(now, self._unit())
 
     def _start_open_loop(self, rate: float, begun: float) -> None:
-        loop = asyncio.get_running_loop()
-        due = begun + self._random.expovariate(rate)
-        turn = 0
+        loop, turns = asyncio.get_running_loop(), itertools.cycle(self._connections)
+        timer = FineTimer(loop)
+        touched: set[Connection] = set()
 
-        def on_due() -> None:
-            nonlocal due, turn
-            now = time.monotonic()
-            touched = set()
-            while due <= now and due < self._closes_at:
-                connection = self._connections[turn % len(self._connections)]
-                turn += 1
-                connection.send(due, self._unit())
-                touched.add(connection)
-                if due >= self._opens_at:
-                    self._sent += 1
-                    self._lags.append(now - due)
-                due += self._random.expovariate(rate)
+        def send(due: float) -> None:
+            connection = next(turns)
+            connection.send(due, self._unit())
+            if not touched:
+                loop.call_soon(flush)
+            touched.add(connection)
+            if due >= self._opens_at:
+                self._sent += 1
+                self._lags.append(time.monotonic() - due)
+
+        def flush() -> None:
             for connection in touched:
                 connection.flush()
-            if due < self._closes_at:
-                timer.set(due)
-            else:
-                timer.close()
+            touched.clear()
 
-        timer = Timer(loop, on_due)
-        timer.set(due)
+        arrivals = poisson_arrivals(rate, begun, self._closes_at, self._random)
+        Pacer(arrivals, now=time.monotonic, timer=timer, send=send, finish=timer.close).start()
 
     async def _until_all_answered(self) -> None:
         give_up = time.monotonic() + _GIVE_UP_S

@@ -19,7 +19,7 @@ from bench.dataplane.models import (
 from bench.dataplane.ours import anabranch, apply_document, experiment
 from bench.dataplane.peers import OUR_VERSION, Peer, Running
 from bench.dataplane.places import OUR_PYTHON
-from bench.dataplane.processes import Tree, free_port, members, rss_mib
+from bench.dataplane.processes import Tree, free_port, label, members, rss_mib
 from bench.dataplane.records import Journal
 from bench.dataplane.tiny import expected_answers
 from bench.dataplane.turns import Case, in_turns, measure_cases
@@ -127,12 +127,15 @@ def _memory(journal: Journal, minutes: float, peer: Peer, running: Running, rep:
     begun = time.monotonic()
     for _ in range(_SAMPLES):
         result = measure(running, mlp_message(), warm_up_s=0.2, seconds=60 * minutes / _SAMPLES, **load)
+        tree = members(running.tree.pid)
         samples.append(
             {
                 "minute": round((time.monotonic() - begun) / 60, 2),
-                "rss_mib": round(rss_mib(members(running.tree.pid)), 1),
+                "rss_mib": round(rss_mib(tree), 1),
                 "answered": result.answered,
                 "failed": result.failed,
+                "statuses": result.statuses,
+                "processes": {label(each): round(rss_mib([each]), 1) for each in tree},
                 "cpu_us": result.cpu_us,
             }
         )

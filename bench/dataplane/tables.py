@@ -26,6 +26,7 @@ _CPU = Column("CPU µs a request", "cpu_us")
 _RATE = Column("requests/s", "rps", 0)
 _P50 = Column("p50 ms", "p50_ms", 3)
 _P99 = Column("p99 ms", "p99_ms", 2)
+_LAG = Column("generator late, p99 ms", "lag_p99_ms", 2)
 _MEMORY = Column("MiB", "rss_mib", 0)
 
 
@@ -37,7 +38,7 @@ def split_tables(results: Results) -> str:
         parts.append(peers_table(results, "split", case, (_CPU, _RATE, _P50, _MEMORY), against="Envoy"))
     for case in split.OPEN:
         parts.append(f"{_capital(case)}, open loop, latency from the time a request was due:")
-        parts.append(peers_table(results, "split", case, (_CPU, _P50, _P99), against="Envoy"))
+        parts.append(peers_table(results, "split", case, (_CPU, _P50, _P99, _LAG), against="Envoy"))
     return "\n\n".join(parts)
 
 

@@ -21,6 +21,7 @@ def _line(peer: str, rep: int, cpu_us: float, **fields: Any) -> dict[str, Any]:
         "rps": 1e6 / cpu_us,
         "p50_ms": cpu_us / 10,
         "p99_ms": 9.0,
+        "lag_p99_ms": 0.1,
         "rss_mib": 20.0,
         "failed": 0,
     }
