@@ -1,4 +1,4 @@
-"""V9, B3 and B4: latencies that depend on their predecessors: autocorrelation, queues, batches that end together.
+"""V9 and B3 to B5: latencies that depend on their predecessors: autocorrelation, queues, batches that end together.
 
 The split's test trusts the router's coin, given the past. A state that all arms share (load, a noisy neighbour) is part
 of the past and harmless. A state that one arm's requests alone share (a pool's own queue, a batch) makes the coin flip
@@ -31,6 +31,7 @@ from anabranch.bandit.verdicts import Outcome
 ALPHA = 0.05
 TICKS, TICK = 30, 300
 BATCH = 8
+RAMP = (0.05, 0.10, 0.25, 0.50)
 UTILISATION = 0.7
 
 # The latencies of all requests in order, given which of them the candidate served.
@@ -124,6 +125,28 @@ def _equal_arms(row: str, world: World, name: str, note: str, trial: Trial) -> t
     return (rate_check(row, f"false decision on p95, {name}", wrong, trial.runs, ALPHA, note=note),)
 
 
+def _day(trial: Trial) -> tuple[Check, ...]:
+    """The load of a day slows all pools alike by up to a half, while the candidate ramps up."""
+    experiment = two_arm_experiment(latency_objective())
+    wrong = 0
+    for _ in range(trial.runs):
+        parts = []
+        for number in range(TICKS):
+            pi = RAMP[number * len(RAMP) // TICKS]
+            served = trial.rng.random(TICK) < pi
+            slow = 1.0 + 0.5 * math.sin(2.0 * math.pi * number / TICKS) ** 2
+            values = 10.0 * slow * np.exp(0.4 * trial.rng.standard_normal(TICK))
+            outcomes = {
+                BASELINE: {"latency_ms": histogram(values[~served])},
+                CANDIDATE: {"latency_ms": histogram(values[served])},
+            }
+            weights = {BASELINE: 1.0 - pi, CANDIDATE: pi}
+            parts.append(split_evidence(number + 1, weights, outcomes, epoch=number))
+        wrong += decided(experiment, parts) is not Outcome.INCONCLUSIVE
+    name = "false decision on p95, load of the day on a ramp"
+    return (rate_check("B5", name, wrong, trial.runs, ALPHA, note="expected: at most .05"),)
+
+
 def _interference(_trial: Trial) -> tuple[Check, ...]:
     reason = "the engine has no test for interference: pools must be isolated, or time slots switched"
     return (not_run("V9", "a shared queue with a slower arm raises a warning", 0.99, reason),)
@@ -164,7 +187,11 @@ def _cells() -> tuple[Cell, ...]:
         )
         for row, name, world, note in worlds
     ]
-    return (*cells, Cell(row="V9", name="interference", run=_interference, long=1, short=1))
+    return (
+        *cells,
+        Cell(row="V9", name="interference", run=_interference, long=1, short=1),
+        Cell(row="B5", name="load of the day", run=_day, long=300, short=15),
+    )
 
 
 CELLS = _cells()

@@ -1,4 +1,4 @@
-"""V11: the fastest arm among those that keep their accuracy: the whole loop, from evidence to the decision.
+"""V11 and B11: the fastest arm among those that keep their accuracy: the whole loop, from evidence to the decision.
 
 Every run is an experiment in virtual time: ticks that fold, judge, allocate and decide. The lower bound is that of any
 rule with the same error: the least information about the cheapest world in which another answer is right.
@@ -154,7 +154,26 @@ def _whole(name: str, trial: Trial) -> tuple[Check, ...]:
     )
 
 
-CELLS = tuple(
-    Cell(row="V11", name=name, run=partial(_whole, name), long=60, short=4 if name == "all accurate" else 0)
-    for name in INSTANCES
+def _all_equal(trial: Trial) -> tuple[Check, ...]:
+    """The whole loop on equal arms: a hundred ticks of 400 requests."""
+    names = ("fp32", "fp16", "int8", "mixed", "static")
+    instance = Instance(margin=0.02, arms=dict.fromkeys(names, (0.95, 10.0)), answer=None)
+    ends = [decide(instance, Algorithm.THOMPSON, 400.0, 100, trial.rng) for _ in range(trial.runs)]
+    wrong = sum(winner is not None for _, winner in ends)
+    name = "any candidate promoted, four equal ones, the whole loop"
+    return (rate_check("B11", name, wrong, trial.runs, ALPHA, note="expected: at most .05 for all together"),)
+
+
+CELLS = (
+    *(
+        Cell(
+            row="V11",
+            name=name,
+            run=partial(_whole, name),
+            long=60,
+            short=4 if name == "all accurate" else 0,
+        )
+        for name in INSTANCES
+    ),
+    Cell(row="B11", name="whole loop", run=_all_equal, long=80, short=0),
 )

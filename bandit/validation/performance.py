@@ -1,4 +1,4 @@
-"""V20: what an outcome costs, how large a state is, and how long a tick takes. Figures of this machine, now."""
+"""V20 and B12: what an outcome costs, how large a state is, and how long a tick takes. Figures of this machine, now."""
 
 from __future__ import annotations
 
@@ -161,7 +161,22 @@ def _long_experiment(trial: Trial) -> tuple[Check, ...]:
     )
 
 
+def _hundred(trial: Trial) -> tuple[Check, ...]:
+    """A tick with a hundred candidates and eight metrics, which must fit into the second between two ticks."""
+    experiment = _experiment(100)
+    state = ExperimentState(phase=Phase.PROGRESSING, live=experiment.candidates)
+    best = np.inf
+    for number in range(trial.runs):
+        evidence = _evidence(experiment, number, 50, trial.rng)
+        began = trial.clock()
+        state = judge(experiment, fold(experiment, state, evidence), float(number))
+        best = min(best, trial.clock() - began)
+    name = "milliseconds a tick to fold and judge, a hundred variants, 8 metrics"
+    return (number_check("B12", name, 1e3 * best, 1_000.0, runs=trial.runs, note="expected: below a second"),)
+
+
 CELLS = (
     Cell(row="V20", name="outcomes", run=_outcome_cost, long=20, short=3),
     Cell(row="V20", name="ticks", run=_long_experiment, long=EPOCHS, short=20),
+    Cell(row="B12", name="tick", run=_hundred, long=10, short=2),
 )
