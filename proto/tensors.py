@@ -215,7 +215,8 @@ def _decode(
             raise TensorError(f"{label} is in shared memory, which is not served: send its contents")
         if not raw:
             arrays[tensor.name] = _decode_typed(label, tensor.datatype, tensor.shape, tensor.contents)
-        elif tensor.HasField("contents"):
+        elif tensor.HasField("contents") and tensor.contents.ByteSize():
+            # MLServer sends contents without anything in them beside raw ones.
             raise TensorError(f"{label} has raw and typed contents: give one")
         else:
             arrays[tensor.name] = decode_raw(label, tensor.datatype, tensor.shape, raw[index])

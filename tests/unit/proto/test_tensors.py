@@ -235,3 +235,10 @@ def test_numpy_types_without_a_datatype_are_refused() -> None:
     with pytest.raises(TensorError, match="numpy type complex64 has no datatype"):
         datatype_of(np.dtype(np.complex64))
     assert datatype_of(np.dtype(">f4")) == "FP32"
+
+
+def test_contents_without_anything_in_them_are_none_beside_raw_ones() -> None:
+    response = pb.ModelInferResponse(raw_output_contents=[bytes(8)])
+    output = response.outputs.add(name="y", datatype="FP32", shape=[2])
+    output.contents.SetInParent()
+    assert decode_outputs(response)["y"].tolist() == [0.0, 0.0]
