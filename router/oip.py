@@ -96,6 +96,8 @@ class OpenInference:
             config.input.add(
                 name=spec.name, data_type=_config_type(spec), dims=list(spec.shape), optional=several
             )
+        # Clients that read this know to ask by streams; those that do not get the whole answer.
+        config.model_transaction_policy.decoupled = variant.manifest.generation is not None
         for spec in variant.outputs:
             config.output.add(name=spec.name, data_type=_config_type(spec), dims=list(spec.shape))
         return pb.ModelConfigResponse(config=config)
