@@ -91,6 +91,7 @@ def load(
     from anabranch.cli.bench.load import Plan
     from anabranch.cli.bench.report import load_table
     from anabranch.cli.bench.run import Request, run_load
+    from anabranch.cli.numbers import milliseconds
     from anabranch.wire.client import ClientTls
 
     if sum(each is not None for each in (given or None, text, tensor_bytes, request_file)) > 1:
@@ -143,8 +144,8 @@ def load(
         terminal.note(f"{status}: {message}", style="red")
     if not report.kept_up:
         terminal.note(
-            f"the generator could not keep up: one request in a hundred left {report.send_lag_ms.p99} ms late or later, "
-            f"and {report.skipped} not at all; ask for a lower rate, or give it a core of its own",
+            f"the generator could not keep up: one request in a hundred left {milliseconds(report.send_lag_ms.p99)} ms late "
+            f"or later, and {report.skipped} not at all; ask for a lower rate, or give it a core of its own",
             style="yellow",
         )
     if not report.is_clean:
