@@ -6,7 +6,6 @@ from hashlib import blake2b
 
 import numpy as np
 
-from anabranch.bandit.choose import objective_values
 from anabranch.bandit.fold import (
     higher_differences,
     higher_is_better,
@@ -16,6 +15,7 @@ from anabranch.bandit.fold import (
 )
 from anabranch.bandit.measures import BINARY_SCALE, DIFFERENCE_SCALE, scale_of
 from anabranch.bandit.policies.registry import allocate
+from anabranch.bandit.recent import recent_totals
 from anabranch.bandit.scales import BoundedScale, Histogram, LogScale, total_of
 from anabranch.bandit.spec import TOP1_AGREEMENT, BanditStep, Experiment, Metric
 from anabranch.bandit.state import ExperimentState, Totals
@@ -82,7 +82,7 @@ def _constraint(metric: Metric) -> Constraint:
 
 
 def _outcomes(experiment: Experiment, state: ExperimentState, objective: Metric, arm: str) -> ArmOutcomes:
-    totals = state.totals.get(arm, Totals())
+    totals = recent_totals(state, arm)
     rates: dict[str, Rate] = {}
     differences: dict[str, tuple[int, int, int]] = {}
     for metric in experiment.guardrails:
@@ -92,7 +92,10 @@ def _outcomes(experiment: Experiment, state: ExperimentState, objective: Metric,
             lost, tied, won = (pairs.get(DIFFERENCE_SCALE.bin_of(value), 0) for value in (-1, 0, 1))
             differences[metric.name] = (lost, tied, won)
     return ArmOutcomes(
-        name=arm, objective=objective_values(state, objective, arm), rates=rates, differences=differences
+        name=arm,
+        objective=totals.split.get(objective.source, {}),
+        rates=rates,
+        differences=differences,
     )
 
 

@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from anabranch.bandit.betting import Claim, ContrastTest
 from anabranch.bandit.fold import log_e_sample_ratio, test_key
 from anabranch.bandit.judge import log_e_ratio, log_need_pass, odds, ratio_test
 from anabranch.bandit.measures import LATENCY_SCALE, scale_of
 from anabranch.bandit.quantiles import RatioClaim, quantile
-from anabranch.bandit.scales import Histogram, total_of
+from anabranch.bandit.scales import Histogram, LogScale, total_of
 from anabranch.bandit.spec import BanditStep, Direction, Experiment, Metric
 from anabranch.bandit.srm import BLOCK_LOG_E
 from anabranch.bandit.state import ExperimentState, Totals
@@ -103,6 +104,24 @@ def winner(
     return None
 
 
+def rival_key(best: str, rival: str) -> str:
+    """The key of the test of a leader against a rival."""
+    return f"{best}>{rival}"
+
+
+def rival_test(metric: Metric, tolerance: float) -> ContrastTest:
+    """The test that a leader is at most the tolerance behind; not for latencies.
+
+    Args:
+        metric: the objective.
+        tolerance: a share of the metric's range, above 0.
+    """
+    scale = scale_of(metric)
+    assert not isinstance(scale, LogScale)
+    margin = tolerance * (scale.high - scale.low)
+    return ContrastTest(claim=Claim.NON_INFERIORITY, scale=scale, margin=margin)
+
+
 def _cost(state: ExperimentState, metric: Metric, candidate: str) -> tuple[float, float]:
     """Lower is better; the mean breaks ties between equal quantiles."""
     values = objective_values(state, metric, candidate)
@@ -122,6 +141,7 @@ def _cost(state: ExperimentState, metric: Metric, candidate: str) -> tuple[float
 def _log_e_no_worse(state: ExperimentState, metric: Metric, best: str, rival: str, tolerance: float) -> float:
     """Log evidence that the best is at most the tolerance behind a rival."""
     if not metric.is_latency:
-        return 0.0
+        running = state.rivals.get(rival_key(best, rival))
+        return 0.0 if running is None else rival_test(metric, tolerance).log_e(running)
     test = ratio_test(metric, RatioClaim.BELOW, 1.0 + tolerance)
     return log_e_ratio(test, objective_values(state, metric, best), objective_values(state, metric, rival))

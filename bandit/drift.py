@@ -83,6 +83,11 @@ def log_e(state: DriftState) -> float:
     return float(np.logaddexp(*state.log_forecast)) - best
 
 
+def is_quiet(state: DriftState) -> bool:
+    """Whether an arm was watched for a while and was not found to move."""
+    return sum(state.counts) >= FIRST_OUTCOMES and log_e(state) < QUIET_LOG_E
+
+
 def _begun(state: DriftState, segment: Histogram) -> DriftState:
     first = dict(state.first)
     for index, count in segment.items():
@@ -93,10 +98,12 @@ def _begun(state: DriftState, segment: Histogram) -> DriftState:
     indices = sorted(first)
     shares = np.cumsum([first[index] for index in indices]) / sum(first.values())
     at = [indices[int(np.searchsorted(shares, level))] for level in _LEVELS]
+    if len(indices) == 1:
+        # All alike so far, as when nothing has failed yet: what differs from them, either way, would be news.
+        borders = [indices[0] - 1, indices[0]]
+        return DriftState(borders=tuple(borders), counts=(0,) * 3, recent=(0.0,) * 3)
     # Where most outcomes are equal, as of a binary metric, the class below them is what may move.
-    borders = sorted(
-        {index for index in at if index < indices[-1]} | ({indices[0]} if len(indices) > 1 else set())
-    )
+    borders = sorted({index for index in at if index < indices[-1]} | {indices[0]})
     classes = len(borders) + 1
     return DriftState(borders=tuple(borders), counts=(0,) * classes, recent=(0.0,) * classes)
 

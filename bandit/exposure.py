@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from anabranch.bandit.allocation import next_weights
+from anabranch.bandit.budget import is_spent
 from anabranch.bandit.course import Course, full_weights
 from anabranch.bandit.decision import Change
 from anabranch.bandit.lifecycle import Phase
@@ -42,6 +43,9 @@ def set_weights(course: Course) -> None:
     """Begin a new epoch when the weights that are wanted are not the ones in use."""
     weights = _wanted_weights(course)
     state = course.state
+    spent = _spent(course)
+    if weights is not None:
+        weights = {name: 0.0 if name in spent else share for name, share in weights.items()}
     if weights is None or full_weights(course.experiment, weights) == dict(state.weights):
         return
     full = full_weights(course.experiment, weights)
@@ -52,7 +56,15 @@ def set_weights(course: Course) -> None:
         epoch_started_s=course.now,
     )
     shares = ", ".join(f"{arm} {share:.1%}" for arm, share in full.items() if share > 0)
-    course.note(Change.WEIGHTS, f"weights: {shares}")
+    held = f"; {', '.join(spent)} may have done as much harm as is allowed" if spent else ""
+    course.note(Change.WEIGHTS, f"weights: {shares}{held}")
+
+
+def _spent(course: Course) -> list[str]:
+    """Candidates that get no traffic for now, since they may have used up their exposure budget."""
+    if course.state.phase not in (Phase.PROGRESSING, Phase.PAUSED):
+        return []
+    return [name for name in course.state.live if is_spent(course.experiment, course.state, name)]
 
 
 def _wanted_weights(course: Course) -> Mapping[str, float] | None:
@@ -68,7 +80,9 @@ def _wanted_weights(course: Course) -> Mapping[str, float] | None:
             return {state.winner: 1.0} if state.winner else {}
         case Phase.PROMOTING:
             assert state.winner is not None
-            return {state.winner: step.weights[state.part] if isinstance(step, PromoteStep) else 1.0}
+            if not isinstance(step, PromoteStep):
+                return {state.winner: 1.0}
+            return {state.winner: min(step.weights[state.part], 1.0 - step.hold_back)}
         case Phase.PAUSED:
             # Not what is: the step that waits for a person may have been reached with a new weight in this tick.
             return _last_set_weight(course, live)
@@ -82,9 +96,9 @@ def _wanted_weights(course: Course) -> Mapping[str, float] | None:
 
 def _bandit_weights(course: Course, step: BanditStep, live: Mapping[str, float]) -> Mapping[str, float]:
     state = course.state
-    lost_arm = set(live) != {arm for arm, share in state.weights.items() if share > 0} - {
-        course.experiment.baseline
-    }
+    lost_arm = set(live) - set(_spent(course)) != {
+        arm for arm, share in state.weights.items() if share > 0
+    } - {course.experiment.baseline}
     begins = state.allocated_s < state.step_started_s
     if not (begins or lost_arm or course.now - state.allocated_s >= step.update_period_s):
         return live

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from anabranch.bandit.betting import Claim, ContrastTest, EpochCell, MeanTest, Side
+from anabranch.bandit.drift import DriftState, advance
 from anabranch.bandit.evidence import Cell, Evidence, add_histograms, merge_cells, merge_pairs
 from anabranch.bandit.measures import BINARY_SCALE, DIFFERENCE_SCALE, LATENCY_SCALE, scale_of
 from anabranch.bandit.paired import PairedTest
@@ -39,15 +40,14 @@ def fold(experiment: Experiment, state: ExperimentState, evidence: Evidence) -> 
     evidence = replace(evidence, cells=merge_cells(evidence.cells), pairs=merge_pairs(evidence.pairs))
     tests = dict(state.tests)
     for metric in experiment.metrics:
-        view = _view(metric, state) if is_compared(metric) else None
-        seen = None if view is None else _seen(metric, evidence, view)
+        seen = seen_outcomes(metric, state, evidence)
         for candidate in state.live:
             key = test_key(metric.name, candidate)
             tests[key] = _advance(
                 experiment, metric, candidate, tests.get(key, MetricTests()), evidence, seen
             )
     totals = {
-        arm: _add(experiment, state.totals.get(arm, Totals()), arm, evidence) for arm in experiment.arms
+        arm: add_totals(experiment, state.totals.get(arm, Totals()), arm, evidence) for arm in experiment.arms
     }
     return replace(
         state,
@@ -55,6 +55,7 @@ def fold(experiment: Experiment, state: ExperimentState, evidence: Evidence) -> 
         tests=tests,
         reference=_reference(experiment, state, evidence),
         sample_ratio=_sample_ratio(experiment, state, evidence),
+        drift=_drift(experiment, state, evidence),
         cursor=max(state.cursor, evidence.last),
     )
 
@@ -168,7 +169,7 @@ def _claim(metric: Metric, direction: bool) -> Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Seen:
+class SeenEpoch:
     """One epoch's outcomes of a compared metric, by arm, higher is better."""
 
     weights: Mapping[str, float]
@@ -176,7 +177,17 @@ class _Seen:
     total: int
 
 
-def _seen(metric: Metric, evidence: Evidence, view: _View) -> list[_Seen]:
+def seen_outcomes(metric: Metric, state: ExperimentState, evidence: Evidence) -> list[SeenEpoch] | None:
+    """A compared metric's new outcomes by epoch; None when they are not compared, or not yet.
+
+    Args:
+        metric: of the experiment.
+        state: before the fold: what outcomes are compared at must not depend on them.
+        evidence: with one cell per epoch and arm.
+    """
+    view = _view(metric, state) if is_compared(metric) else None
+    if view is None:
+        return None
     found = []
     for epoch, weights in sorted(evidence.weights.items()):
         values = {
@@ -186,7 +197,7 @@ def _seen(metric: Metric, evidence: Evidence, view: _View) -> list[_Seen]:
         }
         total = sum(sum(histogram.values()) for histogram in values.values())
         if total:
-            found.append(_Seen(weights=weights, values=values, total=total))
+            found.append(SeenEpoch(weights=weights, values=values, total=total))
     return found
 
 
@@ -196,7 +207,7 @@ def _advance(
     candidate: str,
     tests: MetricTests,
     evidence: Evidence,
-    seen: list[_Seen] | None,
+    seen: list[SeenEpoch] | None,
 ) -> MetricTests:
     if is_limited(metric):
         new = _new_limited(metric, candidate, evidence)
@@ -210,7 +221,7 @@ def _advance(
         return tests
     tests = _advance_pairs(metric, candidate, tests, evidence)
     split_for, split_against = contrast_test(metric, direction=FOR), contrast_test(metric, direction=AGAINST)
-    cells = _contrast_cells(experiment.baseline, candidate, seen)
+    cells = contrast_cells(experiment.baseline, candidate, seen)
     return replace(
         tests,
         split_for=split_for.advance(tests.split_for or split_for.start(), cells),
@@ -263,7 +274,8 @@ def _within(border: int, values: Histogram) -> Histogram:
     return threshold_counts(LATENCY_SCALE, values, border)
 
 
-def _contrast_cells(baseline: str, candidate: str, seen: list[_Seen]) -> list[EpochCell]:
+def contrast_cells(baseline: str, candidate: str, seen: list[SeenEpoch]) -> list[EpochCell]:
+    """What a ContrastTest of two arms reads: the epochs in which both had traffic."""
     found: list[EpochCell] = []
     for epoch in seen:
         pi_v, pi_c = epoch.weights.get(candidate, 0.0), epoch.weights.get(baseline, 0.0)
@@ -306,7 +318,29 @@ def _reference(
     return reference
 
 
-def _add(experiment: Experiment, totals: Totals, arm: str, evidence: Evidence) -> Totals:
+def _drift(experiment: Experiment, state: ExperimentState, evidence: Evidence) -> dict[str, DriftState]:
+    """Whether the arms of the split stand still: count-based tests assume that they do."""
+    watched = dict(state.drift)
+    for source in sorted({metric.source for metric in experiment.metrics if is_compared(metric)}):
+        for arm in experiment.arms:
+            new = add_histograms(
+                cell.metrics.get(source, {})
+                for cell in evidence.cells
+                if cell.variant == arm and _is_split(experiment, evidence.weights.get(cell.epoch, {}))
+            )
+            key = drift_key(source, arm)
+            if new:
+                watched[key] = advance(watched.get(key, DriftState()), new)
+    return watched
+
+
+def drift_key(source: str, arm: str) -> str:
+    """The key of the watch over one arm's outcomes of one source."""
+    return f"{source}/{arm}"
+
+
+def add_totals(experiment: Experiment, totals: Totals, arm: str, evidence: Evidence) -> Totals:
+    """An arm's totals with its part of the evidence added."""
     cells: list[Cell] = [cell for cell in evidence.cells if cell.variant == arm]
     compared = {metric.source for metric in experiment.metrics if is_compared(metric)}
     split = [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from anabranch.bandit.betting import ContrastState
 from anabranch.bandit.fold import (
     AGAINST,
@@ -47,6 +49,28 @@ def log_need_fail(experiment: Experiment) -> float:
     """Evidence that a removal needs: the error is shared by all guardrails of all candidates."""
     hypotheses = len(experiment.candidates) * max(1, len(experiment.guardrails))
     return math.log(hypotheses / experiment.rollback_delta)
+
+
+def joint_harm(experiment: Experiment, state: ExperimentState, candidate: str) -> str | None:
+    """Why a candidate fails by all of its guardrails taken together, or None.
+
+    The average of the e-processes against the guardrails is one against "all of them hold", whatever their
+    dependence. It needs no more than one of them alone would with the error split, and it sees harm that is spread.
+    """
+    found = [
+        verdict
+        for metric in experiment.guardrails
+        if (verdict := state.verdicts.get(test_key(metric.name, candidate))) is not None
+    ]
+    if len(found) < 2:
+        return None
+    evidence = float(np.logaddexp.reduce([verdict.log_e_fail for verdict in found])) - math.log(
+        len(experiment.guardrails)
+    )
+    need = math.log(len(experiment.candidates) / experiment.rollback_delta)
+    if evidence < need:
+        return None
+    return f"the guardrails together show harm (evidence against {odds(evidence)} ≥ {odds(need)})"
 
 
 def ratio_test(metric: Metric, claim: RatioClaim, ratio: float = 1.0) -> QuantileRatioTest:

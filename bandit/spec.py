@@ -52,6 +52,8 @@ class Metric:
         minimum: Lower limit of the statistic, in the metric's unit.
         maximum: Upper limit of the statistic, in the metric's unit.
         non_inferiority_margin: How much worse than the baseline's mean is tolerated, in the metric's unit.
+        planned_benefit: Of the objective: what a candidate should gain to be worth the wait; a share of the baseline's
+            quantile for a latency, else in the metric's unit. None: nobody is dropped for gaining little.
         low: Smallest possible value of a bounded metric.
         high: Largest possible value of a bounded metric.
     """
@@ -64,6 +66,7 @@ class Metric:
     minimum: float | None = None
     maximum: float | None = None
     non_inferiority_margin: float | None = None
+    planned_benefit: float | None = None
     low: float = 0.0
     high: float = 1.0
 
@@ -139,7 +142,10 @@ class BanditStep:
     """Move traffic to the best feasible candidate, epoch by epoch, until one is proven better.
 
     Attributes:
-        tolerance: How far behind the best other candidate a winner may be, as a share of the objective.
+        tolerance: How far behind the best other candidate a winner may be: as a share of a latency's quantile, of any
+            other objective's range.
+        memory_s: Outcomes of the allocation are forgotten when they are between one and two of these old. Evidence is
+            never forgotten.
     """
 
     algorithm: Algorithm
@@ -149,15 +155,21 @@ class BanditStep:
     min_duration_s: float
     max_duration_s: float
     tolerance: float = 0.05
+    memory_s: float = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromoteStep:
-    """Raise the winner to all traffic in steps, then watch it while the baseline stays warm."""
+    """Raise the winner to all traffic in steps, then watch it while the baseline stays warm.
+
+    Attributes:
+        hold_back: Share that the baseline keeps until the winner is committed, so that comparisons go on.
+    """
 
     weights: tuple[float, ...]
     interval_s: float
     bake_s: float
+    hold_back: float = 0.0
 
 
 Step = MirrorStep | SetWeightStep | PauseStep | AnalysisStep | BanditStep | PromoteStep
@@ -171,6 +183,10 @@ class Experiment:
         unit_metadata: Request metadata key that names the unit; None makes every request its own unit.
         delta: Probability of a wrong promotion, for the whole experiment.
         rollback_delta: Probability of removing any sound candidate, for the whole experiment.
+        futility_beta: Probability of dropping a candidate that would reach the objective's planned benefit.
+        min_age_s: No promotion begins before the experiment is this old: a day shows the day's hours.
+        exposure_budget: How many more bad outcomes than allowed a candidate may at worst have had, while a guardrail
+            is open, before it gets no more traffic; None: no limit.
     """
 
     name: str
@@ -182,6 +198,9 @@ class Experiment:
     unit_metadata: str | None = None
     delta: float = 0.05
     rollback_delta: float = 0.01
+    futility_beta: float = 0.2
+    min_age_s: float = 0.0
+    exposure_budget: float | None = None
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -192,6 +211,11 @@ class Experiment:
     def objective(self) -> Metric | None:
         """The metric the winner is chosen by."""
         return next((metric for metric in self.metrics if metric.role is Role.OBJECTIVE), None)
+
+    @property
+    def bandit(self) -> BanditStep | None:
+        """The first bandit step."""
+        return next((step for step in self.steps if isinstance(step, BanditStep)), None)
 
     @property
     def guardrails(self) -> tuple[Metric, ...]:

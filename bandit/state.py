@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from anabranch.bandit.betting import ContrastState, MeanState
+from anabranch.bandit.drift import DriftState
 from anabranch.bandit.lifecycle import Phase
 from anabranch.bandit.paired import PairedState
 from anabranch.bandit.scales import Histogram
@@ -56,6 +57,21 @@ class MetricTests:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recent:
+    """The outcomes that an allocation looks at: two generations, of which the older is forgotten as a whole.
+
+    Attributes:
+        begun_s: When the younger generation began.
+        younger: By arm, outcomes since then.
+        older: By arm, outcomes of the generation before.
+    """
+
+    begun_s: float = 0.0
+    younger: Mapping[str, Totals] = field(default_factory=dict)
+    older: Mapping[str, Totals] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentState:
     """Where an experiment stands.
 
@@ -73,6 +89,9 @@ class ExperimentState:
         verdicts: The last verdicts, by `metric/variant`.
         reference: By latency source, recent outcomes of the baseline in the split: where quantiles are compared.
         sample_ratio: The running test of whether units arrive as the weights say.
+        drift: By `source/arm`, whether the arm's outcomes in the split stand still.
+        rivals: By `leader>rival`, the running test that a leader is not too far behind another candidate.
+        recent: What the next weights are drawn from; None without a bandit step.
         cursor: Last delta folded in.
         allocated_s: When a bandit step last moved the weights.
     """
@@ -96,5 +115,8 @@ class ExperimentState:
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     reference: Mapping[str, Histogram] = field(default_factory=dict)
     sample_ratio: SrmState | None = None
+    drift: Mapping[str, DriftState] = field(default_factory=dict)
+    rivals: Mapping[str, ContrastState] = field(default_factory=dict)
+    recent: Recent | None = None
     cursor: int = 0
     allocated_s: float = 0.0

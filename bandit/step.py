@@ -5,6 +5,8 @@ dies anywhere repeats it harmlessly. Each tick goes through the same stages in t
 
     fold → judge → commands → start → removals → steps → mirror → weights → decision
 
+Beside the fold run what only the choice of weights and winners looks at: leaders against rivals, and recent outcomes.
+
 A stage changes the state and notes what it did as actions; a tick without actions decides nothing.
 """
 
@@ -14,14 +16,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from anabranch.bandit.commands import obey
+from anabranch.bandit.contenders import follow_rivals
 from anabranch.bandit.course import Course, start
 from anabranch.bandit.decision import Change, Command, Decision
 from anabranch.bandit.evidence import Evidence
 from anabranch.bandit.exposure import set_weights, settle_mirror
 from anabranch.bandit.fold import fold
-from anabranch.bandit.judge import judge
+from anabranch.bandit.futility import why_futile
+from anabranch.bandit.judge import joint_harm, judge
 from anabranch.bandit.lifecycle import Event, Phase
-from anabranch.bandit.spec import BanditStep, Experiment, Role
+from anabranch.bandit.recent import remember
+from anabranch.bandit.spec import AnalysisStep, BanditStep, Experiment, Role
 from anabranch.bandit.state import ExperimentState, Removal
 from anabranch.bandit.step_ends import advance_steps
 from anabranch.bandit.verdicts import Outcome
@@ -63,6 +68,8 @@ def tick(
     now = max(now, state.step_started_s, state.epoch_started_s, state.allocated_s, state.paused_s or 0.0)
     before = state
     state = fold(experiment, state, evidence)
+    state = follow_rivals(experiment, before, state, evidence)
+    state = remember(experiment, state, evidence, now)
     if not state.phase.is_over:
         state = judge(experiment, state, now)
     course = Course(experiment=experiment, state=state, now=now)
@@ -72,6 +79,7 @@ def tick(
     if course.state.phase is Phase.PENDING:
         start(course)
     _remove_failed(course)
+    _remove_futile(course)
     advance_steps(course)
     settle_mirror(course)
     set_weights(course)
@@ -88,7 +96,8 @@ def _note_verdicts(course: Course, before: ExperimentState) -> None:
 def _remove_failed(course: Course) -> None:
     if course.state.phase.is_over or course.state.phase is Phase.PENDING:
         return
-    for candidate in course.state.live:
+    before = course.state.live
+    for candidate in before:
         failures = [
             verdict.reason
             for metric in course.experiment.metrics
@@ -96,16 +105,31 @@ def _remove_failed(course: Course) -> None:
             if (verdict := course.verdict(metric.name, candidate)) is not None
             if verdict.outcome is Outcome.FAIL
         ]
-        if failures:
-            _remove(course, candidate, "; ".join(failures))
+        together = joint_harm(course.experiment, course.state, candidate)
+        if failures or together is not None:
+            _remove(course, candidate, "; ".join(failures) or f"{together}")
     if course.state.winner is None or course.state.winner in course.state.live:
-        is_lost = not course.state.live
+        # Where the last one left as not worth the change, the baseline has been kept already.
+        is_lost = not course.state.live and (bool(before) or course.state.phase is not Phase.INCONCLUSIVE)
     else:
         # Before its promotion began, the next sound candidate may take its place.
         is_lost = course.state.phase is Phase.PROMOTING or not course.state.live
         course.state = replace(course.state, winner=None)
     if is_lost:
         course.enter(Event.LOSE, f"rolled back: {course.experiment.baseline} serves all traffic")
+
+
+def _remove_futile(course: Course) -> None:
+    if course.state.phase is not Phase.PROGRESSING or not isinstance(course.step, AnalysisStep | BanditStep):
+        return
+    before = course.state.live
+    for candidate in before:
+        if (reason := why_futile(course.experiment, course.state, candidate)) is not None:
+            _remove(course, candidate, reason)
+    if before and not course.state.live:
+        course.enter(
+            Event.UNDECIDED, f"no candidate is worth the change, {course.experiment.baseline} is kept"
+        )
 
 
 def _remove(course: Course, candidate: str, reason: str) -> None:

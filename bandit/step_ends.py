@@ -132,6 +132,9 @@ def _bandit_over(course: Course, step: BanditStep) -> str | None:
 
 def _promote_over(course: Course, step: PromoteStep) -> str | None:
     if course.state.phase is Phase.PROGRESSING:
+        age_s = course.now - course.state.started_s
+        if age_s < course.experiment.min_age_s:
+            return None
         candidate = course.state.winner or choose.sound_leader(course.experiment, course.state)
         if candidate is None:
             doubt = choose.ratio_doubt(course.experiment, course.state)
@@ -143,7 +146,8 @@ def _promote_over(course: Course, step: PromoteStep) -> str | None:
     last = len(step.weights) - 1
     if course.state.part < last and course.elapsed_s >= step.interval_s:
         course.state = replace(course.state, part=course.state.part + 1, step_started_s=course.now)
-        course.note(Change.STEP, f"{course.state.winner} goes to {step.weights[course.state.part]:.0%}")
+        share = min(step.weights[course.state.part], 1.0 - step.hold_back)
+        course.note(Change.STEP, f"{course.state.winner} goes to {share:.0%}")
     elif course.state.part == last and course.elapsed_s >= step.bake_s:
         course.promoted = course.state.winner
         course.enter(Event.COMMIT, f"{course.state.winner} is the new baseline of {course.experiment.model}")

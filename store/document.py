@@ -65,6 +65,9 @@ def parse(document: Mapping[str, Any]) -> spec.Experiment:
         unit_metadata=parsed.spec.unit.metadata if parsed.spec.unit else None,
         delta=parsed.spec.delta,
         rollback_delta=parsed.spec.rollback_delta,
+        futility_beta=parsed.spec.futility_beta,
+        min_age_s=parsed.spec.min_age,
+        exposure_budget=parsed.spec.exposure_budget,
     )
 
 
@@ -103,6 +106,7 @@ def _metric(metric: MetricDocument) -> spec.Metric:
         minimum=metric.min,
         maximum=metric.max,
         non_inferiority_margin=metric.non_inferiority_margin,
+        planned_benefit=metric.planned_benefit,
         low=low,
         high=high,
     )
@@ -131,11 +135,13 @@ def _step(step: StepDocument) -> spec.Step:
             min_duration_s=step.bandit.min_duration,
             max_duration_s=step.bandit.max_duration,
             tolerance=step.bandit.tolerance / 100,
+            memory_s=step.bandit.memory,
         )
     if step.promote is not None:
         return spec.PromoteStep(
             weights=tuple(percent / 100 for percent in step.promote.steps),
             interval_s=step.promote.interval,
             bake_s=step.promote.bake,
+            hold_back=step.promote.hold_back / 100,
         )
     return spec.PauseStep(duration_s=step.pause.duration if step.pause else None)

@@ -71,6 +71,14 @@ def _metric_problems(body: SpecDocument) -> list[str]:
             problems.append(f"{at}: a latency guardrail has a max in milliseconds")
         if metric.source == spec.TOP1_AGREEMENT and metric.role is spec.Role.GUARDRAIL and metric.min is None:
             problems.append(f"{at}: an agreement guardrail has a min, for example min: 0.95")
+        if metric.planned_benefit is not None and metric.role is not spec.Role.OBJECTIVE:
+            problems.append(f"{at}: only an objective has a plannedBenefit: set role: objective")
+        if metric.planned_benefit is not None and metric.planned_benefit >= (
+            1.0 if is_latency else metric.values[1] - metric.values[0]
+        ):
+            problems.append(
+                f"{at}: plannedBenefit {metric.planned_benefit:g} is as much as there is: 0.1 is 10 % of a latency"
+            )
         problems += _limit_problems(at, metric)
     problems += _source_problems(body)
     objectives = [metric.name for metric in body.metrics if metric.role is spec.Role.OBJECTIVE]
@@ -171,6 +179,8 @@ def _step_problems(body: SpecDocument) -> list[str]:
                 problems.append(
                     f"{at}.bandit.minProb: {step.bandit.min_prob:g} is over maxWeight {step.bandit.max_weight:g} %"
                 )
+        if step.bandit is not None and not step.bandit.memory > 0.0:
+            problems.append(f"{at}.bandit.memory: must be above 0: 24h remembers a day")
         if step.promote is not None:
             if not guardrails and not objectives:
                 problems.append(

@@ -73,6 +73,7 @@ class MetricDocument(Strict):
     max: float | None = None
     non_inferiority_margin: float | None = Field(default=None, alias="nonInferiorityMargin", gt=0)
     range: tuple[float, float] | None = None
+    planned_benefit: float | None = Field(default=None, alias="plannedBenefit", gt=0)
 
     @property
     def better(self) -> spec.Direction:
@@ -120,6 +121,7 @@ class BanditDocument(Strict):
     min_duration: Duration = Field(default=0.0, alias="minDuration")
     max_duration: Duration = Field(alias="maxDuration")
     tolerance: Percent = 5
+    memory: Duration = 86_400.0
 
 
 class PromoteDocument(Strict):
@@ -128,6 +130,7 @@ class PromoteDocument(Strict):
     steps: tuple[Percent, ...] = (100,)
     interval: Duration = 60.0
     bake: Duration = 0.0
+    hold_back: Percent = Field(default=0, alias="holdBack", le=50)
 
 
 class StepDocument(Strict):
@@ -151,6 +154,9 @@ class SpecDocument(Strict):
     metrics: tuple[MetricDocument, ...] = Field(min_length=1)
     delta: float = Field(default=0.05, gt=0, lt=0.5)
     rollback_delta: float = Field(default=0.01, alias="rollbackDelta", gt=0, lt=0.5)
+    futility_beta: float = Field(default=0.2, alias="futilityBeta", gt=0, lt=0.5)
+    min_age: Duration = Field(default=0.0, alias="minAge")
+    exposure_budget: float | None = Field(default=None, alias="exposureBudget", gt=0)
     steps: tuple[StepDocument, ...] = Field(min_length=1)
     on_no_data: Literal["hold"] = Field(default="hold", alias="onNoData")
 

@@ -364,3 +364,29 @@ def test_the_schema_for_editors_names_every_field_as_it_is_written() -> None:
     schema = json_schema()
     assert schema["properties"].keys() == {"apiVersion", "kind", "metadata", "spec"}
     assert "nonInferiorityMargin" in schema["$defs"]["MetricDocument"]["properties"]
+
+
+def test_the_rules_beside_the_steps_are_read_in_the_units_of_the_core() -> None:
+    document = yaml.safe_load(DESIGN)
+    body = document["spec"]
+    body |= {"minAge": "1d", "exposureBudget": 200, "futilityBeta": 0.1}
+    body["metrics"][0]["plannedBenefit"] = 0.1
+    body["steps"][3]["bandit"]["memory"] = "6h"
+    body["steps"][4]["promote"]["holdBack"] = 5
+    parsed = parse(document)
+    assert (parsed.min_age_s, parsed.exposure_budget, parsed.futility_beta) == (86_400.0, 200.0, 0.1)
+    assert parsed.metrics[0].planned_benefit == 0.1
+    assert parsed.bandit is not None
+    assert parsed.bandit.memory_s == 6 * 3_600.0
+    assert parsed.steps[4] == PromoteStep(weights=(0.75, 1.0), interval_s=60.0, bake_s=600.0, hold_back=0.05)
+
+
+def test_a_planned_benefit_belongs_to_an_objective_and_leaves_something_to_gain() -> None:
+    document = yaml.safe_load(DESIGN)
+    document["spec"]["metrics"][0]["plannedBenefit"] = 1.0
+    document["spec"]["metrics"][2]["plannedBenefit"] = 0.1
+    document["spec"]["steps"][3]["bandit"]["memory"] = "0s"
+    found = "\n".join(problems(document))
+    assert "plannedBenefit 1 is as much as there is" in found
+    assert "(accuracy): only an objective has a plannedBenefit" in found
+    assert "bandit.memory: must be above 0" in found

@@ -26,12 +26,21 @@ def test_latencies_are_sorted_by_their_first_median_and_tail() -> None:
     assert state.borders == (0, 149, 269, 296)
 
 
-def test_a_metric_with_one_value_has_one_class_and_never_moves() -> None:
+def test_outcomes_that_are_all_alike_are_quiet_until_others_come() -> None:
     state = drift.advance(DriftState(), {1: 400})
-    assert state.borders == ()
+    assert state.borders == (0, 1)
     for _ in range(20):
         state = drift.advance(state, {1: 500})
-    assert drift.log_e(state) == pytest.approx(0.0, abs=1e-9)
+    assert drift.log_e(state) < 0.0
+    for _ in range(3):
+        state = drift.advance(state, {0: 50, 1: 450})
+    assert drift.log_e(state) > QUIET_LOG_E
+
+
+def test_an_arm_is_not_called_quiet_before_it_was_watched() -> None:
+    assert not drift.is_quiet(DriftState())
+    assert not drift.is_quiet(BEGUN)
+    assert drift.is_quiet(drift.advance(BEGUN, {0: 20, 1: 180}))
 
 
 def test_the_forecast_of_one_segment_is_the_forecasters_own() -> None:
