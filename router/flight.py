@@ -190,6 +190,8 @@ class Flight:
             return
         if not self._speaker:
             self._take_the_word(variant)
+        elif self._speaker != variant:
+            return
         try:
             message, _ = self._home.reply(self, variant, answer)
         except (KeyError, ValueError) as error:
