@@ -140,7 +140,7 @@ class RemoteBackend:
         priority: int,
         deadline: float | None,
         done: Done,
-        part: Part | None = None,  # noqa: ARG002  # its answers are taken whole
+        part: Part | None = None,
     ) -> Submitted:
         """Send a request; the server knows its priority from the request's own parameters."""
         return self._variant.submit(
@@ -150,6 +150,7 @@ class RemoteBackend:
             is_copy=priority >= MIRROR,
             deadline=deadline,
             done=done,
+            part=part,
         )
 
     def unfit(self) -> str | None:

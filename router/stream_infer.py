@@ -83,6 +83,7 @@ class _Stream:
         "_shutting_down",
         "_speaking",
         "_true_status",
+        "_unread_bytes",
         "_waiting",
         "held_bytes",
     )
@@ -95,7 +96,7 @@ class _Stream:
         self._speaking: set[StreamedRequest] = set()
         self._half_closed = self._is_paused = self._shutting_down = False
         self._true_status = (TRUE_STATUS, "true") in call.metadata
-        self.held_bytes = 0
+        self.held_bytes = self._unread_bytes = 0
 
     def open(self) -> None:
         """Begin to read."""
@@ -122,11 +123,7 @@ class _Stream:
             assert request.answer is not None, "its last part is there"
             self.held_bytes -= len(request.answer)
             self._call.send(request.answer)
-        waiting = self._waiting
-        while waiting and (reply := waiting[0].answer) is not None:
-            waiting.popleft()
-            self.held_bytes -= len(reply)
-            self._call.send(reply)
+        self._send_what_is_in_turn()
         self._steer()
         self._end_if_done()
 
@@ -134,6 +131,27 @@ class _Stream:
         """An answer has begun: nobody behind it waits for its end, and it waits for nobody."""
         self._waiting.remove(request)
         self._speaking.add(request)
+
+    def say(self, part: bytes) -> None:
+        """Send a part; a client that reads too few of them is given up, as whoever makes them cannot be held back."""
+        self._call.send(part)
+        # The first part takes its request out of the order: those behind it may be in turn.
+        self._send_what_is_in_turn()
+        self._unread_bytes = 0 if self._call.writable else self._unread_bytes + len(part)
+        self._steer()
+        if self._unread_bytes > MOST_HELD_BYTES:
+            self._end(
+                Status.RESOURCE_EXHAUSTED,
+                f"{self._unread_bytes} bytes of answers wait to be read, the limit is {MOST_HELD_BYTES}: read faster",
+            )
+            self._cancelled()
+
+    def _send_what_is_in_turn(self) -> None:
+        waiting = self._waiting
+        while waiting and (reply := waiting[0].answer) is not None:
+            waiting.popleft()
+            self.held_bytes -= len(reply)
+            self._call.send(reply)
 
     def _on_message(self, message: bytes) -> None:
         request = StreamedRequest(self, self._call, message)
@@ -280,7 +298,7 @@ class StreamedRequest:
         if not self.is_in_parts:
             self.is_in_parts = True
             self._stream.speaks(self)
-        self._call.send(b"".join((_INFER_RESPONSE, varint(len(message) + len(_MORE)), message, _MORE)))
+        self._stream.say(b"".join((_INFER_RESPONSE, varint(len(message) + len(_MORE)), message, _MORE)))
 
     def reply(self, message: bytes, metadata: Metadata = (), trailing: Metadata = ()) -> None:  # noqa: ARG002  # a stream has one head for all its replies
         """Answer with a serialized ModelInferResponse; what metadata would say is in its parameters."""

@@ -14,12 +14,13 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from anabranch.proto.scan import override
-from anabranch.variants.batching import Failure, FailureKind, QueueFull, Timing
+from anabranch.variants.batching import QueueFull, Timing
 from anabranch.variants.errors import ManifestError
 from anabranch.variants.manifest import Manifest
 from anabranch.variants.outlier import Outlier
-from anabranch.variants.remote_answer import RemoteAnswer
+from anabranch.variants.remote_answer import RemoteAnswer, remote_failure
 from anabranch.variants.remote_check import SERVICE, RemoteProblem, differences, find_served, why_not_ready
+from anabranch.variants.remote_stream import RemoteDone, RemotePart, RemoteStream
 from anabranch.variants.remote_target import RemoteTarget
 from anabranch.variants.tensors import Request, RequestCheck, Signature, TensorSpec
 from anabranch.wire.client import Channel, ChannelLimits, ClientCall, Reply
@@ -30,15 +31,8 @@ METHOD: Final = f"{SERVICE}/ModelInfer"
 HEALTH_TIMEOUT_S: Final = 2.0
 """A look at the server that takes longer finds it not ready."""
 
-_KINDS: Final = {
-    Status.DEADLINE_EXCEEDED: FailureKind.DEADLINE,
-    Status.RESOURCE_EXHAUSTED: FailureKind.SHED,
-    Status.UNAVAILABLE: FailureKind.REMOVED,
-    Status.CANCELLED: FailureKind.REMOVED,
-}
 _log = logging.getLogger(__name__)
 
-RemoteDone = Callable[[RemoteAnswer | Failure], None]
 OpenChannel = Callable[[RemoteTarget, Path], Channel]
 
 
@@ -86,6 +80,11 @@ class RemoteVariant:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watch: asyncio.Task[None] | None = None
         self.in_flight = 0
+
+    @property
+    def name(self) -> str:
+        """The variant's name."""
+        return self.manifest.variant
 
     @property
     def signatures(self) -> tuple[Signature, ...]:
@@ -154,7 +153,8 @@ class RemoteVariant:
         is_copy: bool,
         deadline: float | None,
         done: RemoteDone,
-    ) -> "RemoteCall":
+        part: RemotePart | None = None,
+    ) -> "RemoteCall | RemoteStream":
         """Send a request.
 
         Args:
@@ -164,6 +164,7 @@ class RemoteVariant:
             is_copy: Nobody waits for it: it is sent only while half of the room is free.
             deadline: On the event loop's clock; the server is told.
             done: Called once, later, with the answer or the failure.
+            part: Called before it with every part but the last of an answer in parts; None: the answer comes whole.
 
         Raises:
             QueueFull: As many requests are in flight as may be.
@@ -177,6 +178,11 @@ class RemoteVariant:
             )
         assert self._channel is not None
         assert self._loop is not None
+        if part is not None and self.remote.is_decoupled:
+            stream = RemoteStream(self, self._loop.time(), rows, done, part)
+            stream.begin(self._channel, message + self._rename, metadata, deadline)
+            self.in_flight += 1
+            return stream
         call = RemoteCall(self, self._loop.time(), rows, done)
         call.begin(
             self._channel.unary(
@@ -292,12 +298,4 @@ class RemoteCall:
             is_assigned = reply.find(b"x-assignment-id") is not None
             done(RemoteAnswer(reply.body, timing, is_assigned=is_assigned))
             return
-        status = Status.UNAVAILABLE if reply.status is Status.CANCELLED else reply.status
-        done(
-            Failure(
-                kind=_KINDS.get(reply.status, FailureKind.ERROR),
-                message=f"variant {self._variant.manifest.variant}: {reply.text or status.name}",
-                timing=timing,
-                status=status,
-            )
-        )
+        done(remote_failure(self._variant.name, reply.status, reply.text, timing))

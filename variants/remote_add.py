@@ -87,7 +87,10 @@ async def add_remote(
             task=None,
             latency=(),
             remote=replace(
-                remote, server=served.server, checked_at=datetime.now(UTC).isoformat(timespec="seconds")
+                remote,
+                is_decoupled=served.is_decoupled,
+                server=served.server,
+                checked_at=datetime.now(UTC).isoformat(timespec="seconds"),
             ),
         )
         save_manifest(manifest, draft)

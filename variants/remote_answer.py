@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from anabranch.proto import open_inference_pb2 as pb
 from anabranch.proto.outline import RESPONSE_RAW, split
 from anabranch.proto.tensors import decode_outputs
-from anabranch.variants.batching import Timing
+from anabranch.variants.batching import Failure, FailureKind, Timing
 from anabranch.variants.tensors import Array
+from anabranch.wire.seam import Status
+
+_KINDS: Final = {
+    Status.DEADLINE_EXCEEDED: FailureKind.DEADLINE,
+    Status.RESOURCE_EXHAUSTED: FailureKind.SHED,
+    Status.UNAVAILABLE: FailureKind.REMOVED,
+    Status.CANCELLED: FailureKind.REMOVED,
+}
+
+
+def remote_failure(variant: str, status: Status, text: str, timing: Timing) -> Failure:
+    """Why a server elsewhere gave no answer.
+
+    Args:
+        variant: The variant's name.
+        status: What the call ended with.
+        text: What the server said.
+        timing: Where its time went.
+    """
+    # A call that the server cancelled is as good as one that it could not take.
+    told = Status.UNAVAILABLE if status is Status.CANCELLED else status
+    return Failure(
+        kind=_KINDS.get(status, FailureKind.ERROR),
+        message=f"variant {variant}: {text or told.name}",
+        timing=timing,
+        status=told,
+    )
 
 
 class RemoteAnswer:

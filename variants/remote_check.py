@@ -27,11 +27,13 @@ class Served(NamedTuple):
         server: Its own name and version.
         inputs: What the model takes.
         outputs: What it gives.
+        is_decoupled: It may answer a request in parts.
     """
 
     server: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    is_decoupled: bool = False
 
 
 class _Message(Protocol):
@@ -76,7 +78,17 @@ async def find_served(channel: Channel, model: str, version: str, timeout_s: flo
         f"{server.name} {server.version}".strip() if server is not None else "unknown",
         tuple(_spec(tensor) for tensor in metadata.inputs),
         tuple(_spec(tensor) for tensor in metadata.outputs),
+        await _answers_in_parts(channel, model, version, timeout_s),
     )
+
+
+async def _answers_in_parts(channel: Channel, model: str, version: str, timeout_s: float) -> bool:
+    """Ask for the transaction policy; servers without Triton's ModelConfig have none."""
+    request = pb.ModelConfigRequest(name=model, version=version)
+    said = await ask(channel, f"{SERVICE}/ModelConfig", request.SerializeToString(), timeout_s)
+    if said.status is not Status.OK:
+        return False
+    return pb.ModelConfigResponse.FromString(said.body).config.model_transaction_policy.decoupled
 
 
 async def why_not_ready(channel: Channel, model: str, version: str, timeout_s: float) -> str | None:

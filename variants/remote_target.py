@@ -91,6 +91,8 @@ class RemoteTarget:
         target: `HOST:PORT`.
         model: What the server calls the model.
         model_version: The version asked for; empty leaves the choice to the server.
+        is_decoupled: The server may answer a request in parts (Triton's decoupled models, generators of another router): who
+            takes parts is answered by a stream.
         server: The server's own name and version when it was checked.
         checked_at: When its metadata was checked, as RFC 3339.
         tls: Absent: plain text.
@@ -103,6 +105,7 @@ class RemoteTarget:
     target: str
     model: str
     model_version: str = ""
+    is_decoupled: bool = False
     server: str = ""
     checked_at: str = ""
     tls: RemoteTls | None = None

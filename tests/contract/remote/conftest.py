@@ -32,6 +32,8 @@ class FakeServer:
     """Answers as told; `infer` is called with the request's bytes and the context."""
 
     infer: Callable[[bytes, grpc.ServicerContext], bytes]
+    stream: Callable[[bytes, grpc.ServicerContext], Iterator[bytes]] | None = None
+    """Answers one request of a stream; such a server says that it is decoupled."""
     ready: bool = True
     has_readiness: bool = True
     health: int = 1
@@ -63,6 +65,11 @@ class FakeServer:
             return pb.ModelReadyResponse(ready=self.ready).SerializeToString()
         if method == f"/{SERVICE}/ModelMetadata":
             return self.metadata.SerializeToString()
+        if method == f"/{SERVICE}/ModelConfig" and self.stream is not None:
+            policy = pb.ModelTransactionPolicy(decoupled=True)
+            return pb.ModelConfigResponse(
+                config=pb.ModelConfig(model_transaction_policy=policy)
+            ).SerializeToString()
         if method == f"/{SERVICE}/ServerMetadata":
             return pb.ServerMetadataResponse(name="fake", version="1").SerializeToString()
         if method == "/grpc.health.v1.Health/Check":
@@ -76,9 +83,17 @@ class _Generic(grpc.GenericRpcHandler):
         self._server = server
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
+        if details.method == f"/{SERVICE}/ModelStreamInfer":
+            return grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.unary_unary_rpc_method_handler(
             lambda request, context: self._server.answer(details.method, request, context)
         )
+
+    def _stream(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        assert self._server.stream is not None
+        for request in requests:
+            self._server.seen.append((request, dict(context.invocation_metadata()), context.time_remaining()))
+            yield from self._server.stream(request, context)
 
 
 def echo_infer(request: bytes, _context: grpc.ServicerContext) -> bytes:

@@ -30,7 +30,7 @@ def variant(engine: Engine) -> LoadedVariant:
     """What the service looks at of a variant that takes text or tokens."""
     outputs = (TensorSpec(name="logits", datatype=Datatype.FP32, shape=(-1, 2)),)
     made = SimpleNamespace(
-        manifest=SimpleNamespace(engine=engine), signatures=(TEXT, TOKENS), outputs=outputs
+        manifest=SimpleNamespace(engine=engine, generation=None), signatures=(TEXT, TOKENS), outputs=outputs
     )
     return cast(LoadedVariant, made)
 

@@ -29,6 +29,7 @@ class Sent:
     is_copy: bool
     deadline: float | None
     done: Any
+    part: Any = None
     is_cancelled: bool = False
 
     def cancel(self) -> None:
@@ -247,3 +248,21 @@ def test_copies_do_not_go_where_nothing_is_served(bench: Bench, remote: FakeRemo
     bench.infer()
     bench.dispatcher.last.answer()
     assert bench.mirror.drops == {"not ready": 1}
+
+
+def test_parts_of_a_remote_answer_go_on_as_they_come_under_the_clients_names(
+    split: Bench, remote: FakeRemote, new_call: Any
+) -> None:
+    parts: list[bytes] = []
+    call = new_call()
+    split.inference.infer(call, split.request(id="mine").SerializeToString(), parts.append)
+    for value in (1.0, 2.0):
+        response = pb.ModelInferResponse(model_name="theirs", id="other")
+        encode_outputs(response, {"logits": np.full((1, 3), value, np.float32)})
+        remote.last.part(RemoteAnswer(response.SerializeToString(), TIMING, is_assigned=False))
+    remote.last.answer()
+    said = [pb.ModelInferResponse.FromString(message) for message in (*parts, *call.replies)]
+    assert [(each.model_name, each.model_version, each.id) for each in said] == [("m", "a", "mine")] * 3
+    assert [decode_outputs(each)["logits"][0, 0] for each in said] == [1.0, 2.0, 0.0]
+    (record,) = split.journal.routed
+    assert (record.arm, record.status) == (1, Status.OK)

@@ -278,3 +278,58 @@ def test_a_shut_down_ends_an_idle_stream_at_once(talk: Talk) -> None:
     talk.service.shut_down()
     assert talk.stream.end is not None
     assert talk.stream.end[0] is Status.UNAVAILABLE
+
+
+class Speaking:
+    """A stream whose answers the test gives, part by part."""
+
+    def __init__(self) -> None:
+        self.stream = RecordingStream()
+        self.asked: list[tuple[Any, Callable[[bytes], None]]] = []
+        service = StreamInference(lambda call, _message, parts: self.asked.append((call, parts)))
+        service.serve(cast(StreamCall, self.stream))
+
+    def ask(self, *ids: str) -> None:
+        for request_id in ids:
+            self.stream.happen("message", pb.ModelInferRequest(id=request_id).SerializeToString())
+
+    def part(self, number: int, size: int = 0) -> None:
+        self.asked[number][1](pb.ModelInferResponse(id=f"{number} part" + "x" * size).SerializeToString())
+
+    def reply(self, number: int) -> None:
+        self.asked[number][0].reply(pb.ModelInferResponse(id=f"{number}").SerializeToString())
+
+
+def test_an_answer_in_parts_holds_up_nobody() -> None:
+    talk = Speaking()
+    talk.ask("0", "1", "2")
+    talk.reply(1)
+    assert talk.stream.ids == []
+    talk.part(0)
+    assert talk.stream.ids == ["0 part", "1"]
+    talk.reply(2)
+    talk.reply(0)
+    assert talk.stream.ids == ["0 part", "1", "2", "0"]
+    finals = [
+        each.infer_response.parameters["triton_final_response"].bool_param for each in talk.stream.responses
+    ]
+    assert finals == [False, True, True, True]
+
+
+def test_a_client_that_leaves_too_many_parts_unread_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_infer, "MOST_HELD_BYTES", 10_000)
+    talk = Speaking()
+    talk.ask("0")
+    cancelled: list[bool] = []
+    talk.asked[0][0].on_cancel(lambda: cancelled.append(True))
+    for _ in range(5):
+        talk.part(0, size=4_000)
+    assert len(talk.stream.sent) == 5, "it keeps up"
+    talk.stream.writable = False
+    for _ in range(3):
+        talk.part(0, size=4_000)
+    assert talk.stream.end is not None
+    assert talk.stream.end[0] is Status.RESOURCE_EXHAUSTED
+    assert cancelled == [True]
+    talk.part(0)
+    assert len(talk.stream.sent) == 8
