@@ -175,5 +175,5 @@ CELLS = (
         )
         for name in INSTANCES
     ),
-    Cell(row="B11", name="whole loop", run=_all_equal, long=80, short=0),
+    Cell(row="B11", name="whole loop", run=_all_equal, long=40, short=0),
 )
