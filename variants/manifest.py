@@ -4,7 +4,7 @@ import importlib.metadata
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,6 +12,8 @@ import pydantic
 
 from anabranch.variants.availability import installed_runtimes
 from anabranch.variants.errors import ManifestError
+from anabranch.variants.formats import NumberFormat
+from anabranch.variants.gate import GateVerdict
 from anabranch.variants.llm.description import Generation
 from anabranch.variants.packages import file_sha256
 from anabranch.variants.recipes import Device, Engine, Int8Qat, VariantSpec
@@ -104,6 +106,8 @@ class Manifest:
         parity: Against the reference, where there were requests to compare.
         task: Share of right answers, where labels are known.
         latency: One entry a batch size, where there were requests to measure with.
+        formats: The number format of every linear layer, as read off the artifact.
+        gate: Whether the variant may be a candidate, where there were held-out requests; never of the reference.
         generation: What a variant that generates text needs and is.
         remote: Where a remote variant is served; it has no artifact.
     """
@@ -127,6 +131,8 @@ class Manifest:
     task: TaskMetric | None
     latency: tuple[BatchLatency, ...]
     device: Device = Device.CPU
+    formats: Mapping[str, NumberFormat] = field(default_factory=dict)
+    gate: GateVerdict | None = None
     generation: Generation | None = None
     remote: RemoteTarget | None = None
 

@@ -67,9 +67,7 @@ def compare(
     first = outputs[0]
     rows = len(reference[first])
     max_abs = max(float(np.abs(_flat(reference[name]) - _flat(candidate[name])).max()) for name in outputs)
-    agreement = float(
-        np.mean(_flat(reference[first]).argmax(axis=1) == _flat(candidate[first]).argmax(axis=1))
-    )
+    agreement = float(np.mean(classes(reference[first]) == classes(candidate[first])))
     cosines = _cosines(_flat(reference[cosine_tensor]), _flat(candidate[cosine_tensor]))
     return Parity(
         reference=reference_name,
@@ -94,9 +92,15 @@ def _cosines(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[n
     return np.where(norms > 0, product / np.where(norms > 0, norms, 1.0), same)
 
 
+def classes(outputs: Array) -> NDArray[np.int64]:
+    """The index of every row's largest output."""
+    largest: NDArray[np.int64] = _flat(outputs).argmax(axis=1)
+    return largest
+
+
 def accuracy(outputs: Array, labels: NDArray[np.int64]) -> TaskMetric:
     """Share of rows whose largest output is the label."""
-    right = int((_flat(outputs).argmax(axis=1) == labels).sum())
+    right = int((classes(outputs) == labels).sum())
     low, high = wilson_interval(right, len(labels))
     return TaskMetric(name="accuracy", value=right / len(labels), low=low, high=high, requests=len(labels))
 

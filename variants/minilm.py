@@ -141,6 +141,7 @@ def _prepare(
         assets={_PIECES: (folder / _PIECES).read_bytes()},
         text=TextEncoding(vocabulary=_PIECES, vocabulary_size=pieces.vocabulary_size, max_tokens=MAX_TOKENS),
         training=tuple(training),
+        training_labels=_labels(splits.train),
         calibration=tuple(training[:_CALIBRATE]),
         evaluation=tuple(_tokens(pieces, review) for review in splits.evaluate),
         labels=_labels(splits.evaluate),

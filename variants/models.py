@@ -47,6 +47,7 @@ class PreparedModel:
         assets: Further files of every variant, by name.
         text: How text is encoded, where a signature takes text.
         training: Requests for the graph's own inputs that trained the model, one row each: what `int8-qat` may use.
+        training_labels: Their right classes, shape (n,); absent where nobody knows.
         calibration: Requests for the graph's own inputs, one row each.
         evaluation: Held-out requests for the graph's own inputs, one row each.
         labels: The right class of every evaluation request, shape (n,); absent where nobody knows.
@@ -64,6 +65,7 @@ class PreparedModel:
     assets: Mapping[str, bytes] = field(default_factory=dict)
     text: TextEncoding | None = None
     training: tuple[Request, ...] = ()
+    training_labels: NDArray[np.int64] | None = None
     calibration: tuple[Request, ...] = ()
     evaluation: tuple[Request, ...] = ()
     labels: NDArray[np.int64] | None = None

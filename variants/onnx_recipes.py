@@ -12,6 +12,8 @@ import onnx
 from onnx import TensorProto
 
 from anabranch.variants.errors import BuildError, RecipeError
+from anabranch.variants.formats import NumberFormat
+from anabranch.variants.graph_formats import graph_formats
 from anabranch.variants.models import PreparedModel, Progress
 from anabranch.variants.quantize.calibrate import Observed, Range, choose_ranges, observe
 from anabranch.variants.quantize.rows import quantize_rows
@@ -34,15 +36,23 @@ from anabranch.variants.recipes import (
     Recipe,
     Tf32,
 )
+from anabranch.variants.sensitivity.search import layers_to_keep
 
 _INTEGER_PRODUCTS = ("MatMulInteger", "DynamicQuantizeMatMul")
 
 
 class OnnxBuilder:
-    """Builds recipes of one model; what calibration saw is kept for the next static recipe."""
+    """Builds recipes of one model; what calibration saw is kept for the next static recipe.
 
-    def __init__(self, model: PreparedModel, tell: Progress | None = None) -> None:
+    Args:
+        model: The model in FP32, and its requests.
+        tell: Takes a line before each part of a long build.
+        threads: Threads that a search may use.
+    """
+
+    def __init__(self, model: PreparedModel, tell: Progress | None = None, *, threads: int = 1) -> None:
         self._model = model
+        self._threads = threads
         self._tell = tell or _silent
         self._observed: dict[int, dict[str, Observed]] = {}
 
@@ -70,7 +80,9 @@ class OnnxBuilder:
                 return self._weights_only(bits=4, block_size=recipe.block_size)
             case Mixed():
                 return self._mixed()
-            case Bf16() | Fp8() | MixedWithin():
+            case MixedWithin():
+                return self._mixed_within(recipe)
+            case Bf16() | Fp8():
                 raise RecipeError(f"ONNX Runtime has no {recipe.name} kernels for these operators: use fp16")
             case _:
                 assert_never(recipe)
@@ -160,6 +172,27 @@ class OnnxBuilder:
         if missing:
             raise BuildError(f"{len(missing)} attention layers did not become FP16: {sorted(missing)[:3]}")
         return result
+
+    def _mixed_within(self, recipe: MixedWithin) -> onnx.ModelProto:
+        layers = self._layers()
+        everything = _quantize_dynamic(self._model.graph, {layer.node for layer in layers})
+        kept = layers_to_keep(
+            self._model, everything, max_drop=recipe.max_accuracy_drop, threads=self._threads, tell=self._tell
+        )
+        chosen = {layer.node for layer in layers} - set(kept)
+        self._tell(f"{len(kept)} of {len(layers)} layers stay in FP32")
+        if not chosen:
+            raise RecipeError(
+                f"no layer can be INT8 within an accuracy drop of {recipe.max_accuracy_drop:.2%}: allow more, or use fp16"
+            )
+        result = _quantize_dynamic(self._model.graph, chosen)
+        _require_products(result, len(chosen))
+        return result
+
+    def formats(self, graph: onnx.ModelProto) -> dict[str, NumberFormat]:
+        """The number format of every linear layer in a built graph; empty where there is none."""
+        layers = linear_layers(self._model.graph, self._model.keep)
+        return graph_formats(graph, self._model.graph, layers)
 
 
 def _silent(_: str) -> None:

@@ -129,6 +129,7 @@ def tiny_encoder() -> PreparedModel:
         assets={"vocab.txt": "\n".join(_WORDS).encode()},
         text=TextEncoding(vocabulary="vocab.txt", vocabulary_size=len(_WORDS), max_tokens=16),
         training=tuple(requests[:20]),
+        training_labels=np.array([0, 1] * 10),
         calibration=tuple(requests[:20]),
         evaluation=tuple(requests[20:]),
         labels=np.array([0, 1] * 10),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from anabranch.variants import build as build_module
+from anabranch.variants import workshop
 from anabranch.variants.build import build
 from anabranch.variants.errors import BuildError, RecipeError
 from anabranch.variants.manifest import MANIFEST, load_manifest
@@ -126,7 +127,7 @@ def test_answers_that_are_not_finite_are_refused(
         return {name: array * np.inf for name, array in honest(*args).items()}
 
     build(digits_source, ["onnx-fp32"], tmp_path, threads=1)
-    monkeypatch.setattr(build_module, "run_all", overflow)
+    monkeypatch.setattr(workshop, "run_all", overflow)
     with pytest.raises(BuildError, match="not finite in 'logits'"):
         build(digits_source, ["onnx-fp16"], tmp_path, threads=1)
 
