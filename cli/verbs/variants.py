@@ -68,7 +68,7 @@ def add_remote(
         Path | None, typer.Option(help="Own certificate for mutual TLS, PEM.", metavar="FILE")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.", metavar="FILE")] = None,
-    connections: Annotated[int, typer.Option(help="Connections of one worker.")] = 2,
+    connections: Annotated[int, typer.Option(help="Connections of one worker.")] = 1,
     max_requests: Annotated[int, typer.Option(help="Most requests of one worker in flight.")] = 1024,
     models: Models = DEFAULT_MODELS,
 ) -> None:
