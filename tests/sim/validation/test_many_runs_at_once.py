@@ -6,7 +6,9 @@ import pytest
 from anabranch.bandit.betting import Claim, ContrastTest, EpochCell, MeanTest, Side
 from anabranch.bandit.paired import PairedTest
 from anabranch.bandit.scales import GridScale
+from anabranch.bandit.srm import SrmTest, UnitCell
 from anabranch.bandit.validation.many import ManyCells, ManyContrasts, ManyMeans, ManyPairs
+from anabranch.bandit.validation.mismatch import ManyMismatches
 
 RUNS = 5
 
@@ -112,6 +114,25 @@ def test_means_agree(side: Side) -> None:
         for run in range(RUNS):
             states[run] = test.advance(states[run], {0: int(counts[run, 0]), 1: int(counts[run, 1])})
             assert many.log_e()[run] == pytest.approx(test.log_e(states[run]), rel=1e-8, abs=1e-8)
+
+
+def test_mismatches_agree() -> None:
+    rng = np.random.default_rng(5)
+    arms = ("base", "one", "two")
+    many = ManyMismatches(RUNS, len(arms))
+    test = SrmTest(arms=arms)
+    states = [test.start() for _ in range(RUNS)]
+    for size in (1, 50, 2000):
+        weights = rng.dirichlet([8.0, 2.0, 2.0], size=RUNS)
+        units = rng.multinomial(size, [0.7, 0.2, 0.1], size=RUNS)
+        many.advance(weights, units)
+        for run in range(RUNS):
+            cell = UnitCell(
+                weights=dict(zip(arms, weights[run].tolist(), strict=True)),
+                units=dict(zip(arms, units[run].tolist(), strict=True)),
+            )
+            states[run] = test.advance(states[run], [cell])
+            assert many.log_e()[run] == pytest.approx(test.log_e(states[run]), rel=1e-9, abs=1e-9)
 
 
 def _cell(counts: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]", pi: float) -> EpochCell:
