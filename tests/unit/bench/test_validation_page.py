@@ -42,7 +42,7 @@ def test_results_stand_between_the_markers(tmp_path: Path, reasons: dict[str, st
     assert text.startswith("# Before\n")
     assert text.endswith("\nafter\n")
     assert "earlier" not in text
-    assert "| V2 | false promotion | 0.03 | 0.00436 | ≤ 0.05 | ✓ | 100 | z, peeking 0.4 |" in text
+    assert "| V2 | false promotion | 0.03 | 0.00439 | ≤ 0.05 | ✓ | 100 | z, peeking 0.4 |" in text
     assert "Not in this file:" in text
     assert not reasons
 
