@@ -117,7 +117,8 @@ class ClientConnection:
         call.connection = self
         self._calls[stream_id] = call
         self.open_streams += 1
-        if isinstance(call, StreamingCall):
+        if call.streams:
+            assert isinstance(call, StreamingCall)
             call.begun()
         return True
 
@@ -195,15 +196,9 @@ class ClientConnection:
         """Take a response's bytes."""
         size = len(data)
         call = self._calls.get(stream_id)
-        if call is not None and call.streams:
-            assert isinstance(call, StreamingCall)
-            self._on_stream_data(call, data)
-        else:
+        if isinstance(call, UnaryCall):
             if size:
                 self.http2.acknowledge(stream_id, size)
-            if call is None:
-                return
-            assert isinstance(call, UnaryCall)
             if (
                 call.reader is None
                 and call.body is None
@@ -215,6 +210,13 @@ class ClientConnection:
                 call.body = data[5:]
             elif size:
                 self._on_unary_data(call, data)
+        elif isinstance(call, StreamingCall):
+            self._on_stream_data(call, data)
+        else:
+            # The call ended before its response did.
+            if size:
+                self.http2.acknowledge(stream_id, size)
+            return
         if end_stream and not call.ended:
             call.trailers = ()
             self._ending.append(call)

@@ -69,13 +69,12 @@ def format_timeout(left_s: float) -> bytes:
     """
     if left_s >= 100.0:
         return b"%dS" % math.ceil(min(left_s, _MAX_TIMEOUT_S))
-    micros = math.ceil(left_s * 1e6)
-    if micros < 1000:
-        return b"%du" % max(1, micros)
-    millis = -(-micros // 1000)
-    if millis < 1000:
-        return b"%dm" % millis
-    return b"%dm" % (-(-millis // 10) * 10 if millis < 10_000 else -(-millis // 100) * 100)
+    if left_s >= 1.0:
+        step_ms = 100 if left_s >= 10.0 else 10
+        return b"%dm" % (math.ceil(left_s * 1000 / step_ms) * step_ms)
+    if left_s >= 0.001:
+        return b"%dm" % math.ceil(left_s * 1000)
+    return b"%du" % max(1, math.ceil(left_s * 1e6))
 
 
 def read_metadata(headers: Headers) -> list[tuple[str, str | bytes]]:
