@@ -80,11 +80,13 @@ def ratio_test(metric: Metric, claim: RatioClaim, ratio: float = 1.0) -> Quantil
     return QuantileRatioTest(claim=claim, tau=tau, ratio=ratio, planned_count=1_000.0)
 
 
-def log_e_ratio(test: QuantileRatioTest, first: Histogram, second: Histogram) -> float:
-    """Log evidence for the claim about the first histogram's quantile against the second's."""
+def log_e_ratio(
+    test: QuantileRatioTest, first: Histogram, second: Histogram, *, at_most: float = math.inf
+) -> float:
+    """Log evidence for the claim about the first histogram's quantile against the second's, at most as much as asked."""
     if not total_of(first) or not total_of(second):
-        return 0.0
-    return test.log_e(test.advance(test.start(), first, second))
+        return min(0.0, at_most)
+    return test.log_e(test.advance(test.start(), first, second), at_most=at_most)
 
 
 def _latched(fresh: Verdict, before: Verdict | None, now: float) -> Verdict:
@@ -157,7 +159,7 @@ def _with_quantile(log_split: float, test: QuantileRatioTest, mine: Histogram, b
 
     The second is not asked before the first says anything: it is the dearest part of a tick.
     """
-    return min(log_split, log_e_ratio(test, mine, base)) if log_split > 0.0 else log_split
+    return log_e_ratio(test, mine, base, at_most=log_split) if log_split > 0.0 else log_split
 
 
 def _given(split: ContrastState, paired: PairedState | None) -> list[ContrastState | PairedState]:

@@ -173,13 +173,18 @@ class QuantileRatioTest:
             baseline=_plus(state.baseline, checked(self.scale, baseline)),
         )
 
-    def log_e(self, state: QuantileState) -> float:
-        """Log evidence for the claim; decided at error alpha when it reaches ln(1/alpha)."""
+    def log_e(self, state: QuantileState, *, at_most: float = math.inf) -> float:
+        """Log evidence for the claim; decided at error alpha when it reaches ln(1/alpha).
+
+        Args:
+            state: what was seen.
+            at_most: the answer where the evidence is larger: where less is asked, less is searched.
+        """
         variant = _Side(counts=dict(state.variant), planned_count=self.planned_count)
         baseline = _Side(counts=dict(state.baseline), planned_count=self._planned_baseline)
         if self.claim is RatioClaim.BELOW:
-            return self._log_faster(variant, baseline, self._shift)
-        return self._log_faster(baseline, variant, -self._shift)
+            return self._log_faster(variant, baseline, self._shift, at_most)
+        return self._log_faster(baseline, variant, -self._shift, at_most)
 
     def estimate(self, state: QuantileState) -> float | None:
         """The ratio of the empirical quantiles; None without data in both arms or when the baseline's is infinite."""
@@ -189,7 +194,7 @@ class QuantileRatioTest:
             return None
         return variant / baseline
 
-    def _log_faster(self, faster: "_Side", slower: "_Side", shift: int) -> float:
+    def _log_faster(self, faster: "_Side", slower: "_Side", shift: int, at_most: float) -> float:
         """Log evidence that the first quantile is below the second times gamma^shift.
 
         The sum of log_above(faster) and log_below(slower) has its minimum over buckets to be found. The first term
@@ -209,7 +214,7 @@ class QuantileRatioTest:
         size_fast = beta_prior_size(faster.planned_count, self.alpha, Sides.ONE)
         size_slow = beta_prior_size(slower.planned_count, self.alpha, Sides.ONE)
         points = np.unique(np.linspace(0, fast.size - 1, min(fast.size, 17)).astype(np.int64))[None, :]
-        best = math.inf
+        best = at_most
         while True:
             rising = log_above(fast[points], total_of(faster.counts), self.tau, size_fast)
             falling = log_below(slow[points], total_of(slower.counts), self.tau, size_slow)
