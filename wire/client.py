@@ -255,8 +255,8 @@ class Channel(Protocol):
             message: The serialized request.
             done: Called exactly once with how the call ended, unless it is cancelled.
             metadata: Sent with the request.
-            deadline: The time on the event loop's clock at which the call ends with DEADLINE_EXCEEDED; the server
-                is told the rest of the time.
+            deadline: The time on the event loop's clock at which the call ends with DEADLINE_EXCEEDED, a few
+                milliseconds late at most; the server is told the rest of the time. Finite; None: no deadline.
 
         Raises:
             ValueError: The metadata cannot be sent.
