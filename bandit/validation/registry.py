@@ -11,6 +11,7 @@ import numpy as np
 
 from anabranch.bandit.validation import (
     best_arm,
+    change_points,
     courses,
     coverage,
     dependent,
@@ -35,6 +36,7 @@ from anabranch.bandit.validation.checks import Cell, Check, Trial
 
 _MODULES = (
     best_arm,
+    change_points,
     courses,
     coverage,
     dependent,
