@@ -11,6 +11,7 @@ from pathlib import Path
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
 from anabranch.router.models import UnknownModel
+from anabranch.router.ports import check_port
 from anabranch.router.serve import Server, WorkerFailed
 from anabranch.router.settings import InvalidSettings, Settings, StateInUse
 from anabranch.variants.errors import VariantError
@@ -70,12 +71,28 @@ def run_server(
     except WorkerFailed as error:
         raise CommandFailed(ExitCode.FAILURE, str(error)) from error
     except OSError as error:
-        hint = "another process has it: stop that one, or choose another --port"
-        raise CommandFailed(
-            ExitCode.FAILURE,
-            f"cannot serve on {host}:{port}: {error.strerror}",
-            hint if error.errno == errno.EADDRINUSE else "choose another --host or --port",
-        ) from error
+        raise _unservable(host, port, error) from error
+
+
+def require_port(host: str, port: int) -> None:
+    """See that a server could begin to serve, before long work is done for it.
+
+    Raises:
+        CommandFailed: If the port is taken, or the host is none of this machine's.
+    """
+    try:
+        check_port(host, port)
+    except OSError as error:
+        raise _unservable(host, port, error) from error
+
+
+def _unservable(host: str, port: int, error: OSError) -> CommandFailed:
+    hint = "another process has it: stop that one, or choose another --port"
+    return CommandFailed(
+        ExitCode.FAILURE,
+        f"cannot serve on {host}:{port}: {error.strerror}",
+        hint if error.errno == errno.EADDRINUSE else "choose another --host or --port",
+    )
 
 
 async def _serve(settings: Settings, say: Callable[[str], None]) -> None:

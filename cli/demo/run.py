@@ -21,10 +21,11 @@ from anabranch.cli.failures import CommandFailed
 from anabranch.cli.live import LiveDashboard
 from anabranch.cli.loading import load_decisions, load_view, view_loader
 from anabranch.cli.report import report
-from anabranch.cli.serving import READY
+from anabranch.cli.serving import READY, require_port
 from anabranch.cli.story import outcome
 from anabranch.cli.terminal import Terminal
 from anabranch.cli.view_types import ExperimentView
+from anabranch.router.settings import LOOPBACK
 from anabranch.store.document import parse, read_document
 from anabranch.store.port import Store
 from anabranch.store.sql import open_store
@@ -74,6 +75,7 @@ class Demo:
 
     def run(self) -> ExitCode:
         """Run it; OK means that a variant was promoted."""
+        require_port(LOOPBACK[0], self._settings.port)
         self._act(f"1. build {len(self._experiment.arms)} variants of {MODEL}, a real sentence classifier")
         manifests = build_variants(
             MODEL, self._experiment.arms, "", self._settings.models, progress=self._terminal.note
