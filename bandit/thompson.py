@@ -9,6 +9,7 @@ Source:
     best feasible arm identification by Thompson sampling (arXiv 2501.03877).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -215,7 +216,12 @@ def _score_draws(problem: AllocationProblem, rng: np.random.Generator, draws: in
 def _quantile_draws(shapes: FloatArray, level: float, u: FloatArray) -> FloatArray:
     """Positions on the support: inverse of the posterior distribution of the level-quantile under a Dirichlet."""
     below = np.cumsum(shapes)[:-1]
-    at_least = special.betaincc(below, shapes.sum() - below, level)
+    total = float(shapes.sum())
+    # Far from the level the probability is 0 or 1 to more digits than a draw has.
+    far = 9.0 * math.sqrt(level * (1.0 - level) / total) + 30.0 / total
+    at_least = (below > level * total).astype(np.float64)
+    near = np.abs(below / total - level) <= far
+    at_least[near] = special.betaincc(below[near], total - below[near], level)
     return np.searchsorted(np.maximum.accumulate(at_least), u, side="left").astype(np.float64)
 
 
