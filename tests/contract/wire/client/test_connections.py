@@ -141,8 +141,8 @@ def test_a_refused_connection_is_unavailable_and_tried_again_later(calling: Call
             assert "the next attempt is in 0." in reply.text
             assert client.channel.stats.connections_failed == 1
             with pytest.raises(TimeoutError, match=r"0 of 1 .* Connection refused"):
-                await client.channel.ready(0.2)
-            assert 2 <= client.channel.stats.connections_failed <= 6
+                await client.channel.ready(1)
+            assert 2 <= client.channel.stats.connections_failed <= 22
             server, _ = await _serve(port)
             await client.channel.ready(10)
             assert (await client.call("Echo", b"back")).body == b"back"

@@ -168,10 +168,10 @@ def test_a_target_that_is_none_is_refused(shell: Shell) -> None:
 def test_a_server_that_is_not_there_is_named_with_the_reason(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anabranch.cli.bench.run._CONNECT_S", 0.2)
+    monkeypatch.setattr("anabranch.cli.bench.run._CONNECT_S", 2.0)
     ran = shell("bench", "load", "127.0.0.1:9", "--model", "echo")
     assert ran.code == ExitCode.FAILURE
-    assert "0 of 4 connections to 127.0.0.1:9 are open after 0.2 s: Connection refused" in ran.err
+    assert "0 of 4 connections to 127.0.0.1:9 are open after 2 s: Connection refused" in ran.err
 
 
 def test_the_help_says_what_latency_is_and_when_the_exit_status_is_not_zero(shell: Shell) -> None:
