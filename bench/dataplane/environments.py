@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.dataplane.places import BINARIES, CACHE, REPOSITORY, environment, peer_python
 
-DEBIAN = "apt-get install --no-install-recommends gcc libnghttp2-dev nginx-light haproxy"
+DEBIAN = "apt-get install --no-install-recommends gcc libnghttp2-dev nginx-light haproxy python3-venv"
 _ORT = "onnxruntime==1.32.0"
 _STAMP = "installed"
 

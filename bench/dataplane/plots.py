@@ -6,7 +6,7 @@ from html import escape
 
 from bench.dataplane.results import Spread
 
-_WIDTH, _ROW, _LABEL, _VALUE, _TOP = 760, 26, 190, 150, 34
+_WIDTH, _ROW, _LABEL, _VALUE, _TOP = 820, 26, 210, 210, 34
 _LOGARITHMIC_FROM = 30.0
 """A chart whose bars differ by more than this factor is logarithmic."""
 

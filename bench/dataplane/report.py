@@ -51,7 +51,6 @@ def write_page(paths: Sequence[Path], say: Callable[[str], None]) -> None:
 
 def _text(results: Results, paths: Sequence[Path], plots: dict[str, str]) -> str:
     parts = [_origin(results, paths), "## The aims", _aims(results)]
-    images = [f"![{name.removesuffix('.svg').replace('-', ' ')}](performance/{name})" for name in plots]
     sections = (
         ("## A weighted, sticky split to remote backends", "split", split_tables),
         ("## A tiny model in the serving process", "tiny", tiny_tables),
@@ -62,8 +61,13 @@ def _text(results: Results, paths: Sequence[Path], plots: dict[str, str]) -> str
     )
     for title, scenario, table in sections:
         if results.has(scenario):
-            parts += [title, table(results), _missing(results, scenario)]
-    return "\n\n".join(part for part in [*parts, *images] if part)
+            images = [_image(name) for name in plots if name.startswith(scenario)]
+            parts += [title, *images, table(results), _missing(results, scenario)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _image(name: str) -> str:
+    return f"![{name.removesuffix('.svg').replace('-', ' ')}](performance/{name})"
 
 
 def _origin(results: Results, paths: Sequence[Path]) -> str:
