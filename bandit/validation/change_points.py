@@ -145,4 +145,4 @@ def _changes(trial: Trial) -> tuple[Check, ...]:
     )
 
 
-CELLS = (Cell(row="V17", name="changes", run=_changes, long=60, short=3),)
+CELLS = (Cell(row="V17", name="changes", run=_changes, long=40, short=3),)

@@ -121,14 +121,14 @@ def _decay(
 
 
 CELLS = (
-    Cell(row="B5", name="overload", run=_overload, long=40, short=5),
+    Cell(row="B5", name="overload", run=_overload, long=20, short=5),
     Cell(
         row="B6",
         name="limit",
         run=partial(
             _decay, ABSOLUTE, (0.5, 1.0), 0.0, "accuracy limit, all traffic", "expected: at least .95"
         ),
-        long=40,
+        long=20,
         short=5,
     ),
     Cell(
@@ -142,7 +142,7 @@ CELLS = (
             "margin to the baseline, half of the traffic",
             "expected: at least .95",
         ),
-        long=40,
+        long=20,
         short=0,
     ),
     Cell(
@@ -156,7 +156,7 @@ CELLS = (
             "margin to the baseline, all traffic",
             "a comparison needs traffic on both arms while the candidate bakes",
         ),
-        long=40,
+        long=20,
         short=0,
     ),
     Cell(
@@ -170,7 +170,7 @@ CELLS = (
             "margin to the baseline, which keeps 5 %",
             "expected: at least .95",
         ),
-        long=40,
+        long=20,
         short=5,
     ),
 )

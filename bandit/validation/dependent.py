@@ -182,7 +182,7 @@ def _cells() -> tuple[Cell, ...]:
             row=row,
             name=name,
             run=partial(_equal_arms, row, world, name, note),
-            long=300,
+            long=200,
             short=15 if row != "V9" or "0.9" in name else 0,
         )
         for row, name, world, note in worlds
@@ -190,7 +190,7 @@ def _cells() -> tuple[Cell, ...]:
     return (
         *cells,
         Cell(row="V9", name="interference", run=_interference, long=1, short=1),
-        Cell(row="B5", name="load of the day", run=_day, long=300, short=15),
+        Cell(row="B5", name="load of the day", run=_day, long=200, short=15),
     )
 
 

@@ -170,10 +170,10 @@ CELLS = (
             row="V11",
             name=name,
             run=partial(_whole, name),
-            long=60,
+            long=40,
             short=4 if name == "all accurate" else 0,
         )
         for name in INSTANCES
     ),
-    Cell(row="B11", name="whole loop", run=_all_equal, long=40, short=0),
+    Cell(row="B11", name="whole loop", run=_all_equal, long=20, short=0),
 )

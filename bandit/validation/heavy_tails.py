@@ -68,7 +68,7 @@ CELLS = (
             row=row,
             name=f"{shape.name} {statistic}",
             run=partial(_equal, row, shape, statistic),
-            long=300,
+            long=200,
             short=20 if statistic is Statistic.P95 else 0,
         )
         for row, shape in (("B1", PARETO), ("B2", RARE_STALLS))
