@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from anabranch.bandit.paired import BINARY_DIFFERENCES
 from anabranch.bandit.scales import BINARY, LATENCY_SCALE, BinaryScale, GridScale, LogScale
-from anabranch.bandit.spec import COMPUTE, FEEDBACK_PREFIX, LATENCY, Experiment, Metric
+from anabranch.bandit.spec import FEEDBACK_PREFIX, Experiment, Metric
 
 Scale = BinaryScale | GridScale | LogScale
 
@@ -15,7 +15,7 @@ _GRID_BINS = 101
 
 def scale_of(metric: Metric) -> Scale:
     """The scale of a metric's split outcomes."""
-    if metric.source in (LATENCY, COMPUTE):
+    if metric.is_latency:
         return LATENCY_SCALE
     if metric.is_graded:
         return GridScale(low=metric.low, high=metric.high, bins=_GRID_BINS)

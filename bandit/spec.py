@@ -38,6 +38,9 @@ class Statistic(StrEnum):
 
 LATENCY = "latency_ms"
 COMPUTE = "compute_ms"
+FIRST_TOKEN = "ttft_ms"
+PER_TOKEN = "tpot_ms"
+DURATIONS = (LATENCY, COMPUTE, FIRST_TOKEN, PER_TOKEN)
 ERROR = "error"
 TOP1_AGREEMENT = "mirror.top1_agreement"
 FEEDBACK_PREFIX = "feedback."
@@ -48,7 +51,7 @@ class Metric:
     """One measured quantity and what is asked of it.
 
     Attributes:
-        source: `latency_ms`, `compute_ms`, `error`, `mirror.top1_agreement` or `feedback.<name>`.
+        source: `latency_ms`, `compute_ms`, `ttft_ms`, `tpot_ms`, `error`, `mirror.top1_agreement` or `feedback.<name>`.
         minimum: Lower limit of the statistic, in the metric's unit.
         maximum: Upper limit of the statistic, in the metric's unit.
         non_inferiority_margin: How much worse than the baseline's mean is tolerated, in the metric's unit.
@@ -73,7 +76,7 @@ class Metric:
     @property
     def is_latency(self) -> bool:
         """Whether values lie on the logarithmic scale of durations in milliseconds."""
-        return self.source in (LATENCY, COMPUTE)
+        return self.source in DURATIONS
 
     @property
     def lower_is_better(self) -> bool:

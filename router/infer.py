@@ -25,7 +25,7 @@ from anabranch.router.queries import BadRequest, Queries, check
 from anabranch.router.recorder import Recorder
 from anabranch.router.replies import ASSIGNMENT_ID, EXPERIMENT, INVOKED_VARIANT, Replies
 from anabranch.router.routes import Routes
-from anabranch.store.records import Flag, routed_body
+from anabranch.store.records import Flag, Routed, routed_body
 from anabranch.variants.batching import Answer, Timing
 from anabranch.variants.errors import VariantInputError
 from anabranch.variants.remote_answer import RemoteAnswer
@@ -223,6 +223,9 @@ class Inference:
         if not flight.sequence:
             return
         route = flight.route
+        if timing.first_token_s is not None:
+            self._record_generated(flight, status, latency_ms, timing, timing.first_token_s)
+            return
         self._recorder.record_body(
             routed_body(
                 self._wall_clock(),
@@ -238,5 +241,28 @@ class Inference:
                 flight.propensity,
                 flight.sequence,
                 flight.unit,
+            )
+        )
+
+    def _record_generated(
+        self, flight: Flight, status: Status, latency_ms: float, timing: Timing, first_token_s: float
+    ) -> None:
+        self._recorder.record(
+            Routed(
+                at_s=self._wall_clock(),
+                experiment=flight.route.experiment_id,
+                epoch=flight.route.epoch,
+                arm=flight.arm,
+                flags=flight.flags,
+                status=status,
+                latency_ms=latency_ms,
+                queue_ms=1000.0 * timing.queue_s,
+                compute_ms=1000.0 * timing.compute_s,
+                batch_rows=timing.batch_rows,
+                propensity=flight.propensity,
+                sequence=flight.sequence,
+                unit=flight.unit,
+                first_token_ms=1000.0 * first_token_s,
+                token_ms=None if timing.token_s is None else 1000.0 * timing.token_s,
             )
         )

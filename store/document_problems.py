@@ -9,7 +9,7 @@ from anabranch.bandit.scales import LATENCY_SCALE
 from anabranch.store.document_schema import MetricDocument, SpecDocument
 
 _ROOM = 1e-6  # Share of the range on either side of a limit: a rarer event is not seen in any traffic.
-_SOURCES = (spec.LATENCY, spec.COMPUTE, spec.ERROR, spec.TOP1_AGREEMENT)
+_SOURCES = (*spec.DURATIONS, spec.ERROR, spec.TOP1_AGREEMENT)
 
 
 def problems_of(body: SpecDocument) -> list[str]:
@@ -34,7 +34,7 @@ def _metric_problems(body: SpecDocument) -> list[str]:
     names = [metric.name for metric in body.metrics]
     for index, metric in enumerate(body.metrics):
         at = f"spec.metrics[{index}] ({metric.name})"
-        is_latency = metric.source in (spec.LATENCY, spec.COMPUTE)
+        is_latency = metric.source in spec.DURATIONS
         limits = [metric.min, metric.max, metric.non_inferiority_margin]
         given = sum(limit is not None for limit in limits)
         if names.index(metric.name) != index:
@@ -91,7 +91,7 @@ def _metric_problems(body: SpecDocument) -> list[str]:
 
 def _limit_problems(at: str, metric: MetricDocument) -> list[str]:
     """Limits that no outcome can miss, or none can keep: the tests need room on both sides."""
-    if metric.source in (spec.LATENCY, spec.COMPUTE):
+    if metric.source in spec.DURATIONS:
         if metric.max is not None and not LATENCY_SCALE.low < metric.max <= LATENCY_SCALE.borders[-1]:
             return [
                 f"{at}: max {metric.max:g} must be above {LATENCY_SCALE.low:g} and at most {LATENCY_SCALE.borders[-1]:.0f} milliseconds"

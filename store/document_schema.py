@@ -80,7 +80,7 @@ class MetricDocument(Strict):
         """Which way is better: as given, or as the source and the limit say."""
         if self.direction is not None:
             return self.direction
-        lower = self.source in (spec.LATENCY, spec.COMPUTE, spec.ERROR) or self.max is not None
+        lower = self.source in (*spec.DURATIONS, spec.ERROR) or self.max is not None
         return spec.Direction.MIN if lower else spec.Direction.MAX
 
     @property

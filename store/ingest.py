@@ -5,7 +5,8 @@ What a record means is decided here and nowhere else:
 - A record of an earlier spec version counts for nothing: its arms were others. So does one that cannot be
   counted at all: an unknown arm, a latency that is no number, a value outside its metric's range.
 - A routed request is evidence of the split when the experiment's coin drew it; with a sticky unit, only the
-  unit's first request is. Latency is what the client waited, infinite when nothing was answered.
+  unit's first request is. Latency is what the client waited, infinite when nothing was answered. Times of tokens
+  are those of answers that were given, as the time of computing is: an answer that failed counts as an error.
 - A compared reply counts as agreeing or not; one that the candidate did not answer counts as not agreeing.
 - Feedback is evidence of the split when its request is. Feedback about a request that was sampled for mirroring
   is evidence about the pairs instead, where it says if a class was right: an outcome is counted on one side only.
@@ -27,7 +28,15 @@ from anabranch.bandit.measures import (
     worst_feedback,
 )
 from anabranch.bandit.scales import BinaryScale, GridScale
-from anabranch.bandit.spec import COMPUTE, ERROR, FEEDBACK_PREFIX, LATENCY, TOP1_AGREEMENT
+from anabranch.bandit.spec import (
+    COMPUTE,
+    ERROR,
+    FEEDBACK_PREFIX,
+    FIRST_TOKEN,
+    LATENCY,
+    PER_TOKEN,
+    TOP1_AGREEMENT,
+)
 from anabranch.store.document import parse
 from anabranch.store.journal import CorruptSegment, SegmentName, read_records, segments
 from anabranch.store.port import FeedbackRow, Ingestion, PairRow, Store, UnitRow
@@ -67,7 +76,10 @@ class _Tally:
         if record.epoch < self.first_epoch or record.arm >= len(self.arms):
             return False
         # Not "< 0": what is no number is refused too.
-        return not isinstance(record, Routed) or (record.latency_ms >= 0.0 and record.compute_ms >= 0.0)
+        if not isinstance(record, Routed):
+            return True
+        times = (record.latency_ms, record.compute_ms, record.first_token_ms, record.token_ms)
+        return all(time is None or time >= 0.0 for time in times)
 
     def cell(self, epoch: int, arm: int) -> _Counts:
         return self.cells.setdefault((epoch, arm), _Counts())
@@ -170,6 +182,9 @@ def _count_routed(
         counts.count(ERROR, int(record.status != 0))
         if record.status == 0:
             counts.count(COMPUTE, LATENCY_SCALE.bin_of(record.compute_ms))
+            for source, value in ((FIRST_TOKEN, record.first_token_ms), (PER_TOKEN, record.token_ms)):
+                if value is not None:
+                    counts.count(source, LATENCY_SCALE.bin_of(value))
     for row in early:
         _credit_split(tallies[row.experiment], row)
 

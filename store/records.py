@@ -1,9 +1,10 @@
-"""The three records of the journal, and their fixed binary form."""
+"""The records of the journal, and their fixed binary form."""
 
 from __future__ import annotations
 
+import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, IntFlag
 
 
@@ -13,6 +14,7 @@ class Kind(IntEnum):
     ROUTED = 1
     PAIR = 2
     FEEDBACK = 3
+    GENERATED = 4
 
 
 class Flag(IntFlag):
@@ -30,6 +32,8 @@ class Flag(IntFlag):
 class Routed:
     """One answered (or failed) request.
 
+    One whose answer was generated token by token is a kind of its own on disk, with two numbers more.
+
     Attributes:
         at_s: Wall clock time of the answer, seconds since 1970.
         arm: Number of the assigned arm.
@@ -40,6 +44,8 @@ class Routed:
         batch_rows: Rows in that batch.
         sequence: Number of the assignment in its lane.
         unit: Digest of the unit, 16 bytes of zero when every request is its own unit.
+        first_token_ms: From the request's submission to the answer's first token; None where no token was generated.
+        token_ms: Mean time of every further token; None where there was at most one.
     """
 
     at_s: float
@@ -55,6 +61,8 @@ class Routed:
     propensity: float
     sequence: int
     unit: bytes
+    first_token_ms: float | None = None
+    token_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +120,8 @@ class Feedback:
 Record = Routed | Pair | Feedback
 
 _ROUTED = struct.Struct("<dIIBBBfffHfQ16s")
+# Time to the first token, and of every further one (NaN where there was none).
+_TOKENS = struct.Struct("<ff")
 # Length and kind go before it.
 _ROUTED_BODY = struct.Struct("<HBdIIBBBfffHfQ16s")
 _PAIR = struct.Struct("<dIIBBBiiffQ")
@@ -161,7 +171,7 @@ class UnreadableRecord(ValueError):
 def pack(record: Record) -> tuple[Kind, bytes]:
     """The kind and the payload of a record."""
     if isinstance(record, Routed):
-        return Kind.ROUTED, _ROUTED.pack(
+        routed = _ROUTED.pack(
             record.at_s,
             record.experiment,
             record.epoch,
@@ -176,6 +186,10 @@ def pack(record: Record) -> tuple[Kind, bytes]:
             record.sequence,
             record.unit,
         )
+        if record.first_token_ms is None:
+            return Kind.ROUTED, routed
+        token_ms = math.nan if record.token_ms is None else record.token_ms
+        return Kind.GENERATED, routed + _TOKENS.pack(record.first_token_ms, token_ms)
     if isinstance(record, Pair):
         return Kind.PAIR, _PAIR.pack(
             record.at_s,
@@ -213,6 +227,8 @@ def unpack(kind: int, payload: bytes) -> Record:
     try:
         if kind == Kind.ROUTED:
             return _unpack_routed(payload)
+        if kind == Kind.GENERATED:
+            return _unpack_generated(payload)
         if kind == Kind.PAIR:
             return _unpack_pair(payload)
         if kind == Kind.FEEDBACK:
@@ -241,6 +257,12 @@ def _unpack_routed(payload: bytes) -> Routed:
         sequence=sequence,
         unit=unit,
     )
+
+
+def _unpack_generated(payload: bytes) -> Routed:
+    first_token, token = _TOKENS.unpack(payload[_ROUTED.size :])
+    routed = _unpack_routed(payload[: _ROUTED.size])
+    return replace(routed, first_token_ms=first_token, token_ms=None if math.isnan(token) else token)
 
 
 def _unpack_pair(payload: bytes) -> Pair:

@@ -16,7 +16,7 @@ import pytest
 
 from anabranch.proto import open_inference_pb2 as pb
 from anabranch.proto.tensors import decode_outputs, encode_inputs
-from anabranch.store.records import Pair
+from anabranch.store.records import Pair, Routed
 
 Served = Any
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -252,4 +252,7 @@ def test_copies_are_scored_on_what_the_baseline_said(
     # Eight bits change a token now and then; a window of eight tokens changes most of them.
     assert agreement[1] > 0.85
     assert agreement[2] < 0.7
+    generated = [record for _, record in served.records() if isinstance(record, Routed)]
+    assert len(generated) >= 40
+    assert all(record.first_token_ms and record.token_ms for record in generated)
     assert all(pair.status == 0 for records in found.values() for pair in records)

@@ -35,8 +35,8 @@ class Run:
         assert self.part is not None
         self.part(Answer({"logits": np.full((1, 3), value, np.float32)}, TIMING))
 
-    def end(self, value: float) -> None:
-        self.done(Answer({"logits": np.full((1, 3), value, np.float32)}, TIMING))
+    def end(self, value: float, timing: Timing = TIMING) -> None:
+        self.done(Answer({"logits": np.full((1, 3), value, np.float32)}, timing))
 
     def fail(self, kind: FailureKind = FailureKind.ERROR) -> None:
         self.done(Failure(kind=kind, message="it broke", timing=TIMING))
@@ -107,6 +107,12 @@ def test_parts_leave_as_they_are_made_and_the_last_one_is_the_reply(scene: Scene
     assert scene.call.replies == []
     run.end(3.0)
     assert float(decode_outputs(scene.call.response)["logits"][0, 0]) == 3.0
+
+
+def test_times_of_tokens_are_recorded_with_the_request(scene: Scene) -> None:
+    scene.ask(1.0, 0.0)
+    scene.candidate.runs[0].end(1.0, Timing(0.001, 0.5, 1, first_token_s=0.25, token_s=0.125))
+    assert (scene.routed().first_token_ms, scene.routed().token_ms) == (250.0, 125.0)
 
 
 def test_a_client_that_wants_the_answer_whole_is_given_no_parts(scene: Scene) -> None:

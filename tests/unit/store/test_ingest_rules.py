@@ -150,6 +150,27 @@ def test_a_masked_failure_is_an_error_of_the_variant_that_failed(read: Read) -> 
     assert "compute_ms" not in sources(evidence)
 
 
+def test_times_of_tokens_are_counted_for_answers_that_were_generated(read: Read) -> None:
+    evidence, _ = read(
+        routed(1, first_token_ms=50.0, token_ms=20.0), routed(2, first_token_ms=60.0), routed(3)
+    )
+    assert sources(evidence)["ttft_ms"] == {LATENCY_SCALE.bin_of(50.0): 1, LATENCY_SCALE.bin_of(60.0): 1}
+    assert sources(evidence)["tpot_ms"] == {LATENCY_SCALE.bin_of(20.0): 1}
+
+
+def test_times_of_tokens_of_the_stand_in_are_not_the_failed_candidates(read: Read) -> None:
+    evidence, _ = read(
+        routed(1, arm=1, flags=EVIDENCE | Flag.MASKED, status=14, first_token_ms=5.0, token_ms=1.0)
+    )
+    assert {"ttft_ms", "tpot_ms"}.isdisjoint(sources(evidence))
+
+
+def test_a_time_of_tokens_that_is_no_number_makes_the_record_uncountable(read: Read) -> None:
+    evidence, report = read(routed(1, first_token_ms=math.nan))
+    assert evidence.cells == ()
+    assert report.strangers == 1
+
+
 def test_a_request_without_an_answer_waited_for_ever(read: Read) -> None:
     evidence, _ = read(routed(1, status=4, latency_ms=math.inf))
     assert sources(evidence)["latency_ms"] == {LATENCY_SCALE.bins - 1: 1}
