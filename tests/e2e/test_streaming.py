@@ -1,7 +1,7 @@
 """`ModelStreamInfer` as a client meets it, on both wires."""
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -12,6 +12,7 @@ from anabranch.proto import open_inference_pb2 as pb
 from anabranch.proto.tensors import decode_outputs
 
 Served = Any
+Serve = Callable[..., Any]
 METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 
 
@@ -88,6 +89,22 @@ def test_a_streams_deadline_ends_it(client: Any) -> None:
         next(talk.call)
     assert talk.call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert client.infer(0).is_ok
+
+
+def test_a_server_that_ends_answers_what_it_read_and_ends_the_stream(serve: Serve) -> None:
+    served = serve()
+    talk = Conversation(served.client())
+    talk.say(*(served.client().request(number, id=str(number)) for number in range(20)))
+    first = talk.hear(1)
+    served.process.terminate()
+    rest: list[pb.ModelStreamInferResponse] = []
+    with pytest.raises(grpc.RpcError):
+        rest.extend(talk.call)
+    assert talk.call.code() is grpc.StatusCode.UNAVAILABLE
+    assert "send the requests without an answer again" in talk.call.details()
+    ids = [response.infer_response.id for response in (*first, *rest)]
+    assert ids == [str(number) for number in range(len(ids))]
+    assert served.stop() == 0
 
 
 def test_a_client_that_reads_no_answers_keeps_the_server_small(shared: Served, client: Any) -> None:
