@@ -64,11 +64,11 @@ class Backend(Protocol):
     def unfit(self) -> str | None:
         """Why a request that somebody else can answer should not go there now; None when it may."""
 
-    def late(self, waited_s: float) -> None:
-        """A request was not waited for any longer.
+    def late(self, waited_s: float, /) -> None:
+        """A request has used its time, and somebody else is asked too.
 
         Args:
-            waited_s: How long it was.
+            waited_s: How long it waited.
         """
 
 
@@ -114,11 +114,12 @@ class LocalBackend:
         )
 
     def unfit(self) -> str | None:
-        """What is loaded takes requests."""
-        return None
+        """Why a request that somebody else can answer should not go there now."""
+        return "it hangs" if self._dispatcher.hangs(self._name) else None
 
-    def late(self, waited_s: float) -> None:
-        """Nothing follows: the queue may be long, and the threads are the worker's own."""
+    def late(self, _waited_s: float, /) -> None:
+        """A variant that hangs must not take the others' threads too."""
+        self._dispatcher.overdue(self._name)
 
 
 class RemoteBackend:

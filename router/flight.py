@@ -160,6 +160,7 @@ class Flight:
             return
         self.is_hedged = True
         self._home.counts["hedged"] += 1
+        self._backend(self.variant).late(self._home.stopwatch() - self.arrived)
         self._resort_to(self.route.baseline)
 
     def cancel(self) -> None:
@@ -228,7 +229,6 @@ class Flight:
         assert self._candidate is not None
         self._candidate.cancel()
         self._candidate = None
-        self._backend(self.variant).late(self._home.stopwatch() - self.arrived)
         self.failure = Status.DEADLINE_EXCEEDED
         self.flags |= Flag.MASKED
         self._home.counts["masked"] += 1

@@ -19,12 +19,16 @@ class Batch:
         infer: The variant's call.
         tickets: At least one.
         rows: Their rows in all.
+        begun_s: When it was given to a thread.
+        is_overdue: It runs for so long that its thread was replaced.
         results: One a ticket, once it has run.
     """
 
     infer: Infer
     tickets: list[Ticket]
     rows: int
+    begun_s: float = 0.0
+    is_overdue: bool = False
     results: list[Answer | Failure] = field(default_factory=list)
 
     def run(self, clock: Callable[[], float]) -> None:

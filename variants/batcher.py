@@ -9,7 +9,7 @@ nothing without it. Work past its deadline is refused without running. All metho
 import heapq
 import math
 import time
-from asyncio import AbstractEventLoop, Future, TimerHandle
+from asyncio import AbstractEventLoop, TimerHandle
 from collections import deque
 from collections.abc import Callable
 
@@ -26,31 +26,17 @@ from anabranch.variants.batching import (
     QueueLoad,
     Ticket,
     Timing,
-    VariantQueue,
 )
 from anabranch.variants.errors import VariantError
+from anabranch.variants.lane import Lane
 from anabranch.variants.tensors import Request
-from anabranch.variants.worker_threads import Executor, Loop, WorkerThreads
+from anabranch.variants.worker_threads import ElasticExecutor, Loop, WorkerThreads
 
 _NEVER = math.inf
 # Entries of finished work that are not worth clearing.
 _SPARE_EXPIRIES = 64
 # Weight of the newest batch in the running mean of compute time.
 _NEWEST = 0.2
-
-
-class _Lane:
-    """One variant's queue and what runs of it."""
-
-    __slots__ = ("batch_s", "drained", "infer", "placement", "queue", "running")
-
-    def __init__(self, infer: Infer, policy: BatchPolicy, placement: Placement) -> None:
-        self.infer = infer
-        self.placement = placement
-        self.queue = VariantQueue(policy)
-        self.running = 0
-        self.batch_s = 0.0
-        self.drained: Future[None] | None = None
 
 
 class Dispatcher:
@@ -68,7 +54,7 @@ class Dispatcher:
         threads: int,
         loop: AbstractEventLoop | Loop,
         *,
-        executor: Executor | None = None,
+        executor: ElasticExecutor | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if threads < 1:
@@ -80,9 +66,9 @@ class Dispatcher:
         # Copies leave one thread free, where there are several, for what somebody waits for.
         self._mirror_threads = max(1, self._free - 1)
         self._mirrors_running = 0
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, Lane] = {}
         self._sequence = 0
-        self._finished: deque[tuple[_Lane, Batch]] = deque()
+        self._finished: deque[tuple[Lane, Batch]] = deque()
         self._wake_pending = False
         self._dispatch_pending = False
         self._expiries: list[tuple[float, int, Ticket]] = []
@@ -110,7 +96,7 @@ class Dispatcher:
         """
         if name in self._lanes:
             raise VariantError(f"variant {name!r} is served already: remove it first")
-        self._lanes[name] = _Lane(infer, policy or BatchPolicy(), placement)
+        self._lanes[name] = Lane(infer, policy or BatchPolicy(), placement)
 
     async def remove(self, name: str) -> None:
         """Let a variant go: nothing new is taken, what was taken is answered first.
@@ -153,6 +139,27 @@ class Dispatcher:
         if lane is None:
             raise VariantError(f"variant {name!r} is not served, must be one of {sorted(self._lanes)}")
         return QueueLoad(queued=lane.queue.requests, running=lane.running, batch_s=lane.batch_s)
+
+    def overdue(self, name: str) -> None:
+        """Somebody was not answered in his time: replace the threads that the variant does not give back.
+
+        A thread inside an engine cannot be stopped. Until it comes back, another one does its work for the other
+        variants, and this variant gets no thread at all: what hangs once would hang again.
+        """
+        lane = self._lanes.get(name)
+        if lane is None:
+            return
+        for batch in lane.overdue(self._clock()):
+            batch.is_overdue = True
+            lane.lent += 1
+            self._free += 1
+            self._executor.grow()
+            self._dispatch_soon()
+
+    def hangs(self, name: str) -> bool:
+        """Whether a variant waits for a thread that does not come back."""
+        lane = self._lanes.get(name)
+        return lane is not None and lane.lent > 0
 
     def submit(
         self,
@@ -205,7 +212,7 @@ class Dispatcher:
             self._dispatch_pending = True
             self._loop.call_soon(self._dispatch)
 
-    def _lane(self, name: str) -> _Lane:
+    def _lane(self, name: str) -> Lane:
         lane = self._lanes.get(name)
         if lane is None:
             raise VariantError(f"variant {name!r} is not served, must be one of {sorted(self._lanes)}")
@@ -213,7 +220,7 @@ class Dispatcher:
             raise VariantError(f"variant {name!r} is being removed: send to another one")
         return lane
 
-    def _cancelled(self, lane: _Lane, ticket: Ticket) -> None:
+    def _cancelled(self, lane: Lane, ticket: Ticket) -> None:
         lane.queue.discard(ticket)
         self._settle(lane)
 
@@ -241,19 +248,21 @@ class Dispatcher:
                 self._start(lane, batch)
         self._set_timer(next_ripe)
 
-    def _most_rows(self, lane: _Lane) -> int | None:
+    def _most_rows(self, lane: Lane) -> int | None:
         """On the only thread a copy runs alone, so that a request waits for no more than one of them."""
         head = lane.queue.head()
         only_thread = lane.placement is Placement.THREAD and self._executor.threads == 1
         return 1 if only_thread and head is not None and head.priority >= MIRROR else None
 
-    def _choose(self) -> tuple[_Lane | None, float]:
+    def _choose(self) -> tuple[Lane | None, float]:
         """The lane whose head is the most urgent of the ripe ones, and when the next unripe one ripens."""
-        best: _Lane | None = None
+        best: Lane | None = None
         best_key = (0, 0.0, 0)
         next_ripe = _NEVER
         for lane in self._lanes.values():
-            if not lane.queue.requests or (not self._free and lane.placement is Placement.THREAD):
+            if not lane.queue.requests or (
+                lane.placement is Placement.THREAD and (not self._free or lane.lent)
+            ):
                 continue
             head = lane.queue.head()
             if head is None:
@@ -273,23 +282,25 @@ class Dispatcher:
                 best, best_key = lane, key
         return best, next_ripe
 
-    def _start(self, lane: _Lane, tickets: list[Ticket]) -> None:
+    def _start(self, lane: Lane, tickets: list[Ticket]) -> None:
         """On a worker thread."""
         batch = _batch(lane, tickets)
+        batch.begun_s = self._clock()
+        lane.batches.append(batch)
         self._free -= 1
         lane.running += len(tickets)
         if tickets[0].priority >= MIRROR:
             self._mirrors_running += 1
         self._executor.start(lambda: self._run(lane, batch))
 
-    def _run(self, lane: _Lane, batch: Batch) -> None:
+    def _run(self, lane: Lane, batch: Batch) -> None:
         batch.run(self._clock)
         self._finished.append((lane, batch))
         if not self._wake_pending:
             self._wake_pending = True
             self._loop.call_soon_threadsafe(self._collect)
 
-    def _run_here(self, lane: _Lane, tickets: list[Ticket]) -> None:
+    def _run_here(self, lane: Lane, tickets: list[Ticket]) -> None:
         """On the loop's own thread."""
         batch = _batch(lane, tickets)
         batch.run(self._clock)
@@ -299,11 +310,17 @@ class Dispatcher:
         """On the loop: free the threads of finished batches, start what waits, then hand the answers out."""
         # Cleared before the queue is read: a batch that finishes after the last read wakes the loop again.
         self._wake_pending = False
-        finished: list[tuple[_Lane, Batch]] = []
+        finished: list[tuple[Lane, Batch]] = []
         while self._finished:
             lane, batch = self._finished.popleft()
             finished.append((lane, batch))
-            self._free += 1
+            # Not by equality, which compares what the batch holds.
+            lane.batches = [other for other in lane.batches if other is not batch]
+            if batch.is_overdue:
+                lane.lent -= 1
+                self._executor.shrink()
+            else:
+                self._free += 1
             lane.running -= len(batch.tickets)
             if batch.tickets[0].priority >= MIRROR:
                 self._mirrors_running -= 1
@@ -311,7 +328,7 @@ class Dispatcher:
         for lane, batch in finished:
             self._hand_out(lane, batch)
 
-    def _hand_out(self, lane: _Lane, batch: Batch) -> None:
+    def _hand_out(self, lane: Lane, batch: Batch) -> None:
         compute_s = batch.results[0].timing.compute_s
         lane.batch_s += (compute_s - lane.batch_s) * (_NEWEST if lane.batch_s else 1.0)
         for ticket, result in zip(batch.tickets, batch.results, strict=True):
@@ -334,7 +351,7 @@ class Dispatcher:
     def _fail_soon(self, ticket: Ticket, kind: FailureKind, message: str) -> None:
         self._loop.call_soon(lambda: self._fail(ticket, kind, message))
 
-    def _settle(self, lane: _Lane) -> None:
+    def _settle(self, lane: Lane) -> None:
         """Tell whoever removes a lane that nothing is left in it."""
         if (
             lane.drained is not None
@@ -378,5 +395,5 @@ class Dispatcher:
         self._dispatch()
 
 
-def _batch(lane: _Lane, tickets: list[Ticket]) -> Batch:
+def _batch(lane: Lane, tickets: list[Ticket]) -> Batch:
     return Batch(infer=lane.infer, tickets=tickets, rows=sum(ticket.rows for ticket in tickets))

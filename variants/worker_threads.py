@@ -24,6 +24,18 @@ class Executor(Protocol):
         ...
 
 
+class ElasticExecutor(Executor, Protocol):
+    """One whose threads can be replaced."""
+
+    def grow(self) -> None:
+        """Add a thread, in the place of one that does not come back."""
+        ...
+
+    def shrink(self) -> None:
+        """End a thread: the missed one is back."""
+        ...
+
+
 class Loop(Protocol):
     """What the dispatcher needs of an event loop; asyncio's and uvloop's have it."""
 
@@ -57,21 +69,33 @@ class WorkerThreads:
 
     def __init__(self, threads: int) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"infer-{index}", daemon=True)
-            for index in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
+        self._size = threads
+        for _ in range(threads):
+            self._add()
+
+    def _add(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"infer-{len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     @property
     def threads(self) -> int:
         """How many jobs run at once."""
-        return len(self._threads)
+        return self._size
 
     def start(self, job: Callable[[], None]) -> None:
         """Run a job as soon as a thread is free."""
         self._jobs.put(job)
+
+    def grow(self) -> None:
+        """Add a thread, in the place of one that does not come back."""
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        self._add()
+
+    def shrink(self) -> None:
+        """End a thread: the missed one is back."""
+        self._jobs.put(None)
 
     def close(self) -> None:
         """End the threads after the jobs that were started, and wait for them."""

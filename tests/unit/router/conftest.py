@@ -138,6 +138,14 @@ class ManualDispatcher:
     taken: list[Work] = field(default_factory=list)
     full: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
+    hanging: set[str] = field(default_factory=set)
+    late: list[str] = field(default_factory=list)
+
+    def overdue(self, name: str) -> None:
+        self.late.append(name)
+
+    def hangs(self, name: str) -> bool:
+        return name in self.hanging
 
     def submit(
         self,

@@ -162,3 +162,18 @@ def test_the_budget_has_a_floor_and_a_guess_while_little_is_known() -> None:
 def test_a_candidate_gets_at_least_half_of_the_time(left_s: float | None, patience_s: float) -> None:
     hedge = Hedge(candidate_timeout_s=10.0)
     assert hedge.patience_s("m", "base", left_s) == pytest.approx(patience_s)
+
+
+def test_the_queue_hears_that_its_variant_was_not_waited_for(split: Bench) -> None:
+    split.infer(deadline=101.0)
+    split.pass_time(0.98)
+    assert split.dispatcher.late == ["m/a"]
+
+
+def test_a_candidate_that_hangs_gets_no_further_requests_and_is_charged_for_them(split: Bench) -> None:
+    split.dispatcher.hanging = {"m/a"}
+    call = split.infer()
+    split.dispatcher.last.answer()
+    assert names(split) == ["m/base"]
+    assert call.response.model_version == "base"
+    assert split.journal.routed[0].status == Status.UNAVAILABLE
