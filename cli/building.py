@@ -14,6 +14,10 @@ from anabranch.cli.failures import CommandFailed
 from anabranch.variants.availability import available_recipes
 from anabranch.variants.build import build
 from anabranch.variants.errors import VariantError
+from anabranch.variants.llm.build import build_language_model
+from anabranch.variants.llm.recipes import in_one_process
+from anabranch.variants.llm.smollm2 import MODEL as LANGUAGE_MODEL
+from anabranch.variants.llm.smollm2 import smollm2_source
 from anabranch.variants.manifest import Manifest
 from anabranch.variants.minilm import MODEL, minilm_source
 from anabranch.variants.own_models import import_onnx, source_from_onnx
@@ -37,7 +41,7 @@ def build_variants(
     """Build variants of the demo's model or of a person's ONNX file.
 
     Args:
-        source: `minilm`, or the path of an ONNX file; its `onnx-fp32` is the file as it is.
+        source: `minilm`, `smollm2`, or the path of an ONNX file; its `onnx-fp32` is the file as it is.
         names: Variants to build; empty means every one that can be built of this source without an extra.
         model: What clients call the model; empty means the name of the source.
         root: The folder of all models.
@@ -51,9 +55,21 @@ def build_variants(
                     ExitCode.BAD_INPUT, f"--samples is for an ONNX file, {MODEL} brings its own"
                 )
             return build(minilm_source(), names or runnable_onnx(), root, progress=progress)
+        if source == LANGUAGE_MODEL:
+            return _build_language_model(names, root, progress, samples)
         return _build_own(Path(source), names, model, root, progress, samples)
     except VariantError as error:
         raise CommandFailed(ExitCode.BAD_INPUT, str(error)) from error
+
+
+def _build_language_model(
+    names: Sequence[str], root: Path, progress: Callable[[str], None], samples: Path | None
+) -> list[Manifest]:
+    if samples is not None:
+        raise CommandFailed(
+            ExitCode.BAD_INPUT, f"--samples is for an ONNX file, {LANGUAGE_MODEL} brings its own"
+        )
+    return build_language_model(smollm2_source(), names or in_one_process(), root, progress=progress)
 
 
 def runnable_onnx() -> list[str]:

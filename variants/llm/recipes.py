@@ -117,6 +117,12 @@ def language_spec(name: str) -> LanguageSpec:
     return known[name]
 
 
+def in_one_process() -> list[str]:
+    """The names of the variants that need neither torch nor further processes."""
+    specs = [LanguageSpec(recipe=recipe) for recipe in LANGUAGE_RECIPES]
+    return [spec.name for spec in specs if spec.engine is Engine.ONNX]
+
+
 def _spec(recipe: LanguageRecipe) -> LanguageSpec:
     return LanguageSpec(recipe=recipe)
 
