@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy import special
 
 from anabranch.bandit.scales import FloatArray, Histogram
 
@@ -75,11 +74,10 @@ def advance(state: DriftState, segment: Histogram) -> DriftState:
 
 def log_e(state: DriftState) -> float:
     """Log evidence that the outcomes are not draws from one fixed distribution; above QUIET_LOG_E the arm moves."""
-    counts = np.asarray(state.counts, dtype=np.float64)
-    total = float(counts.sum())
-    if total == 0.0:
+    total = sum(state.counts)
+    if not total:
         return 0.0
-    best = float(special.xlogy(counts, counts / total).sum())
+    best = sum(count * math.log(count / total) for count in state.counts if count)
     return float(np.logaddexp(*state.log_forecast)) - best
 
 
@@ -117,8 +115,6 @@ def _classes(borders: tuple[int, ...], segment: Histogram) -> FloatArray:
 
 def _log_likelihood(prior: FloatArray, counts: FloatArray) -> float:
     """Log probability of a sequence with these counts, when the class shares have a Dirichlet distribution."""
-    return float(
-        special.gammaln(prior.sum())
-        - special.gammaln((prior + counts).sum())
-        + (special.gammaln(prior + counts) - special.gammaln(prior)).sum()
-    )
+    before, after = prior.tolist(), (prior + counts).tolist()
+    shares = sum(math.lgamma(new) - math.lgamma(old) for old, new in zip(before, after, strict=True))
+    return math.lgamma(sum(before)) - math.lgamma(sum(after)) + shares

@@ -7,13 +7,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from anabranch.bandit.certificate import Certificate
 from anabranch.bandit.decision import Decision
 from anabranch.bandit.evidence import Cell, Evidence, PairCell
 from anabranch.bandit.snapshot import Snapshot
 from anabranch.bandit.state import ExperimentState
 
-_CERTIFICATE: TypeAdapter[Certificate] = TypeAdapter(Certificate)
 _STATE: TypeAdapter[ExperimentState] = TypeAdapter(ExperimentState)
 _DECISION: TypeAdapter[Decision] = TypeAdapter(Decision)
 _EVIDENCE: TypeAdapter[Evidence] = TypeAdapter(Evidence)
@@ -46,16 +44,6 @@ def decision_text(decision: Decision) -> str:
 def decision_from(text: str) -> Decision:
     """The decision in a JSON text."""
     return _DECISION.validate_json(text)
-
-
-def certificate_text(certificate: Certificate) -> str:
-    """A decision's certificate as JSON: what to hand to whoever wants to compute it again."""
-    return _text(_CERTIFICATE, certificate)
-
-
-def certificate_from(text: str) -> Certificate:
-    """The certificate in a JSON text."""
-    return _CERTIFICATE.validate_json(text)
 
 
 def evidence_text(evidence: Evidence) -> str:

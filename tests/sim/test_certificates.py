@@ -11,7 +11,7 @@ from anabranch.bandit.evidence import Evidence
 from anabranch.bandit.simulate import Arm, World
 from anabranch.bandit.spec import Experiment
 from anabranch.bandit.step import Tick, tick
-from anabranch.store.codec import certificate_from, certificate_text
+from anabranch.store.certificates import certificate_from, certificate_text
 
 
 @pytest.fixture(scope="module")
