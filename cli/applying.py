@@ -6,14 +6,17 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from anabranch.bandit.spec import Experiment
+from anabranch.bandit.verdicts import Outcome
 from anabranch.store.document import parse
 from anabranch.store.port import Conflict, StoredExperiment
 from anabranch.store.second_on_model import second_on_model
+from anabranch.variants.manifest import MANIFEST, read_manifest
 
 
 class Applied(StrEnum):
@@ -50,6 +53,26 @@ def check_applicable(
             )
         if other.name != experiment.name and parse(other.document).model == experiment.model:
             raise second_on_model(experiment.model, other.name, phase)
+
+
+def failed_gates(experiment: Experiment, models: Path) -> dict[str, str]:
+    """Candidates that the offline gate found worse than the reference, and the gate's sentence about each.
+
+    Variants that are not built here have no verdict here: the server's own tick judges whether they are served.
+
+    Args:
+        experiment: What is applied.
+        models: The folder of built variants.
+    """
+    found: dict[str, str] = {}
+    for candidate in experiment.candidates:
+        folder = models / experiment.model / candidate
+        if not (folder / MANIFEST).is_file():
+            continue
+        gate = read_manifest(folder).gate
+        if gate is not None and gate.outcome is Outcome.FAIL:
+            found[candidate] = gate.reason
+    return found
 
 
 def unified(applied: Mapping[str, Any] | None, given: Mapping[str, Any], name: str, file: str) -> list[str]:

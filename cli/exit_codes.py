@@ -23,7 +23,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.BAD_INPUT: "the arguments or the document are wrong, every problem is listed",
     ExitCode.NOT_FOUND: "no such experiment, variant or database",
     ExitCode.CONFLICT: "somebody else's experiment or change is in the way",
-    ExitCode.REFUSED: "not possible in the experiment's phase",
+    ExitCode.REFUSED: "not possible in the experiment's phase, or refused by the offline gate",
     ExitCode.INTERRUPTED: "interrupted",
 }
 

@@ -17,7 +17,15 @@ from anabranch.store.chain import GENESIS, link
 from anabranch.store.codec import decision_text
 from anabranch.store.document import parse
 from anabranch.store.memory_ingestion import Ingests, MemoryIngestion
-from anabranch.store.port import MOVES_ENDED, AuditEvent, Conflict, NotFound, StoredDecision, StoredExperiment
+from anabranch.store.port import (
+    MOVES_ENDED,
+    AuditEvent,
+    Conflict,
+    NotFound,
+    StoredDecision,
+    StoredExperiment,
+    applied_detail,
+)
 from anabranch.store.second_on_model import second_on_model
 
 
@@ -44,7 +52,9 @@ class MemoryStore:
         self._lanes = 0
         self._ingested = Ingests()
 
-    def apply(self, document: Mapping[str, Any], actor: str, now: float) -> StoredExperiment:
+    def apply(
+        self, document: Mapping[str, Any], actor: str, now: float, *, remark: str = ""
+    ) -> StoredExperiment:
         """See `port.Store.apply`."""
         experiment = parse(document)
         text = json.dumps(document, sort_keys=True)
@@ -78,7 +88,7 @@ class MemoryStore:
                 kept.stored, kept.text = stored, text
                 kept.log.clear()
                 self._ingested.forget_units(stored.id)
-            self._audit(now, actor, experiment.name, "apply", f"spec version {stored.spec_version}")
+            self._audit(now, actor, experiment.name, "apply", applied_detail(stored.spec_version, remark))
             return stored
 
     def experiments(self) -> list[StoredExperiment]:

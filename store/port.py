@@ -59,6 +59,11 @@ class StoredDecision:
     hash: str
 
 
+def applied_detail(spec_version: int, remark: str) -> str:
+    """What the audit log says of an applied document."""
+    return f"spec version {spec_version}" + (f"; {remark}" if remark else "")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
     """Who did what, when."""
@@ -151,11 +156,19 @@ class Ingestion(Protocol):
 class Store(Protocol):
     """Where everything is kept."""
 
-    def apply(self, document: Mapping[str, Any], actor: str, now: float) -> StoredExperiment:
+    def apply(
+        self, document: Mapping[str, Any], actor: str, now: float, *, remark: str = ""
+    ) -> StoredExperiment:
         """Create the experiment, or begin a new spec version of one that is over.
 
         An unchanged document changes nothing. A new spec version has a new salt, so every unit is new to it;
         epochs count on.
+
+        Args:
+            document: The experiment.
+            actor: Who applies it.
+            now: When.
+            remark: What the audit log says beside the spec version, such as a refusal that was overridden.
 
         Raises:
             InvalidDocument: If the document has problems.

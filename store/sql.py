@@ -24,6 +24,7 @@ from anabranch.store.port import (
     Conflict,
     StoredDecision,
     StoredExperiment,
+    applied_detail,
 )
 from anabranch.store.second_on_model import second_on_model
 from anabranch.store.sql_ingestion import SqlIngestion, upsert
@@ -82,7 +83,9 @@ class SqlStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def apply(self, document: Mapping[str, Any], actor: str, now: float) -> StoredExperiment:
+    def apply(
+        self, document: Mapping[str, Any], actor: str, now: float, *, remark: str = ""
+    ) -> StoredExperiment:
         """See `port.Store.apply`."""
         experiment = parse(document)
         text = json.dumps(document, sort_keys=True)
@@ -135,7 +138,7 @@ class SqlStore:
                 identifier,
                 experiment.name,
                 "apply",
-                f"spec version {fresh['spec_version']}",
+                applied_detail(fresh["spec_version"], remark),
             )
         return self.experiment(experiment.name)
 

@@ -14,6 +14,7 @@ from anabranch.cli.connection import DEFAULT_STORE, created_store, existing_stor
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed, problem_list
 from anabranch.cli.terminal import terminal_of
+from anabranch.cli.verbs.running import DEFAULT_MODELS, Models
 
 
 def register(app: typer.Typer) -> None:
@@ -28,15 +29,33 @@ def apply(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, and say what would happen.")
     ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Let variants be candidates that failed the offline gate; the audit log says so."
+        ),
+    ] = False,
+    models: Models = DEFAULT_MODELS,
     store: options.Store = DEFAULT_STORE,
 ) -> None:
     """Create an experiment, or begin it anew with a changed document."""
-    from anabranch.cli.applying import Applied, check_applicable, outcome_of
+    from anabranch.cli.applying import Applied, check_applicable, failed_gates, outcome_of
     from anabranch.store.document import parse
 
     terminal = terminal_of(context)
     document = _read(file)
     name = _checked(file, document)
+    failed = failed_gates(parse(document), models)
+    if failed and not force:
+        raise CommandFailed(
+            ExitCode.REFUSED,
+            problem_list(
+                f"experiment {name}",
+                (f"{variant} failed the offline gate: {why}" for variant, why in failed.items()),
+            ),
+            "leave these candidates out, or say --force",
+        )
+    remark = f"gate overridden for {', '.join(failed)}" if failed else ""
     path = sqlite_path(store)
     if dry_run:
         outcome = Applied.CREATED
@@ -51,7 +70,7 @@ def apply(
         terminal.note(f"creating the database {path}")
     with created_store(store) as opened:
         outcome = outcome_of(name, document, opened.experiments())
-        opened.apply(document, terminal.actor, terminal.clock.now())
+        opened.apply(document, terminal.actor, terminal.clock.now(), remark=remark)
     terminal.say(f"experiment {name} {outcome}")
     if outcome is not Applied.UNCHANGED:
         terminal.note(

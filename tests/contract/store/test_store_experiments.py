@@ -55,6 +55,11 @@ def test_a_new_experiment_is_pending_in_its_first_version(store: Store, write_do
     assert store.experiments() == [kept]
 
 
+def test_a_remark_on_an_applied_document_is_audited(store: Store, write_document: Write) -> None:
+    store.apply(write_document(), "ada", 5.0, remark="gate overridden for a")
+    assert [event.detail for event in store.events("exp")] == ["spec version 1; gate overridden for a"]
+
+
 def test_an_unchanged_document_changes_nothing(store: Store, write_document: Write) -> None:
     first = store.apply(write_document(), "ada", 5.0)
     assert store.apply(write_document(), "bob", 6.0) == first
