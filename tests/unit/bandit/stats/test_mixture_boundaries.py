@@ -56,6 +56,20 @@ def test_gamma_exponential_boundary_equals_the_reference(row: dict[str, Any]) ->
     assert bound == pytest.approx(row["val"], rel=1e-9)
 
 
+@pytest.mark.parametrize("row", GOLDEN["quantile_ab_p"])
+def test_two_samples_quantiles_differ_by_as_much_as_the_reference_says(row: dict[str, Any]) -> None:
+    """The two-sided p-value of theorem 5 of Howard and Ramdas 2022, from the mixtures of both samples."""
+    rng = np.random.default_rng(row["seed"])
+    first, second = np.sort(rng.lognormal(0.0, 0.5, 2_000)), np.sort(rng.lognormal(0.1, 0.5, 2_000))
+    places = np.concatenate((first, second))
+    size = beta_prior_size(row["t_opt"], 0.05, Sides.TWO)
+    evidence = sum(
+        log_differs(np.searchsorted(sample, places, side="right"), sample.size, row["q"], size)
+        for sample in (first, second)
+    )
+    assert min(1.0, math.exp(-float(np.min(evidence)))) == pytest.approx(row["val"], rel=1e-9)
+
+
 def test_log_incomplete_beta_agrees_with_scipy_where_scipy_has_digits() -> None:
     a, b, x = np.meshgrid([0.3, 2.0, 50.0, 900.0], [0.3, 2.0, 50.0, 900.0], [0.05, 0.4, 0.9])
     exact = special.betainc(a, b, x)
