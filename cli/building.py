@@ -15,7 +15,7 @@ from anabranch.variants.availability import available_recipes
 from anabranch.variants.build import build
 from anabranch.variants.errors import VariantError
 from anabranch.variants.llm.build import build_language_model
-from anabranch.variants.llm.recipes import in_one_process
+from anabranch.variants.llm.recipes import language_specs
 from anabranch.variants.llm.smollm2 import MODEL as LANGUAGE_MODEL
 from anabranch.variants.llm.smollm2 import smollm2_source
 from anabranch.variants.manifest import Manifest
@@ -69,7 +69,7 @@ def _build_language_model(
         raise CommandFailed(
             ExitCode.BAD_INPUT, f"--samples is for an ONNX file, {LANGUAGE_MODEL} brings its own"
         )
-    return build_language_model(smollm2_source(), names or in_one_process(), root, progress=progress)
+    return build_language_model(smollm2_source(), language_specs(names, ()), root, progress=progress)
 
 
 def runnable_onnx() -> list[str]:

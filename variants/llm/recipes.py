@@ -1,7 +1,7 @@
 """What can be made of a language model: the recipes of any model that apply, and those of the KV cache."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -117,10 +117,26 @@ def language_spec(name: str) -> LanguageSpec:
     return known[name]
 
 
-def in_one_process() -> list[str]:
-    """The names of the variants that need neither torch nor further processes."""
-    specs = [LanguageSpec(recipe=recipe) for recipe in LANGUAGE_RECIPES]
-    return [spec.name for spec in specs if spec.engine is Engine.ONNX]
+def language_specs(variants: Sequence[str], recipes: Sequence[str]) -> list[LanguageSpec]:
+    """The variants that a person named one way or the other; where none was, all that one process runs without torch.
+
+    Args:
+        variants: Default names, such as `onnx-kv-sinks`.
+        recipes: Names of recipes, such as `kv-sinks`.
+
+    Raises:
+        RecipeError: A name is not one of a language model's.
+    """
+    every = [LanguageSpec(recipe=recipe) for recipe in LANGUAGE_RECIPES]
+    if not variants and not recipes:
+        return [spec for spec in every if spec.engine is Engine.ONNX]
+    by_recipe = {spec.recipe.name: spec for spec in every}
+    strange = [name for name in recipes if name not in by_recipe]
+    if strange:
+        raise RecipeError(
+            f"recipe {strange[0]!r} is none of a language model: there are {', '.join(by_recipe)}"
+        )
+    return [*map(language_spec, variants), *(by_recipe[name] for name in recipes)]
 
 
 def _spec(recipe: LanguageRecipe) -> LanguageSpec:
