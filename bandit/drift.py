@@ -12,6 +12,7 @@ Source:
     Tracking the best expert (Machine Learning 1998) for the mixture.
 """
 
+import bisect
 import math
 from dataclasses import dataclass
 from typing import Final
@@ -107,10 +108,10 @@ def _begun(state: DriftState, segment: Histogram) -> DriftState:
 
 
 def _classes(borders: tuple[int, ...], segment: Histogram) -> FloatArray:
-    counts = np.zeros(len(borders) + 1)
+    counts = [0.0] * (len(borders) + 1)
     for index, count in segment.items():
-        counts[int(np.searchsorted(borders, index))] += count
-    return counts
+        counts[bisect.bisect_left(borders, index)] += count
+    return np.array(counts)
 
 
 def _log_likelihood(prior: FloatArray, counts: FloatArray) -> float:

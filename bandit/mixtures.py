@@ -16,7 +16,7 @@ from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
+from scipy import optimize, special
 
 from anabranch.bandit.scales import FloatArray
 
@@ -274,13 +274,6 @@ def _bracket(excess: Callable[[float], float], start: float) -> float:
 
 
 def _root(excess: Callable[[float], float], low: float, high: float) -> float:
-    """Where an increasing function crosses 0, to 13 digits; an answer at or above the crossing."""
-    for _ in range(200):
-        middle = 0.5 * (low + high)
-        if excess(middle) < 0.0:
-            low = middle
-        else:
-            high = middle
-        if high - low <= 1e-13 * high:
-            break
-    return high
+    """Where an increasing function crosses 0, to 12 digits; an answer at or above the crossing."""
+    found = float(optimize.brentq(excess, low, high, xtol=1e-13 * high, rtol=1e-13))
+    return min(found + 3e-13 * high, high)
