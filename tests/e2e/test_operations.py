@@ -65,26 +65,6 @@ def test_a_reload_under_load_loses_no_request_and_serves_what_is_new(
     assert len(routed) == sum(bool(reply.assignment_id) for reply in traffic.replies)
 
 
-def test_new_connections_during_reloads_are_all_served(
-    serve: Serve, wait_until: Wait, own_models: Path
-) -> None:
-    served = serve(models=own_models)
-    done = False
-    failures = []
-    count = 0
-    served.process.send_signal(signal.SIGHUP)
-    while not done:
-        # Each with a connection of its own, so that some are in every moment of the replacement.
-        client = served.client()
-        reply = client.infer(count)
-        client.close()
-        count += 1
-        failures += [] if reply.is_ok else [reply]
-        done = "reloaded: every worker is replaced" in served.log.read_text()
-    assert failures == []
-    assert count > 20
-
-
 def test_a_reload_that_cannot_go_well_changes_nothing(
     serve: Serve, experiment: Make, wait_until: Wait, own_models: Path
 ) -> None:
@@ -123,7 +103,9 @@ class SecureClient:
             (TLS / "client.pem").read_bytes() if knows_itself else None,
         )
         self._port = int(address.rpartition(":")[2])
-        self.channel = grpc.secure_channel(f"127.0.0.1:{self._port}", credentials)
+        self.channel = grpc.secure_channel(
+            f"127.0.0.1:{self._port}", credentials, options=[("grpc.use_local_subchannel_pool", 1)]
+        )
 
     def shown(self) -> bytes:
         """The certificate that the server shows."""
@@ -158,6 +140,29 @@ def certificates(tmp_path: Path) -> dict[str, Path]:
         "tls-key": folder / "server.key",
         "tls-client-ca": folder / "ca.pem",
     }
+
+
+@pytest.mark.parametrize("secured", [False, True], ids=["plain", "tls"])
+def test_new_connections_during_a_reload_are_all_served(
+    serve: Serve, certificates: dict[str, Path], secured: bool
+) -> None:
+    served = serve(**(certificates if secured else {}))
+    served.process.send_signal(signal.SIGHUP)
+    count = failures = 0
+    while "reloaded: every worker is replaced" not in served.log.read_text():
+        # Each with a connection of its own, so that some are in every moment of the replacement.
+        if secured:
+            client = SecureClient(served.address, knows_itself=True)
+            is_ok = client.is_live()
+            client.channel.close()
+        else:
+            plain = served.client()
+            is_ok = plain.infer(count).is_ok
+            plain.close()
+        count += 1
+        failures += not is_ok
+    assert failures == 0
+    assert count > 20
 
 
 def test_beyond_loopback_clients_need_a_certificate_and_a_reload_reads_the_files_again(
