@@ -10,6 +10,7 @@ from anabranch.bandit.lifecycle import Phase
 from anabranch.bandit.measures import BINARY_SCALE, LATENCY_SCALE
 from anabranch.bandit.quantiles import quantile
 from anabranch.bandit.scales import Histogram, total_of
+from anabranch.bandit.second_opinion import log_e_by_counts
 from anabranch.bandit.sequences import mean_interval
 from anabranch.bandit.spec import ERROR, LATENCY, TOP1_AGREEMENT, Experiment, Metric, Role
 from anabranch.bandit.state import ExperimentState, Totals
@@ -58,7 +59,12 @@ def _arm(
         verdicts=()
         if name == experiment.baseline
         else tuple(
-            _verdict(metric, state.verdicts.get(test_key(metric.name, name)), name)
+            _verdict(
+                metric,
+                state.verdicts.get(test_key(metric.name, name)),
+                name,
+                log_e_by_counts(experiment, state, metric, name),
+            )
             for metric in experiment.metrics
         ),
         removed_s=None if removal is None else removal.at_s,
@@ -96,7 +102,7 @@ def _agreement(experiment: Experiment, state: ExperimentState, name: str) -> Int
     return IntervalView(estimate=estimate, low=low, high=high, samples=total_of(histogram))
 
 
-def _verdict(metric: Metric, found: Verdict | None, name: str) -> VerdictView:
+def _verdict(metric: Metric, found: Verdict | None, name: str, by_counts: float | None) -> VerdictView:
     verdict = found or Verdict(
         metric=metric.name,
         variant=name,
@@ -124,6 +130,7 @@ def _verdict(metric: Metric, found: Verdict | None, name: str) -> VerdictView:
         evidence_for_needed=_multiple(verdict.log_need_pass),
         evidence_against=_multiple(verdict.log_e_fail),
         evidence_against_needed=_multiple(verdict.log_need_fail),
+        evidence_by_counts=None if by_counts is None else _multiple(by_counts),
         progress=_progress(verdict),
         decided_s=verdict.decided_s,
         reason=verdict.reason,

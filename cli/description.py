@@ -119,7 +119,14 @@ def _verdict(verdict: VerdictView) -> Text:
         f"      {verdict.metric:<10} ",
         (f"{mark} ", VERDICT_STYLES[verdict.outcome]),
         verdict.reason,
+        (_by_counts(verdict), "dim"),
     )
+
+
+def _by_counts(verdict: VerdictView) -> str:
+    """What the counts alone say while no arm moves: beside the evidence that decides, never instead of it."""
+    evidence = verdict.evidence_by_counts
+    return "" if evidence is None else f"; by the counts alone, for {evidence:,.3g}"
 
 
 def _field(label: str, value: str) -> Text:

@@ -118,6 +118,8 @@ class VerdictView:
         evidence_for_needed: What proves it.
         evidence_against: The same for a metric that does not hold.
         evidence_against_needed: What disproves it.
+        evidence_by_counts: As `evidence_for`, from the counts of the split alone, which assumes that the arms stand
+            still: None while one moves, and where nothing is compared. It decides nothing.
         progress: The way to a PASS on the logarithmic scale of evidence, in [0, 1].
         decided_s: When it was decided, in seconds since 1970.
     """
@@ -141,6 +143,7 @@ class VerdictView:
     evidence_for_needed: float
     evidence_against: float
     evidence_against_needed: float
+    evidence_by_counts: float | None
     progress: float
     decided_s: float | None
     reason: str
