@@ -42,7 +42,9 @@ def routed(served: Served) -> bool:
 
 @pytest.fixture
 def held(experiment: Make) -> dict[str, Any]:
-    return experiment("held", ["plain", "corrupt"], HELD, unit={"metadata": "x-user-id"})
+    # An answer's class is of use to feedback: without such a metric, nobody looks for it.
+    correct = {"name": "correct", "source": "feedback.correct", "role": "signal"}
+    return experiment("held", ["plain", "corrupt"], HELD, [correct], unit={"metadata": "x-user-id"})
 
 
 def test_units_are_split_exactly_and_stay_on_both_workers_and_after_a_restart(
