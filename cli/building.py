@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +13,19 @@ from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
 from anabranch.variants.availability import available_recipes
 from anabranch.variants.build import build
-from anabranch.variants.errors import VariantError
+from anabranch.variants.datasets import labelled_texts
+from anabranch.variants.encoder_folder import folder_source
+from anabranch.variants.errors import RecipeError, VariantError
+from anabranch.variants.factories import source_from_factory
 from anabranch.variants.llm.build import build_language_model
 from anabranch.variants.llm.recipes import language_specs
 from anabranch.variants.llm.smollm2 import MODEL as LANGUAGE_MODEL
 from anabranch.variants.llm.smollm2 import smollm2_source
 from anabranch.variants.manifest import Manifest
 from anabranch.variants.minilm import MODEL, minilm_source
+from anabranch.variants.models import ModelSource
 from anabranch.variants.own_models import import_onnx, source_from_onnx
-from anabranch.variants.recipes import Device, Engine, Int8Qat
+from anabranch.variants.recipes import Device, Engine, Int8Qat, Mixed, MixedWithin, VariantSpec, variant_spec
 from anabranch.variants.tensors import Request
 
 AS_IT_IS = "onnx-fp32"
@@ -29,47 +33,114 @@ OWN_DEFAULT = (AS_IT_IS, "onnx-fp16", "onnx-int8-dynamic")
 """What is built of a person's ONNX file when nothing else is asked for."""
 
 
-def build_variants(
-    source: str,
-    names: Sequence[str],
-    model: str,
-    root: Path,
-    *,
-    progress: Callable[[str], None],
-    samples: Path | None = None,
-) -> list[Manifest]:
-    """Build variants of the demo's model or of a person's ONNX file.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRequest:
+    """What a person asks to be built.
 
-    Args:
-        source: `minilm`, `smollm2`, or the path of an ONNX file; its `onnx-fp32` is the file as it is.
-        names: Variants to build; empty means every one that can be built of this source without an extra.
+    Attributes:
+        source: `minilm`, `smollm2`, a folder of an encoder, `module:factory`, or an ONNX file; its `onnx-fp32` is the file as it is.
+        variants: Default names; with `recipes` empty, every one that can be built of this source without an extra.
+        recipes: Names of recipes, for `engine` and `device`.
+        max_accuracy_drop: Turns `mixed` into a search for precisions: the largest loss, a share in (0, 1).
         model: What clients call the model; empty means the name of the source.
         root: The folder of all models.
-        progress: Takes a line before each part of the work.
         samples: An `.npz` file of real inputs, see `read_samples`; for an ONNX file only.
+        data: Labelled texts, see `labelled_texts`; for the folder of an encoder only.
+        layer_errors: Whether to measure the error of every layer of the quantized variants.
+    """
+
+    source: str
+    root: Path
+    variants: Sequence[str] = ()
+    recipes: Sequence[str] = ()
+    engine: Engine = Engine.ONNX
+    device: Device = Device.CPU
+    max_accuracy_drop: float | None = None
+    model: str = ""
+    samples: Path | None = None
+    data: str = ""
+    layer_errors: bool = False
+
+
+def build_variants(request: BuildRequest, progress: Callable[[str], None]) -> list[Manifest]:
+    """Build what was asked for.
+
+    Args:
+        request: The source, and what to build of it.
+        progress: Takes a line before each part of the work.
     """
     try:
-        if source == MODEL:
-            if samples is not None:
-                raise CommandFailed(
-                    ExitCode.BAD_INPUT, f"--samples is for an ONNX file, {MODEL} brings its own"
-                )
-            return build(minilm_source(), names or runnable_onnx(), root, progress=progress)
-        if source == LANGUAGE_MODEL:
-            return _build_language_model(names, root, progress, samples)
-        return _build_own(Path(source), names, model, root, progress, samples)
+        if request.source == LANGUAGE_MODEL:
+            return _build_language_model(request, progress)
+        wanted = wanted_specs(request)
+        source = _source(request, progress)
+        if source is None:
+            return _build_own(request, wanted, progress)
+        specs = wanted or [variant_spec(name) for name in runnable_onnx()]
+        return build(source, specs, request.root, progress=progress, layer_errors=request.layer_errors)
     except VariantError as error:
         raise CommandFailed(ExitCode.BAD_INPUT, str(error)) from error
 
 
-def _build_language_model(
-    names: Sequence[str], root: Path, progress: Callable[[str], None], samples: Path | None
-) -> list[Manifest]:
-    if samples is not None:
+def _build_language_model(request: BuildRequest, progress: Callable[[str], None]) -> list[Manifest]:
+    if request.samples is not None:
         raise CommandFailed(
             ExitCode.BAD_INPUT, f"--samples is for an ONNX file, {LANGUAGE_MODEL} brings its own"
         )
-    return build_language_model(smollm2_source(), language_specs(names, ()), root, progress=progress)
+    if (
+        request.max_accuracy_drop is not None
+        or request.device is not Device.CPU
+        or request.engine is not Engine.ONNX
+    ):
+        raise CommandFailed(
+            ExitCode.BAD_INPUT,
+            f"{LANGUAGE_MODEL} is built for engine onnx and device cpu, without --max-accuracy-drop",
+        )
+    specs = language_specs(request.variants, request.recipes)
+    return build_language_model(smollm2_source(), specs, request.root, progress=progress)
+
+
+def wanted_specs(request: BuildRequest) -> list[VariantSpec]:
+    """The variants that were named one way or the other; empty when none was.
+
+    Raises:
+        RecipeError: A name is not one of a variant, or the search is asked for without `mixed`.
+    """
+    suffix = "" if request.device is Device.CPU else f"-{request.device}"
+    named = [variant_spec(name) for name in request.variants]
+    named += [variant_spec(f"{request.engine}-{recipe}{suffix}") for recipe in request.recipes]
+    drop = request.max_accuracy_drop
+    if drop is None:
+        return named
+    if not any(isinstance(spec.recipe, Mixed) for spec in named):
+        raise RecipeError("--max-accuracy-drop searches the precisions of mixed: add --recipe mixed")
+    search = MixedWithin(max_accuracy_drop=drop)
+    return [replace(spec, recipe=search) if isinstance(spec.recipe, Mixed) else spec for spec in named]
+
+
+def _source(request: BuildRequest, progress: Callable[[str], None]) -> ModelSource | None:
+    """The source by the form of its name; None for an ONNX file."""
+    path = Path(request.source)
+    if request.samples is not None and (request.source == MODEL or path.is_dir()):
+        raise CommandFailed(
+            ExitCode.BAD_INPUT, f"--samples is for an ONNX file, {request.source} brings its own"
+        )
+    if request.data and not path.is_dir():
+        raise CommandFailed(ExitCode.BAD_INPUT, "--data is for the folder of an encoder")
+    if request.source == MODEL:
+        return minilm_source()
+    if path.is_dir():
+        if not request.data:
+            raise CommandFailed(
+                ExitCode.BAD_INPUT,
+                f"{path} is an encoder without a head: its texts are missing",
+                "give labelled texts with --data FILE (.csv, .jsonl, .parquet) or --data MODULE:FUNCTION",
+            )
+        progress(f"read {request.data}")
+        return folder_source(path, labelled_texts(request.data), request.model or path.resolve().name)
+    if ":" in request.source and not path.exists():
+        return source_from_factory(request.source)
+    return None
 
 
 def runnable_onnx() -> list[str]:
@@ -130,31 +201,30 @@ def read_samples(path: Path) -> Samples:
 
 
 def _build_own(
-    path: Path,
-    names: Sequence[str],
-    model: str,
-    root: Path,
-    progress: Callable[[str], None],
-    samples: Path | None,
+    request: BuildRequest, wanted: Sequence[VariantSpec], progress: Callable[[str], None]
 ) -> list[Manifest]:
+    path = Path(request.source)
     if not path.is_file():
         raise CommandFailed(
-            ExitCode.NOT_FOUND, f"no file {path}", f"give an ONNX file, or `{MODEL}` for the demo's model"
+            ExitCode.NOT_FOUND,
+            f"no file {path}",
+            f"give an ONNX file, the folder of an encoder, MODULE:FUNCTION, `{MODEL}` or `{LANGUAGE_MODEL}`",
         )
-    called = model or path.stem
-    wanted = list(names) or list(OWN_DEFAULT)
-    given = read_samples(samples) if samples is not None else Samples()
+    called = request.model or path.stem
+    specs = list(wanted) or [variant_spec(name) for name in OWN_DEFAULT]
+    given = read_samples(request.samples) if request.samples is not None else Samples()
     if not given.measure:
         progress("without --samples, nothing is measured: accuracy, agreement and latency stay empty")
     made: list[Manifest] = []
-    if AS_IT_IS in wanted and not given.measure:
+    as_it_is = [spec for spec in specs if spec.name == AS_IT_IS and not given.measure]
+    if as_it_is:
         progress(f"{AS_IT_IS}: the file as it is")
-        made.append(import_onnx(path, called, AS_IT_IS, root))
-    others = [name for name in wanted if given.measure or name != AS_IT_IS]
+        made.append(import_onnx(path, called, AS_IT_IS, request.root))
     source = source_from_onnx(
         path, called, samples=given.measure, labels=given.labels, calibration=given.calibration
     )
-    return made + build(source, others, root, progress=progress)
+    others = [spec for spec in specs if spec not in as_it_is]
+    return made + build(source, others, request.root, progress=progress, layer_errors=request.layer_errors)
 
 
 def variant_table(manifests: Sequence[Manifest]) -> Table:

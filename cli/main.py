@@ -18,6 +18,7 @@ from anabranch.cli.verbs import (
     about,
     asking,
     benching,
+    building,
     documents,
     looking,
     records,
@@ -28,6 +29,7 @@ from anabranch.cli.verbs import (
 
 GROUPS: tuple[ModuleType, ...] = (
     running,
+    building,
     benching,
     variants,
     looking,

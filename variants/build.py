@@ -25,7 +25,10 @@ _WORK = ".work"
 _DRAFT = ".building-"
 # The modules that decide an artifact's bytes: when one of them changes, variants are built again.
 _BUILDERS = (
+    "datasets.py",
+    "encoder_folder.py",
     "encoder_graph.py",
+    "encoder_model.py",
     "formats.py",
     "head.py",
     "minilm.py",

@@ -3,24 +3,19 @@
 Clients send `text`, or `input_ids` and `attention_mask`; they get `logits`: negative, positive.
 """
 
-import hashlib
-import json
-import os
 from pathlib import Path
 
-import numpy as np
-
-from anabranch.variants.encoder_graph import (
-    AttentionPrecision,
-    EncoderShape,
-    attention_nodes,
-    encoder_graph,
-    feedforward_nodes,
+from anabranch.variants.datasets import LabelledText
+from anabranch.variants.encoder_graph import EncoderShape
+from anabranch.variants.encoder_model import (
+    CALIBRATE,
+    INVERSE_PENALTY,
+    EncoderFiles,
+    TextSplits,
+    prepare_encoder,
 )
 from anabranch.variants.errors import FetchError
-from anabranch.variants.head import fit_logistic
-from anabranch.variants.measure import run_all
-from anabranch.variants.models import Encoder, ModelSource, PreparedModel, Progress
+from anabranch.variants.models import ModelSource, PreparedModel, Progress
 from anabranch.variants.packages import (
     MINILM,
     VADER,
@@ -30,10 +25,6 @@ from anabranch.variants.packages import (
     unpack_members,
 )
 from anabranch.variants.reviews import Review, ReviewSplits, load_reviews, split_reviews
-from anabranch.variants.safetensors_file import load_tensors, save_tensors
-from anabranch.variants.sessions import OnnxSession
-from anabranch.variants.tensors import Array, Datatype, Request, Signature, TensorSpec
-from anabranch.variants.wordpiece import TextEncoding, WordPiece
 
 MODEL = "minilm"
 # Texts longer than this are cut: the encoder was trained on at most 128 tokens.
@@ -48,21 +39,7 @@ _MEMBERS = {
 TRAIN = 2_400
 EVALUATE = 1_000
 SEED = 20_261_122
-_INVERSE_PENALTY = 1.0
-_CALIBRATE = 128
 _PIECES = "vocab.txt"
-
-SIGNATURES = (
-    Signature(name="text", inputs=(TensorSpec(name="text", datatype=Datatype.BYTES, shape=(-1,)),)),
-    Signature(
-        name="tokens",
-        inputs=(
-            TensorSpec(name="input_ids", datatype=Datatype.INT64, shape=(-1, -1)),
-            TensorSpec(name="attention_mask", datatype=Datatype.INT64, shape=(-1, -1)),
-        ),
-    ),
-)
-OUTPUTS = (TensorSpec(name="logits", datatype=Datatype.FP32, shape=(-1, 2)),)
 
 
 def minilm_source(
@@ -79,9 +56,9 @@ def minilm_source(
     identity = {
         f"{MINILM.name}=={MINILM.version}": MINILM.sha256,
         f"{VADER.name}=={VADER.version}": VADER.sha256,
-        "head": f"logistic, train {train}, seed {SEED}, inverse penalty {_INVERSE_PENALTY}",
+        "head": f"logistic, train {train}, seed {SEED}, inverse penalty {INVERSE_PENALTY}",
         "evaluation": f"{evaluate} held-out sentences",
-        "calibration": f"the first {_CALIBRATE} training sentences",
+        "calibration": f"the first {CALIBRATE} training sentences",
         "max_tokens": str(MAX_TOKENS),
     }
     folder = cache_dir or default_cache_dir()
@@ -123,30 +100,19 @@ def _prepare(
     identity: dict[str, str],
     threads: int,
 ) -> PreparedModel:
-    progress("read the model")
     folder = _unpack(cache_dir)
-    weights = load_tensors(folder / "model.safetensors")
-    pieces = WordPiece.from_file(folder / _PIECES, max_tokens=MAX_TOKENS)
-    training = [_tokens(pieces, review) for review in splits.train]
-    head = _load_or_fit_head(weights, training, splits.train, work, progress, identity, threads)
-    return PreparedModel(
-        graph=encoder_graph(weights, _SHAPE, head=head),
-        half_attention=lambda: encoder_graph(weights, _SHAPE, head=head, attention=AttentionPrecision.FP16),
-        feedforward=feedforward_nodes(_SHAPE.layers),
-        attention=attention_nodes(_SHAPE.layers),
-        encoder=Encoder(weights=weights, shape=_SHAPE, head=head),
-        keep=frozenset({"head"}),
-        signatures=SIGNATURES,
-        outputs=OUTPUTS,
-        assets={_PIECES: (folder / _PIECES).read_bytes()},
-        text=TextEncoding(vocabulary=_PIECES, vocabulary_size=pieces.vocabulary_size, max_tokens=MAX_TOKENS),
-        training=tuple(training),
-        training_labels=_labels(splits.train),
-        calibration=tuple(training[:_CALIBRATE]),
-        evaluation=tuple(_tokens(pieces, review) for review in splits.evaluate),
-        labels=_labels(splits.evaluate),
-        probe="embedding",
+    files = EncoderFiles(
+        weights=folder / "model.safetensors",
+        vocabulary=folder / _PIECES,
+        shape=_SHAPE,
+        max_tokens=MAX_TOKENS,
     )
+    texts = TextSplits(train=_labelled(splits.train), evaluate=_labelled(splits.evaluate))
+    return prepare_encoder(files, texts, work, progress, identity, threads=threads)
+
+
+def _labelled(reviews: tuple[Review, ...]) -> list[LabelledText]:
+    return [LabelledText(text=review.text, label=review.label) for review in reviews]
 
 
 def _unpack(cache_dir: Path) -> Path:
@@ -160,38 +126,3 @@ def _unpack(cache_dir: Path) -> Path:
             f"{weights} has sha256 {digest}, must be {_WEIGHTS_SHA256}: delete it and fetch again"
         )
     return folder
-
-
-def _tokens(pieces: WordPiece, review: Review) -> Request:
-    ids = np.array([pieces.encode(review.text)], dtype=np.int64)
-    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-
-
-def _labels(reviews: tuple[Review, ...]) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
-    return np.array([review.label for review in reviews], dtype=np.int64)
-
-
-def _load_or_fit_head(
-    weights: dict[str, Array],
-    training: list[Request],
-    reviews: tuple[Review, ...],
-    work: Path,
-    progress: Progress,
-    identity: dict[str, str],
-    threads: int,
-) -> tuple[Array, Array]:
-    """The head is kept beside the variants, so that a later build of one more variant does not fit it again."""
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    saved = work / f"head-{key}.safetensors"
-    if saved.is_file():
-        tensors = load_tensors(saved)
-        return np.array(tensors["weight"]), np.array(tensors["bias"])
-    progress(f"embed {len(training)} sentences and fit the head")
-    session = OnnxSession(encoder_graph(weights, _SHAPE).SerializeToString(), threads=threads)
-    embeddings = run_all(session, training)["embedding"]
-    weight, bias = fit_logistic(embeddings, _labels(reviews), inverse_penalty=_INVERSE_PENALTY)
-    work.mkdir(parents=True, exist_ok=True)
-    draft = saved.with_suffix(f".{os.getpid()}.tmp")
-    save_tensors(draft, {"weight": weight, "bias": bias})
-    draft.replace(saved)
-    return weight, bias

@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from anabranch.bandit.lifecycle import Phase
-from anabranch.cli.building import build_variants, variant_table
+from anabranch.cli.building import BuildRequest, build_variants, variant_table
 from anabranch.cli.demo.traffic import Labelled, Traffic
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
@@ -77,9 +77,8 @@ class Demo:
         """Run it; OK means that a variant was promoted."""
         require_port(LOOPBACK[0], self._settings.port)
         self._act(f"1. build {len(self._experiment.arms)} variants of {MODEL}, a real sentence classifier")
-        manifests = build_variants(
-            MODEL, self._experiment.arms, "", self._settings.models, progress=self._terminal.note
-        )
+        request = BuildRequest(source=MODEL, root=self._settings.models, variants=self._experiment.arms)
+        manifests = build_variants(request, self._terminal.note)
         self._terminal.out.print(variant_table(manifests))
         self._forget_earlier_run()
         self._act("2. serve them behind the router: gRPC, Open Inference Protocol, one port")

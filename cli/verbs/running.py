@@ -1,4 +1,4 @@
-"""`build`, `serve` and `demo`: the verbs that do the work the others look at."""
+"""`serve` and `demo`: the verbs that do the work the others look at."""
 
 from __future__ import annotations
 
@@ -20,44 +20,8 @@ Models = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for command in (demo, serve, build):
+    for command in (demo, serve):
         app.command(rich_help_panel=options.RUN)(command)
-
-
-def build(
-    context: typer.Context,
-    source: Annotated[
-        str,
-        typer.Argument(help="`minilm`, the sentence classifier of the demo, or an ONNX file of your own."),
-    ],
-    variant: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--variant",
-            help="What to build, such as onnx-int8-dynamic; repeat for several. Of your own file by default: onnx-fp32 (the file as it is), onnx-fp16 and onnx-int8-dynamic.",
-        ),
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="What clients will call the model; the file's name by default.")
-    ] = "",
-    samples: Annotated[
-        Path | None,
-        typer.Option(
-            help="Real inputs of your own file, .npz: an array for each input, a row a request, and the true classes as `label` where known. They measure the variants and calibrate static ones."
-        ),
-    ] = None,
-    models: Models = DEFAULT_MODELS,
-) -> None:
-    """Build variants of a model, each with a manifest of what it is and how it compares.
-
-    Example: anabranch build classifier.onnx --variant onnx-fp32 --variant onnx-int8-dynamic
-    """
-    from anabranch.cli.building import build_variants, variant_table
-
-    terminal = terminal_of(context)
-    manifests = build_variants(source, variant or [], model, models, progress=terminal.note, samples=samples)
-    terminal.out.print(variant_table(manifests))
-    terminal.note(f"serve them with `anabranch serve --models {models}`")
 
 
 def serve(

@@ -1,12 +1,16 @@
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from anabranch.cli.building import build_variants, read_samples
+from anabranch.cli.building import BuildRequest, build_variants, read_samples, wanted_specs
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
+from anabranch.cli.recipe_list import parse_drop
+from anabranch.variants.errors import RecipeError
+from anabranch.variants.recipes import Device, Engine, all_specs
 
 
 def test_a_quarter_of_the_samples_calibrates_and_the_others_measure(tmp_path: Path) -> None:
@@ -53,4 +57,67 @@ def test_a_file_that_is_no_archive_is_refused_and_never_unpickled(tmp_path: Path
 
 def test_a_missing_model_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(CommandFailed, match=r"no file nothing\.onnx"):
-        build_variants("nothing.onnx", [], "", tmp_path, progress=lambda _: None)
+        build_variants(BuildRequest(source="nothing.onnx", root=tmp_path), lambda _: None)
+
+
+def test_recipes_are_named_with_an_engine_and_a_device() -> None:
+    request = BuildRequest(
+        source="minilm", root=Path(), recipes=["fp16"], engine=Engine.TORCH_COMPILE, device=Device.CUDA
+    )
+    assert [spec.name for spec in wanted_specs(request)] == ["torch-compile-fp16-cuda"]
+
+
+def test_a_largest_loss_turns_mixed_into_a_search() -> None:
+    request = BuildRequest(source="minilm", root=Path(), recipes=["fp32", "mixed"], max_accuracy_drop=0.005)
+    assert [spec.name for spec in wanted_specs(request)] == ["onnx-fp32", "onnx-mixed-within-0.5"]
+    with pytest.raises(RecipeError, match="add --recipe mixed"):
+        wanted_specs(BuildRequest(source="minilm", root=Path(), recipes=["fp32"], max_accuracy_drop=0.005))
+
+
+@pytest.mark.parametrize(("text", "share"), [("0.5%", 0.005), ("2%", 0.02), ("", None)])
+def test_a_largest_loss_is_a_percentage(text: str, share: float | None) -> None:
+    assert parse_drop(text) == share
+
+
+@pytest.mark.parametrize("text", ["0.5", "0%", "100%", "little%"])
+def test_a_largest_loss_that_is_no_percentage_is_refused(text: str) -> None:
+    with pytest.raises(CommandFailed, match="must be a percentage"):
+        parse_drop(text)
+
+
+def test_every_recipe_is_listed_with_what_it_is_and_why_it_does_not_run_here(shell: Any) -> None:
+    ran = shell("build", "--list-recipes", "-o", "json")
+    rows = {row["variant"]: row for row in json.loads(ran.out)}
+    assert rows["onnx-int4-weight-only"]["runs_here"]
+    assert rows["onnx-int4-weight-only"]["what"].startswith("INT4 weights in blocks")
+    assert rows["onnx-bf16"]["reason"].startswith("ONNX Runtime has no bfloat16")
+    assert len(rows) == len(all_specs())
+    table = shell("build", "--list-recipes").out
+    assert "onnx-tf32" in table
+    assert "a mode of NVIDIA GPUs" in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["build"], "nothing to build"),
+        (["build", "minilm", "--engine", "tensorrt"], "must be one of onnx, torch, torch-compile"),
+        (["build", "minilm", "--data", "x.csv"], "--data is for the folder of an encoder"),
+        (["build", "."], "its texts are missing"),
+        (["build", "minilm", "--variant", "onnx-int3"], "names no engine and recipe"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_before_anything_is_fetched(
+    shell: Any, arguments: list[str], said: str
+) -> None:
+    ran = shell(*arguments)
+    assert ran.code == 2
+    assert said in ran.err
+
+
+def test_a_persons_file_is_built_and_reported_as_json(shell: Any, tmp_path: Path, digits_module: Any) -> None:
+    path = tmp_path / "digits.onnx"
+    digits_module.write_digits_onnx(path)
+    ran = shell("build", str(path), "--models", str(tmp_path), "--recipe", "fp32", "-o", "json")
+    assert ran.code == 0
+    assert [manifest["variant"] for manifest in json.loads(ran.out)] == ["onnx-fp32"]
