@@ -17,6 +17,8 @@ from anabranch.bandit.fixed_stakes import border, lowest_kept
 from anabranch.bandit.mixtures import Sides, beta_prior_size, gamma_exponential_bound, log_differs
 from anabranch.bandit.scales import BoundedScale, FloatArray, Histogram, unit_arrays
 
+_BELOW_ONE = math.nextafter(1.0, 0.0)
+
 
 def proportion_interval(
     successes: int, trials: int, *, alpha: float, planned_count: float = 10_000.0
@@ -44,7 +46,8 @@ def proportion_interval(
     share = successes / trials
 
     def excess(threshold: float) -> float:
-        return float(log_differs(successes, trials, threshold, size)) - limit
+        # At 1 itself the mixture has no prior.
+        return float(log_differs(successes, trials, min(threshold, _BELOW_ONE), size)) - limit
 
     step = 2.0 * math.sqrt(limit * max(share * (1.0 - share), 1.0 / trials) / trials)
     low, high = 0.0, 1.0
@@ -127,4 +130,5 @@ def contrast_interval(
         alpha_opt=alpha / 2.0,
     )
     centre, radius = state.total / state.count, bound / state.count
-    return max(centre - radius, -1.0) * width, min(centre + radius, 1.0) * width
+    low, high = (min(max(end, -1.0), 1.0) for end in (centre - radius, centre + radius))
+    return low * width, high * width
