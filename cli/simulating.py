@@ -129,9 +129,10 @@ def run_plan(plan: Plan, path: Path | None, done: Sequence[Finished]) -> Iterato
 
 
 def in_order(plan: Plan, results: Sequence[Finished]) -> list[Finished]:
-    """The results that the plan asks for, in the suite's order."""
-    found = {one.cell: one for one in results}
-    return [found[cell.key] for cell in chosen(plan.form, plan.rows) if cell.key in found]
+    """The results that the plan asks for, in the suite's order; those of fewer or more replications are left out."""
+    found = {(one.cell, one.replications): one for one in results}
+    wanted = [(cell.key, replications(cell, plan.form)) for cell in chosen(plan.form, plan.rows)]
+    return [found[key] for key in wanted if key in found]
 
 
 def _run_all(plan: Plan, keys: Sequence[str]) -> Iterator[Finished]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from anabranch.bandit.validation.checks import Check, Sense
 from anabranch.bandit.validation.registry import ROWS, Form, chosen
-from anabranch.cli.simulating import Finished, read_file
+from anabranch.cli.simulating import Finished, Plan, in_order, read_file
 from anabranch.cli.simulating_views import figure
 from bench.validation.dot_plot import Series, dot_plot
 
@@ -90,10 +90,9 @@ REASONS: dict[str, str] = {
 
 def main(results: Path, document: Path) -> None:
     head, finished = read_file(results)
-    found = {one.cell: one for one in finished}
-    expected = chosen(Form(head["form"]))
-    ordered = [found[cell.key] for cell in expected if cell.key in found]
-    absent = [cell.key for cell in expected if cell.key not in found]
+    form = Form(head["form"])
+    ordered = in_order(Plan(form=form, seed=head["seed"]), finished)
+    absent = sorted({cell.key for cell in chosen(form)} - {one.cell for one in ordered})
     checks = [check for one in ordered for check in one.checks]
     text = document.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)

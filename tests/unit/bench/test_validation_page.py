@@ -15,8 +15,8 @@ from bench.validation.dot_plot import dot_plot
 def results(tmp_path: Path, *checks: Check) -> Path:
     """A file of results in which one cell found these checks."""
     file = tmp_path / "results.jsonl"
-    cell = chosen(Form.SHORT)[0].key
-    one = Finished(cell=cell, seed=1, replications=9, seconds=60.0, checks=checks)
+    cell = chosen(Form.SHORT)[0]
+    one = Finished(cell=cell.key, seed=1, replications=cell.short, seconds=60.0, checks=checks)
     file.write_text(f"{json_line(header(Plan(form=Form.SHORT, seed=1)))}\n{json_line(asdict(one))}\n")
     return file
 

@@ -55,6 +55,17 @@ def test_finished_cells_are_not_run_again(tmp_path: Path, monkeypatch: pytest.Mo
     }
 
 
+def test_results_of_other_replications_are_run_again(tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    first = run(*ROW, "--resume", str(file), "-o", "json")
+    head, *records = [json.loads(line) for line in file.read_text().splitlines()]
+    records[0] |= {"replications": 3, "checks": []}
+    file.write_text("".join(json.dumps(line) + "\n" for line in (head, *records)))
+    again = CliRunner().invoke(assemble(), [*ROW, "--resume", str(file), "-o", "json"])
+    assert json.loads(again.stdout) == json.loads(first)
+    assert f"4/4 {records[0]['cell']}" in again.stderr
+
+
 def test_two_processes_find_what_one_finds() -> None:
     assert json.loads(run(*ROW, "-o", "json", "--jobs", "2")) == json.loads(run(*ROW, "-o", "json"))
 
