@@ -72,6 +72,8 @@ class Replay:
             problems.append("the saved reference does not follow from the kept evidence")
         if self._state.sample_ratio != saved.sample_ratio:
             problems.append("the saved sample ratio does not follow from the kept evidence")
+        if self._state.drift != saved.drift:
+            problems.append("the saved watch over the arms does not follow from the kept evidence")
         return problems
 
     def _fold_up_to(self, last: int | None) -> None:
