@@ -145,7 +145,7 @@ class Int8Qat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Int8WeightOnly:
-    """INT8 weights and embedding tables; activations and arithmetic stay as they are.
+    """INT8 weights, in ONNX graphs embedding tables too; activations and arithmetic stay as they are.
 
     Args:
         block_size: Weights along the input that share a scale, in ONNX graphs; torch takes one scale a channel.
@@ -157,7 +157,7 @@ class Int8WeightOnly:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Int4WeightOnly:
-    """INT4 weights in blocks with a scale and a zero point each, INT8 embedding tables; activations stay as they are.
+    """INT4 weights in blocks with a scale and a zero point each; in ONNX graphs embedding tables are INT8.
 
     Args:
         block_size: Weights along the input that share a scale.

@@ -14,11 +14,16 @@ from anabranch.cli.output import Format
 from anabranch.cli.terminal import terminal_of
 from anabranch.cli.verbs.running import DEFAULT_MODELS, Models
 
+_PLOT_WIDTH, _PLOT_HEIGHT = 100, 16
+
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     group = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
     group.callback(invoke_without_command=True)(variants)
+    group.command("list")(list_variants)
+    group.command("show")(show)
+    group.command("compare")(compare)
     group.command("add-remote")(add_remote)
     app.add_typer(group, name="variants", rich_help_panel=options.RUN)
 
@@ -26,9 +31,19 @@ def register(app: typer.Typer) -> None:
 def variants(
     context: typer.Context, models: Models = DEFAULT_MODELS, output: options.Output = Format.TABLE
 ) -> None:
-    """List the variants: size, accuracy, agreement with the reference, latency; `add-remote` takes one in."""
-    if context.invoked_subcommand is not None:
-        return
+    """List the variants: size, accuracy, agreement with the reference, latency; see also the commands below."""
+    if context.invoked_subcommand is None:
+        _list(context, models, output)
+
+
+def list_variants(
+    context: typer.Context, models: Models = DEFAULT_MODELS, output: options.Output = Format.TABLE
+) -> None:
+    """List the variants: size, accuracy, agreement with the reference, latency."""
+    _list(context, models, output)
+
+
+def _list(context: typer.Context, models: Path, output: Format) -> None:
     from anabranch.cli.building import variant_table
     from anabranch.cli.output import encoded
     from anabranch.router.models import find_manifests
@@ -40,9 +55,62 @@ def variants(
         raise CommandFailed(ExitCode.NOT_FOUND, str(error)) from error
     manifests = [manifest for variants in found.values() for manifest in variants.values()]
     if output is Format.TABLE:
-        terminal.out.print(variant_table(manifests))
+        terminal.show(variant_table(manifests))
     else:
         terminal.say(encoded(manifests, output))
+
+
+def show(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="The model.")],
+    variant: Annotated[str, typer.Argument(help="The variant.")],
+    models: Models = DEFAULT_MODELS,
+    output: options.Output = Format.TABLE,
+) -> None:
+    """Show one variant: recipe, precisions, measurements, the offline gate, and which layer costs what."""
+    from anabranch.cli.comparing import details
+    from anabranch.cli.output import encoded
+    from anabranch.cli.variant_details import describe_variant
+
+    terminal = terminal_of(context)
+    found = details(models, model, variant)
+    if output is not Format.TABLE:
+        terminal.say(encoded(found, output))
+        return
+    for line in describe_variant(found):
+        terminal.say(line)
+
+
+def compare(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="The model; the only one by default.")] = "",
+    batch: Annotated[int, typer.Option(help="Requests a call: one of the measured batch sizes.")] = 1,
+    svg: Annotated[
+        Path | None, typer.Option(help="Also write the plot to this file.", metavar="FILE")
+    ] = None,
+    models: Models = DEFAULT_MODELS,
+    output: options.Output = Format.TABLE,
+) -> None:
+    """Compare a model's variants: accuracy against latency, size as the dot, and which of them nothing beats.
+
+    Example: anabranch variants compare minilm --svg pareto.svg
+    """
+    from anabranch.cli.comparing import compare_variants, comparison_table, manifests_of
+    from anabranch.cli.output import encoded
+    from anabranch.cli.pareto_plots import pareto_svg, pareto_text
+
+    terminal = terminal_of(context)
+    comparison = compare_variants(list(manifests_of(models, model).values()), batch)
+    if svg is not None:
+        svg.write_text(pareto_svg(comparison), encoding="utf-8")
+        terminal.note(f"wrote {svg}")
+    if output is not Format.TABLE:
+        terminal.say(encoded(comparison, output))
+        return
+    terminal.show(comparison_table(comparison))
+    terminal.say("\n" + pareto_text(comparison, min(terminal.out.width, _PLOT_WIDTH), _PLOT_HEIGHT))
+    if comparison.unmeasured:
+        terminal.note(f"not measured: {', '.join(comparison.unmeasured)}")
 
 
 def add_remote(

@@ -37,7 +37,7 @@ def test_every_combination_is_listed_and_says_why_it_does_not_run_here() -> None
         ("torch-int8-static-kl", "onnx engine"),
         ("torch-int8-qat", "onnx engine"),
         ("torch-int8-dynamic-row", "use that name"),
-        ("onnx-int8-dynamic-cuda", "on the CPU"),
+        ("onnx-int8-dynamic-cuda", "no INT8 products"),
     ],
 )
 def test_a_combination_that_makes_no_sense_is_refused_with_the_reason(name: str, reason: str) -> None:

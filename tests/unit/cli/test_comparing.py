@@ -1,0 +1,160 @@
+import json
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anabranch.cli.comparing import Quality, compare_variants
+from anabranch.cli.failures import CommandFailed
+from anabranch.cli.pareto_plots import pareto_svg, pareto_text
+from anabranch.variants.build import build
+from anabranch.variants.manifest import BatchLatency, Manifest, Parity, read_manifest
+from anabranch.variants.own_models import source_from_onnx
+
+Shell = Any
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture(scope="module")
+def models(digits: Any, digits_module: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three measured variants of the digits network, and one layer report."""
+    root = tmp_path_factory.mktemp("models")
+    digits_module.write_digits_onnx(root / "digits.onnx")
+    samples = [{"pixels": row[None]} for row in digits.test_pixels[:200]]
+    calibration = [{"pixels": row[None]} for row in digits.train_pixels[:40]]
+    labels = digits.test_labels[:200].tolist()
+    source = source_from_onnx(
+        root / "digits.onnx", "digits", samples=samples, labels=labels, calibration=calibration
+    )
+    names = ["onnx-fp32", "onnx-int8-dynamic", "onnx-int4-weight-only"]
+    build(source, names, root / "built", threads=1, layer_errors=True)
+    return root / "built"
+
+
+def _manifests(models: Path, places: dict[str, tuple[float, float]]) -> list[Manifest]:
+    """Variants of given quality and latency."""
+    plain = read_manifest(models / "digits" / "onnx-fp32")
+    assert plain.task is not None
+    return [
+        replace(
+            plain,
+            variant=name,
+            task=replace(plain.task, value=quality, low=quality - 0.01, high=min(1.0, quality + 0.01)),
+            latency=(BatchLatency(batch_size=1, p50_ms=ms, p95_ms=ms, calls=1, threads=1),),
+        )
+        for name, (quality, ms) in places.items()
+    ]
+
+
+def test_what_nothing_beats_is_marked_and_the_fastest_comes_first(models: Path) -> None:
+    places = {
+        "slow": (0.9, 4.0),
+        "good": (0.95, 3.0),
+        "fast": (0.8, 1.0),
+        "bad": (0.7, 2.0),
+        "twin": (0.8, 1.0),
+    }
+    comparison = compare_variants(_manifests(models, places), 1)
+    assert {point.variant for point in comparison.points if point.is_best} == {"good", "fast", "twin"}
+    assert [point.latency_ms for point in comparison.points] == [1.0, 1.0, 2.0, 3.0, 4.0]
+    assert comparison.quality is Quality.ACCURACY
+
+
+def test_without_labels_agreement_stands_for_quality(models: Path) -> None:
+    parity = Parity(
+        reference="a",
+        requests=100,
+        max_abs=0.0,
+        top1_agreement=0.97,
+        cosine_tensor="y",
+        cosine_mean=1.0,
+        cosine_min=1.0,
+    )
+    unlabelled = [
+        replace(manifest, task=None, parity=parity) for manifest in _manifests(models, {"a": (0.9, 1.0)})
+    ]
+    comparison = compare_variants(unlabelled, 1)
+    [point] = comparison.points
+    assert (comparison.quality, point.quality) == (Quality.AGREEMENT, 0.97)
+    assert point.low < 0.97 < point.high
+
+
+def test_a_variant_that_was_not_measured_is_named_and_a_batch_that_nobody_measured_is_refused(
+    models: Path,
+) -> None:
+    first, second = _manifests(models, {"a": (0.9, 1.0), "b": (0.9, 2.0)})
+    assert compare_variants([first, replace(second, latency=())], 1).unmeasured == ("b",)
+    with pytest.raises(CommandFailed, match="no variant was measured with batches of 4"):
+        compare_variants([first, second], 4)
+
+
+def test_the_picture_has_a_dot_and_a_label_a_variant_and_larger_dots_for_larger_files(models: Path) -> None:
+    small, large = _manifests(models, {"small": (0.9, 1.0), "large<&>": (0.95, 3.0)})
+    comparison = compare_variants(
+        [replace(small, size_bytes=1_000_000), replace(large, size_bytes=4_000_000)], 1
+    )
+    document = ET.fromstring(pareto_svg(comparison))
+    radii = [float(dot.attrib["r"]) for dot in document.iter(f"{SVG}circle")]
+    assert radii == [8.0, 16.0]
+    texts = [text.text for text in document.iter(f"{SVG}text")]
+    assert {"small", "large<&>"} <= set(texts)
+    heights = [
+        float(text.attrib["y"]) for text in document.iter(f"{SVG}text") if text.text in ("small", "large<&>")
+    ]
+    assert abs(heights[0] - heights[1]) >= 13
+
+
+@pytest.mark.parametrize("count", [1, 2, 60])
+def test_any_number_of_variants_is_drawn_inside_the_picture(models: Path, count: int) -> None:
+    rng = np.random.default_rng(count)
+    places = {f"v{index}": (float(rng.uniform(0.5, 1)), float(rng.uniform(1, 9))) for index in range(count)}
+    comparison = compare_variants(_manifests(models, places), 1)
+    plot = pareto_text(comparison, 80, 12)
+    lines = plot.splitlines()
+    assert len(lines) == 1 + 12 + 2 + count
+    assert max(map(len, lines)) <= 80
+    document = ET.fromstring(pareto_svg(comparison))
+    for dot in document.iter(f"{SVG}circle"):
+        assert 0 < float(dot.attrib["cx"]) < 760
+        assert 0 < float(dot.attrib["cy"]) < 440
+
+
+def test_variants_are_compared_and_shown_from_the_command_line(
+    shell: Shell, models: Path, tmp_path: Path
+) -> None:
+    ran = shell("variants", "compare", "--models", str(models), "--svg", str(tmp_path / "p.svg"))
+    assert ran.code == 0
+    assert "accuracy against latency" in ran.out
+    assert ET.parse(tmp_path / "p.svg").getroot().tag == f"{SVG}svg"
+    points = json.loads(shell("variants", "compare", "digits", "--models", str(models), "-o", "json").out)[
+        "points"
+    ]
+    assert {point["variant"] for point in points} == {
+        "onnx-fp32",
+        "onnx-int8-dynamic",
+        "onnx-int4-weight-only",
+    }
+    shown = shell("variants", "show", "digits", "onnx-int4-weight-only", "--models", str(models)).out
+    assert "linear layers 2 int4-weight" in shown
+    assert "offline gate" in shown
+    assert "layers by the error that each adds alone" in shown
+    listed = shell("variants", "list", "--models", str(models), "-o", "json")
+    assert len(json.loads(listed.out)) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["compare", "digitz"], "no model 'digitz', did you mean digits?"),
+        (["show", "digits", "onnx-int9"], "has no variant 'onnx-int9'"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_known_ones(
+    shell: Shell, models: Path, arguments: list[str], said: str
+) -> None:
+    ran = shell("variants", *arguments, "--models", str(models))
+    assert ran.code == 3
+    assert said in ran.err
