@@ -119,6 +119,8 @@ class Worker:
         await self._dispatcher.close()
         if self._generations is not None:
             self._generations.close()
+            for generator in self._generators():
+                generator.close()
         await asyncio.gather(*(variant.close() for variant in self._remotes()))
         self._journal.close()
 
@@ -145,6 +147,10 @@ class Worker:
                 queue = queue_name(model.name, name)
                 self._dispatcher.add(queue, variant.infer, policy, placement=placement)
                 self._backends[(model.name, name)] = LocalBackend(self._dispatcher, queue)
+
+    def _generators(self) -> list[Generator]:
+        found = [variant for model in self._models for variant in model.variants.values()]
+        return [variant for variant in found if isinstance(variant, Generator)]
 
     def _generation_pool(self) -> GenerationPool:
         """The threads of all generating variants, once there is one."""

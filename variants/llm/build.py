@@ -20,11 +20,19 @@ from anabranch.variants.llm.cache_scales import choose_scales
 from anabranch.variants.llm.decoder_graph import CacheScales, GraphPlan, decoder_graph
 from anabranch.variants.llm.decoder_session import DecoderSession
 from anabranch.variants.llm.description import Generation, GenerationSpeed
-from anabranch.variants.llm.generation import logits_of
-from anabranch.variants.llm.generator import Generator
+from anabranch.variants.llm.generation import Stepper, logits_of
+from anabranch.variants.llm.generator import Generator, open_decoder
 from anabranch.variants.llm.measure import Measured, evaluate, speed
 from anabranch.variants.llm.models import LanguageModel, LanguageSource
-from anabranch.variants.llm.recipes import LanguageSpec, language_recipe_fields, language_spec, refusal
+from anabranch.variants.llm.parallel.shards import write_shards
+from anabranch.variants.llm.recipes import (
+    LanguageSpec,
+    TensorParallel,
+    language_recipe_fields,
+    language_spec,
+    missing_here,
+    refusal,
+)
 from anabranch.variants.llm.requests import OUTPUTS, SIGNATURES
 from anabranch.variants.manifest import (
     VERSION,
@@ -66,6 +74,10 @@ def build_language_model(
         FetchError: The model cannot be fetched.
     """
     specs = [language_spec(variant) if isinstance(variant, str) else variant for variant in variants]
+    for spec in specs:
+        reason = missing_here(spec.recipe)
+        if reason:
+            raise RecipeError(f"{spec.name} cannot be built here: {reason}")
     home = root / source.name
     home.mkdir(parents=True, exist_ok=True)
     with only_builder(home):
@@ -85,7 +97,7 @@ def build_language_model(
 
 def cache_key(source: LanguageSource, spec: LanguageSpec) -> str:
     """Digest of everything that determines a variant's bytes."""
-    modules = sorted(Path(__file__).parent.glob("*.py"))
+    modules = sorted(Path(__file__).parent.rglob("*.py"))
     parts = {
         "model": source.name,
         "sources": dict(source.identity),
@@ -140,12 +152,11 @@ class _Workshop:
 
     def _write(self, spec: LanguageSpec, draft: Path) -> Manifest:
         start = time.perf_counter()
-        plan = plan_of(spec.recipe, self._scales)
-        names = write_graph(self._model.decoder, plan, draft)
+        names = self._write_artifact(spec, draft)
         (draft / VOCABULARY).write_bytes(self._model.vocabulary.to_json())
         build_s = time.perf_counter() - start
         files = describe_files(draft, [*names, VOCABULARY])
-        session = DecoderSession(draft / names[0], threads=self._cores)
+        session = open_decoder(draft, names[0], threads=1 if len(names) > 2 else self._cores)
         manifest = Manifest(
             version=VERSION,
             model=self._source.name,
@@ -168,6 +179,7 @@ class _Workshop:
             generation=self._describe(spec, session),
         )
         if not self._model.evaluation:
+            session.close()
             return manifest
         self._tell(f"measure {spec.name}")
         text = self._model.evaluation
@@ -177,11 +189,20 @@ class _Workshop:
             text,
             name=spec.name,
         )
+        session.close()
         del session
-        timed = Generator(manifest, DecoderSession(draft / names[0], threads=1), self._pieces)
-        return _with_measurements(manifest, measured, speed(timed, text, threads=1))
+        timed = Generator(manifest, open_decoder(draft, names[0], threads=1), self._pieces)
+        timing = speed(timed, text, threads=1)
+        timed.close()
+        return _with_measurements(manifest, measured, timing)
 
-    def _describe(self, spec: LanguageSpec, session: DecoderSession) -> Generation:
+    def _write_artifact(self, spec: LanguageSpec, draft: Path) -> tuple[str, ...]:
+        """The names of the files, first the one that the engine opens."""
+        if isinstance(spec.recipe, TensorParallel):
+            return write_shards(self._model.decoder, spec.recipe.degree, draft)
+        return write_graph(self._model.decoder, plan_of(spec.recipe, self._scales), draft)
+
+    def _describe(self, spec: LanguageSpec, session: Stepper) -> Generation:
         window = window_of(spec.recipe)
         rows = self._model.context if window is None else session.new_cache(window, 1).buffers.shape[3]
         return Generation(

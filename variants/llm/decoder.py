@@ -170,3 +170,10 @@ def random_decoder(shape: DecoderShape, seed: int) -> Decoder:
 
 def _norm(rng: np.random.Generator, width: int) -> NDArray[np.float32]:
     return np.asarray(1 + 0.1 * rng.standard_normal(width), np.float32)
+
+
+def rotary_tables(shape: DecoderShape) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Cosine and sine of every position's angles, each of shape (context, head_size / 2)."""
+    frequencies = shape.rope_base ** (-np.arange(0, shape.head_size, 2) / shape.head_size)
+    angles = np.arange(shape.context)[:, None] * frequencies
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)

@@ -19,7 +19,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from anabranch.variants.errors import BuildError
 from anabranch.variants.llm.blocks import BLOCK, Blocks, Matrix, dense, pack, quantize, stack_rows
-from anabranch.variants.llm.decoder import EMBEDDING, FINAL_NORM, OUTPUT, Decoder, DecoderShape
+from anabranch.variants.llm.decoder import (
+    EMBEDDING,
+    FINAL_NORM,
+    OUTPUT,
+    Decoder,
+    DecoderShape,
+    rotary_tables,
+)
+from anabranch.variants.llm.kv_cache import past_name, present_name
 from anabranch.variants.tensors import Array
 
 _OPSET = 21
@@ -77,16 +85,6 @@ class GraphPlan:
     cache: CacheForm = CacheForm.WHOLE
     cache_bits: int | None = None
     cache_scales: CacheScales | None = None
-
-
-def past_name(layer: int, side: str) -> str:
-    """The graph's input for one buffer of the cache; `side` is `key` or `value`."""
-    return f"past.{layer}.{side}"
-
-
-def present_name(layer: int, side: str) -> str:
-    """The graph's output for the same buffer."""
-    return f"present.{layer}.{side}"
 
 
 def decoder_graph(decoder: Decoder, plan: GraphPlan) -> onnx.ModelProto:
@@ -360,10 +358,3 @@ class _Builder:
             self.block_product(last, blocks, made, self.constant(f"{name}.codes", blocks.packed()))
         if half:
             self.add("Cast", [made], "logits", to=TensorProto.FLOAT)
-
-
-def rotary_tables(shape: DecoderShape) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Cosine and sine of every position's angles, each of shape (context, head_size / 2)."""
-    frequencies = shape.rope_base ** (-np.arange(0, shape.head_size, 2) / shape.head_size)
-    angles = np.arange(shape.context)[:, None] * frequencies
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)

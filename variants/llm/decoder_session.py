@@ -9,8 +9,15 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from anabranch.variants.errors import VariantError, VariantRunError
-from anabranch.variants.llm.decoder_graph import past_name, present_name
-from anabranch.variants.llm.kv_cache import Cache, CacheGeometry, WholeCache, Window, WindowCache
+from anabranch.variants.llm.kv_cache import (
+    Cache,
+    CacheGeometry,
+    WholeCache,
+    Window,
+    WindowCache,
+    past_name,
+    present_name,
+)
 
 # Tokens of a prompt that are read in one call: enough to keep the cores busy, few enough to stop between two calls.
 CHUNK = 64
@@ -64,6 +71,9 @@ class DecoderSession:
         if window is None:
             return WholeCache(self.geometry, tokens, CHUNK)
         return WindowCache(self.geometry, window, CHUNK)
+
+    def close(self) -> None:
+        """Nothing: its memory goes with it."""
 
     def step(self, cache: Cache, tokens: Sequence[int], wanted: int = 1) -> NDArray[np.float32]:
         """Read further tokens of a text.

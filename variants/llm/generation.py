@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anabranch.variants.llm.kv_cache import Cache, Window
+from anabranch.variants.llm.kv_cache import CacheGeometry, Window
 from anabranch.variants.llm.sampling import Sampling, choose
 
 
@@ -33,10 +33,24 @@ class Token:
     finish: Finish | None = None
 
 
+class Memory(Protocol):
+    """The cache of one generation."""
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that one call may bring."""
+        ...
+
+
 class Stepper(Protocol):
     """A decoder that reads tokens and says what may come next."""
 
-    def new_cache(self, window: Window | None, tokens: int) -> Cache:
+    @property
+    def geometry(self) -> CacheGeometry:
+        """The buffers of a cache."""
+        ...
+
+    def new_cache(self, window: Window | None, tokens: int) -> Any:
         """An empty cache.
 
         Args:
@@ -45,11 +59,11 @@ class Stepper(Protocol):
         """
         ...
 
-    def step(self, cache: Cache, tokens: Sequence[int], wanted: int = 1) -> NDArray[np.float32]:
+    def step(self, cache: Any, tokens: Sequence[int], wanted: int = 1) -> NDArray[np.float32]:
         """Read further tokens of a text.
 
         Args:
-            cache: What came before; gets the new tokens.
+            cache: From `new_cache`: what came before; gets the new tokens.
             tokens: At least one, at most `cache.most_tokens`.
             wanted: Of how many of the last tokens the logits are computed, at least 1.
 
@@ -61,10 +75,14 @@ class Stepper(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Give back what it holds beyond this process's memory."""
+        ...
+
 
 def generate(
     session: Stepper,
-    cache: Cache,
+    cache: Memory,
     prompt: Sequence[int],
     sampling: Sampling,
     *,
@@ -109,7 +127,7 @@ def generate(
 
 
 def logits_of(
-    session: Stepper, cache: Cache, text: Sequence[int], first: int
+    session: Stepper, cache: Memory, text: Sequence[int], first: int
 ) -> Iterator[NDArray[np.float32]]:
     """Logits for the tokens of a text from `first` on, each computed from the tokens before it.
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from anabranch.variants.errors import ManifestError, VariantRunError
+from anabranch.variants.errors import ManifestError, VariantError, VariantRunError
 from anabranch.variants.llm.byte_pairs import BytePairs, Vocabulary
 from anabranch.variants.llm.decoder_session import DecoderSession
 from anabranch.variants.llm.description import Generation
 from anabranch.variants.llm.generation import Finish, Stepper, Token, generate, logits_of
+from anabranch.variants.llm.parallel.shards import SHAPE as SHARDS
 from anabranch.variants.llm.requests import Prompt, answer_arrays, read_prompt
 from anabranch.variants.llm.sampling import Sampling
 from anabranch.variants.manifest import Manifest, load_manifest
@@ -188,6 +189,10 @@ class Generator:
         cache = self._session.new_cache(self.generation.window, len(text))
         return logits_of(self._session, cache, text, first)
 
+    def close(self) -> None:
+        """Give back what it holds beyond this process's memory; nothing may be asked of it afterwards."""
+        self._session.close()
+
     def warm(self, requests: Sequence[Request] = ()) -> None:
         """Generate a few tokens, so that the first client does not wait for lazy set-up.
 
@@ -230,5 +235,26 @@ def load_generator(folder: Path, *, threads: int = 1) -> Generator:
     if manifest.generation is None:
         raise ManifestError(f"{folder} generates no text: load it as other variants are")
     pieces = BytePairs(Vocabulary.from_file(folder / manifest.generation.vocabulary))
-    session = DecoderSession(folder / manifest.artifact, threads=threads)
+    session = open_decoder(folder, manifest.artifact, threads=threads)
     return Generator(manifest, session, pieces)
+
+
+def open_decoder(folder: Path, artifact: str, *, threads: int) -> Stepper:
+    """Open what a recipe has made of a decoder: one graph, or shards for several processes.
+
+    Args:
+        folder: The variant's folder.
+        artifact: The file that says what it is.
+        threads: Threads that share one call's work, in every process.
+
+    Raises:
+        VariantError: The engine does not accept it, or is not installed.
+    """
+    if artifact != SHARDS:
+        return DecoderSession(folder / artifact, threads=threads)
+    try:
+        # Torch is an optional extra and takes seconds to import.
+        from anabranch.variants.llm.parallel.session import ParallelSession
+    except ImportError as error:
+        raise VariantError(f"{folder} needs torch: pip install 'anabranch[torch]'") from error
+    return ParallelSession(folder, threads=threads)

@@ -78,6 +78,16 @@ class Placed:
     visible: NDArray[np.float32] | None
 
 
+def past_name(layer: int, side: str) -> str:
+    """The graph's input for one buffer of the cache; `side` is `key` or `value`."""
+    return f"past.{layer}.{side}"
+
+
+def present_name(layer: int, side: str) -> str:
+    """The graph's output for the same buffer."""
+    return f"present.{layer}.{side}"
+
+
 class Cache(Protocol):
     """The cache of one generation."""
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from anabranch.variants.errors import BuildError
 from anabranch.variants.llm.description import GenerationSpeed, Perplexity, TokenFidelity
-from anabranch.variants.llm.fidelity import Logits, compare, losses, perplexity
+from anabranch.variants.llm.fidelity import Logits, compare
 from anabranch.variants.llm.generator import Generator
+from anabranch.variants.llm.perplexity import losses, perplexity
 from anabranch.variants.llm.sampling import Sampling
 
 # A window of 512 tokens, and a little more: from here on it has forgotten something.

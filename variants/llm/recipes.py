@@ -1,6 +1,7 @@
 """What can be made of a language model: the recipes of any model that apply, and those of the KV cache."""
 
 import difflib
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeAlias
@@ -72,6 +73,7 @@ LANGUAGE_RECIPES: tuple[LanguageRecipe, ...] = (
     KvInt8(),
     KvInt4(),
     TensorParallel(degree=2),
+    TensorParallel(degree=3),
     TensorParallel(degree=4),
 )
 
@@ -141,6 +143,13 @@ def language_specs(variants: Sequence[str], recipes: Sequence[str]) -> list[Lang
 
 def _spec(recipe: LanguageRecipe) -> LanguageSpec:
     return LanguageSpec(recipe=recipe)
+
+
+def missing_here(recipe: LanguageRecipe) -> str:
+    """What this machine lacks for a recipe; empty when nothing."""
+    if isinstance(recipe, TensorParallel) and importlib.util.find_spec("torch") is None:
+        return "torch is not installed: pip install 'anabranch[torch]'"
+    return ""
 
 
 def refusal(recipe: LanguageRecipe, shape: DecoderShape) -> str:

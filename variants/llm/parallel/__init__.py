@@ -1,0 +1,1 @@
+"""Tensor parallelism: one decoder cut across processes that add up their parts."""
