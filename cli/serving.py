@@ -38,6 +38,7 @@ def run_server(
     tls_client_ca: Path | None,
     worker_silence_s: float,
     tick_s: float,
+    candidate_timeout_s: float,
     say: Callable[[str], None],
 ) -> None:
     """Serve until SIGTERM or SIGINT."""
@@ -60,6 +61,7 @@ def run_server(
             tls_client_ca=tls_client_ca,
             worker_silence_s=worker_silence_s,
             tick_s=tick_s,
+            candidate_timeout_s=candidate_timeout_s,
         )
         asyncio.run(_serve(settings, say))
     except (InvalidSettings, VariantError) as error:

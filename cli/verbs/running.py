@@ -68,6 +68,12 @@ def serve(
         float, typer.Option(help="Seconds without a sign of life after which a worker is replaced.")
     ] = 15.0,
     tick: Annotated[float, typer.Option(help="Seconds between two looks at the evidence.")] = 1.0,
+    candidate_timeout: Annotated[
+        float,
+        typer.Option(
+            help="Seconds after which the baseline stands in for a candidate that has not answered; earlier where a request's deadline needs it."
+        ),
+    ] = 10.0,
 ) -> None:
     """Serve models over gRPC (Open Inference Protocol), and move their experiments on.
 
@@ -94,6 +100,7 @@ def serve(
         tls_client_ca=tls_client_ca,
         worker_silence_s=worker_timeout,
         tick_s=tick,
+        candidate_timeout_s=candidate_timeout,
         say=terminal.say,
     )
 
