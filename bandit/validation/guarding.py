@@ -106,7 +106,7 @@ def _cells() -> tuple[Cell, ...]:
                     row="V13",
                     name=f"{base:g} to {errors:g} {design}",
                     run=partial(_detection, base, errors, median, plan),
-                    long=1000,
+                    long=4000,
                     short=200 if errors in (0.03, 0.05) else 0,
                 )
             )

@@ -118,7 +118,7 @@ CELLS = (
             row="V14",
             name=weights.__name__,
             run=partial(_null, weights, UNITS, EPOCHS, f"{weights.__name__} weights"),
-            long=1000,
+            long=5000,
             short=200,
         )
         for weights in (fixed, ramp, bandit)

@@ -275,7 +275,7 @@ def _cells() -> tuple[Cell, ...]:
                 row="V3",
                 name=f"tick m={margin:g} pi={pi:g}",
                 run=partial(_default_design, 0.95, margin, pi, target),
-                long=1000,
+                long=4000,
                 short=150,
             )
         )

@@ -67,7 +67,7 @@ REASONS: dict[str, str] = {
     "thousands of requests are a few dozen independent busy spells; the test needs pools that are equally fast at "
     "every moment, given the past. Compare `compute_ms` there (the next check), or switch time slots",
     "false decision on p95, batches of 8 of one arm": "a batch is one observation, counted eight times. Batches that mix "
-    "arms are harmless; else compare `compute_ms`, or count one request a batch",
+    "arms are harmless; where batches are of one arm, one request of each is what a test may count",
     "mean stop over track-and-stop, own evidence": "the e-process has a proof at every look and delta is shared by the "
     "rivals; the threshold of track-and-stop, ln((ln t + 1) / delta), has none. With that threshold the same traffic "
     "needs 6 to 7 % more than track-and-stop",
@@ -84,6 +84,7 @@ REASONS: dict[str, str] = {
     "candidate there is nothing to compare with: use a limit, or hold traffic back on the baseline",
     "median requests to detection, errors 1.0% to 5.0%, a tick's own design": "a tick does not know the size of the harm "
     "and spreads its capital; planned for it, the test keeps the target",
+    "mean detection over lower bound, errors 1.0% to 10.0%, a tick's own design": "as for 5 %",
     "median requests to detection, errors 1.0% to 10.0%, a tick's own design": "as for 5 %",
 }
 
