@@ -74,7 +74,7 @@ def evaluation_text() -> str:
 
 def _prepare(cache_dir: Path, text: str, evaluate: int, context: int, progress: Progress) -> LanguageModel:
     progress("read the model")
-    file = GgufFile(_unpack(cache_dir))
+    file = GgufFile(gguf_path(cache_dir))
     vocabulary = read_vocabulary(file)
     pieces = BytePairs(vocabulary)
     tokens = pieces.encode(text)
@@ -107,7 +107,16 @@ def read_vocabulary(file: GgufFile) -> Vocabulary:
     )
 
 
-def _unpack(cache_dir: Path) -> Path:
+def gguf_path(cache_dir: Path | None = None) -> Path:
+    """The model's file, fetched where it is not there yet.
+
+    Args:
+        cache_dir: Where downloads are kept; the user's cache folder by default.
+
+    Raises:
+        FetchError: It cannot be fetched, or is not the pinned one.
+    """
+    cache_dir = cache_dir or default_cache_dir()
     folder = cache_dir / "unpacked" / f"{SMOLLM2.name}-{SMOLLM2.version}"
     path = folder / _FILE
     if not path.is_file():
