@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from anabranch.bandit.mixtures import Sides, beta_binomial_bound, gamma_exponential_bound, normal_bound
+import numpy as np
+
+from anabranch.bandit.mixtures import (
+    Sides,
+    beta_binomial_bound,
+    beta_prior_size,
+    gamma_exponential_bound,
+    log_differs,
+    normal_bound,
+)
 from anabranch.bandit.sequences import proportion_interval
 from anabranch.bandit.validation.checks import Cell, Check, Trial, not_run, number_check
 
@@ -55,11 +65,25 @@ def _proportion(row: Row) -> tuple[float, ...]:
     return proportion_interval(row["s"], row["n"], alpha=row["alpha"], planned_count=row["t_opt"])
 
 
+def _two_quantiles(row: Row) -> tuple[float, ...]:
+    """The two-sided p-value of equal quantiles, from the mixtures of both samples; the row says how they are drawn."""
+    rng = np.random.default_rng(row["seed"])
+    samples = [np.sort(rng.lognormal(location, 0.5, 2_000)) for location in (0.0, 0.1)]
+    places = np.concatenate(samples)
+    size = beta_prior_size(row["t_opt"], 0.05, Sides.TWO)
+    evidence = sum(
+        log_differs(np.searchsorted(sample, places, side="right"), sample.size, row["q"], size)
+        for sample in samples
+    )
+    return (min(1.0, math.exp(-float(np.min(evidence)))),)
+
+
 _COMPUTED: Mapping[str, Callable[[Row], tuple[float, ...]]] = {
     "beta_binomial_mixture_bound": _beta_binomial,
     "normal_mixture_bound": _normal,
     "gamma_exponential_mixture_bound": _gamma_exponential,
     "bernoulli_ci": _proportion,
+    "quantile_ab_p": _two_quantiles,
 }
 
 
