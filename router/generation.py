@@ -68,7 +68,7 @@ class GenerationBackend:
 
     def compare(
         self,
-        baseline: Backend,
+        baseline: Backend | None,
         answer: Answered,
         *,
         sequence: int,

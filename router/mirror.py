@@ -84,7 +84,12 @@ class Mirror:
             if backend.unfit() is not None:
                 self.drops["not ready"] += 1
                 return
-            self._submit(backend, original, arm)
+            baseline = self._backends.get((original.route.model, original.route.baseline))
+            if isinstance(backend, GenerationBackend) is not isinstance(baseline, GenerationBackend):
+                # Generated text is compared by logits, which only variants of this process say.
+                self.drops["not comparable"] += 1
+                return
+            self._submit(backend, baseline, original, arm)
         except QueueFull:
             self.drops["queue full"] += 1
         except VariantError:
@@ -92,11 +97,11 @@ class Mirror:
         else:
             self._in_flight += 1
 
-    def _submit(self, backend: Backend, original: Original, arm: int) -> None:
+    def _submit(self, backend: Backend, baseline: Backend | None, original: Original, arm: int) -> None:
         deadline = self._loop_time() + TIMEOUT_S
         if isinstance(backend, GenerationBackend):
             backend.compare(
-                self._backends[(original.route.model, original.route.baseline)],
+                baseline,
                 original.answer,
                 sequence=original.sequence,
                 deadline=deadline,

@@ -1,11 +1,12 @@
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from anabranch.bandit.snapshot import MirrorPlan
 from anabranch.router import mirror as module
+from anabranch.router.generation import GenerationBackend
 from anabranch.store.records import Flag
 from anabranch.variants.batching import MIRROR, FailureKind
 
@@ -123,3 +124,17 @@ def test_copies_in_flight_are_bounded_and_places_are_given_back(
     mirrored(bench, plan, [0.9, 0.0, 0.99])
     assert bench.mirror.drops["in flight"] == 1
     assert len([work for work in bench.dispatcher.taken if work.priority == MIRROR]) == 5
+
+
+@pytest.mark.parametrize("generating", ["base", "a"])
+def test_generated_text_is_not_compared_with_a_variant_that_says_no_logits(
+    bench: Bench, mirror_plan: Plan, generating: str
+) -> None:
+    bench.publish(bench.route(0.0, 0.0, mirror=mirror_plan(arms=(1,))))
+    bench.draws = [0.9, 0.0, 0.99]
+    bench.infer()
+    bench.backends[("m", generating)] = GenerationBackend(cast(Any, None), cast(Any, None))
+    bench.dispatcher.last.answer((0.0, 1.0, 0.0))
+    assert names(bench) == ["m/base"]
+    assert bench.mirror.drops == {"not comparable": 1}
+    assert bench.journal.pairs == []
