@@ -55,8 +55,9 @@ def _run(options: argparse.Namespace) -> None:
         "tiny": tiny.run,
         "cost": cost.run,
         "weights": weight_change.run,
-        "growth": partial(growth.run, memory_minutes=options.memory_minutes),
         "encoder": encoder.run,
+        "growth": growth.run,
+        "memory": partial(growth.run_memory, minutes=options.memory_minutes),
     }
     chosen = [name for name in options.only.split(",") if name] or list(scenarios)
     unknown = sorted(set(chosen) - set(scenarios))

@@ -2,17 +2,16 @@
 
 from functools import partial
 
-from bench.dataplane.ours_remote import anabranch_split
-
 from bench.dataplane.load_plan import UNIT_HEADER
 from bench.dataplane.messages import Message, identity_message, mlp_message
+from bench.dataplane.ours_remote import anabranch_split
 from bench.dataplane.peers import Peer
 from bench.dataplane.records import Journal
 from bench.dataplane.tiny import OURS, WITH_EXPERIMENT, expected_answers, our_peers
 from bench.dataplane.turns import Case, in_turns, measure_cases
 
 WITHOUT, WITH = OURS, WITH_EXPERIMENT
-_SPREADS = ((4, 16), (1, 1))
+_SPREADS = ((4, 16),)
 CASES = tuple(
     f"{where} {connections}×{streams}"
     for where in ("model in process", "remote variants")

@@ -26,6 +26,8 @@ SATURATION = "saturation"
 ALONE = "the model alone"
 _IN_FLIGHT = 32
 _MLSERVER_BATCH_S = 0.005
+_WINDOWS = 3
+"""It answers hundreds a second where others answer thousands: its windows are as many times longer."""
 
 
 def run(journal: Journal, reps: int, seconds: float) -> None:
@@ -37,7 +39,12 @@ def run(journal: Journal, reps: int, seconds: float) -> None:
 
     def measured(peer: Peer, running: Running, rep: int) -> None:
         check_answer(running, message, answer, {})
-        spread = {"connections": 4, "streams": _IN_FLIGHT // 4, "warm_up_s": 2.0, "seconds": seconds}
+        spread = {
+            "connections": 4,
+            "streams": _IN_FLIGHT // 4,
+            "warm_up_s": 2.0,
+            "seconds": _WINDOWS * seconds,
+        }
         full = measure(running, message, **spread)
         journal.result(
             "encoder", SATURATION, peer.name, rep, version=running.version, load=spread, result=full
@@ -47,7 +54,7 @@ def run(journal: Journal, reps: int, seconds: float) -> None:
                 "connections": 8,
                 "rate": share * full.rps,
                 "warm_up_s": 1.0,
-                "seconds": seconds,
+                "seconds": _WINDOWS * seconds,
                 "seed": rep + 1,
             }
             result = measure(running, message, **load)

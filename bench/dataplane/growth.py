@@ -32,25 +32,21 @@ MEMORY_RATE = 1500.0
 _SAMPLES = 12
 
 
-def run(journal: Journal, reps: int, seconds: float, *, memory_minutes: float) -> None:
+def run(journal: Journal, reps: int, seconds: float) -> None:
     """Measure each small form beside its large one, in turns."""
-    mlp = mlp_message()
     _workers(journal, reps, seconds)
     load = {"connections": 4, "streams": 8, "seconds": seconds}
     _compare("variants", (_variants(2), _variants(VARIANTS)), load, journal, reps)
     _compare("experiments", (_experiments(1), _experiments(EXPERIMENTS)), load, journal, reps)
-    in_turns(
-        "growth",
-        (
-            Peer(
-                f"memory, {memory_minutes:g} min",
-                partial(anabranch, models=mlp_models(), model=MLP, documents=(experiment(MLP),), probe=mlp),
-            ),
-        ),
-        1,
-        journal,
-        partial(_memory, journal, memory_minutes),
+
+
+def run_memory(journal: Journal, _reps: int, _seconds: float, *, minutes: float) -> None:
+    """Measure the memory of one server over time; once, as it takes long."""
+    start = partial(
+        anabranch, models=mlp_models(), model=MLP, documents=(experiment(MLP),), probe=mlp_message()
     )
+    peer = Peer(f"memory, {minutes:g} min", start)
+    in_turns("growth", (peer,), 1, journal, partial(_memory, journal, minutes))
 
 
 def _compare(what: str, peers: Sequence[Peer], load: dict[str, float], journal: Journal, reps: int) -> None:
