@@ -1,17 +1,25 @@
-"""The sockets of the inference port: bound by the supervisor, listened on by workers, kept over their replacement.
+"""The sockets of the inference port: bound by the supervisor, owned by workers, handed from one to the next.
 
-Each place for a worker has sockets of its own, and the kernel spreads connections over those listened on. A worker that
-takes a place over finds there what waits in them, so that no connection is lost between the two. They listen only once
-a worker does: until then, clients are turned away at once.
+Each worker has sockets of its own, and the kernel spreads connections over those listened on. A worker that replaces a
+living one gets that one's sockets, with what waits in them, so that no connection is lost between the two. Nobody but
+workers keeps them open: those of a worker that dies are gone in that moment, and new connections go to the others.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import socket
 from collections.abc import Sequence
+from typing import Final
 
 from anabranch.wire.listen import bind
+
+_HAND_OVER_S: Final = 5.0
+_MOST_SOCKETS: Final = 16
+_ASK: Final = b"?"
+_log = logging.getLogger(__name__)
 
 
 def check_port(host: str, port: int) -> None:
@@ -42,7 +50,8 @@ class Ports:
         self._loop = loop
         self._host = host
         self._reserved: list[socket.socket] = []
-        self._sockets: list[list[socket.socket]] = [[] for _ in range(places)]
+        # By place, the lines to its workers, the latest last: a replacement may fail, and leave its predecessor.
+        self._lines: list[list[socket.socket]] = [[] for _ in range(places)]
         self.port = 0
 
     async def open(self, port: int) -> None:
@@ -67,25 +76,72 @@ class Ports:
             if family == socket.AF_INET6:
                 held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             held.bind(address)
-        for place in range(len(self._sockets)):
-            await self.renew(place)
 
-    def sockets(self, place: int) -> Sequence[socket.socket]:
-        """The sockets of a place, for a worker to listen on."""
-        return self._sockets[place]
+    async def sockets(self, place: int) -> list[socket.socket]:
+        """The sockets for a place's next worker: those of its present one, or fresh ones; close them once it has them.
 
-    async def renew(self, place: int) -> None:
-        """Give a place fresh sockets: its worker is gone, and what waits in the old ones should go to others at once."""
-        self._close(self._sockets[place])
-        self._sockets[place] = await bind(self._loop, self._host, self.port, reuse_port=True)
+        Raises:
+            OSError: Fresh ones cannot be bound.
+        """
+        lines = self._lines[place]
+        while lines:
+            try:
+                return await asyncio.wait_for(_ask(self._loop, lines[-1]), _HAND_OVER_S)
+            except (OSError, TimeoutError) as error:
+                _log.debug("a worker of place %d hands nothing over: %r", place, error)
+                lines.pop().close()
+        return await bind(self._loop, self._host, self.port, reuse_port=True)
+
+    def line(self, place: int) -> socket.socket:
+        """A new worker's end of the line over which it hands its sockets on; close it once the worker has it."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self._lines[place].append(ours)
+        return theirs
 
     def close(self) -> None:
         """Give the port up."""
-        for sockets in (*self._sockets, self._reserved):
-            self._close(sockets)
+        for sockets in (*self._lines, self._reserved):
+            for each in sockets:
+                each.close()
             sockets.clear()
 
-    @staticmethod
-    def _close(sockets: Sequence[socket.socket]) -> None:
-        for each in sockets:
-            each.close()
+
+def hand_on(loop: asyncio.AbstractEventLoop, line: socket.socket, listeners: Sequence[socket.socket]) -> None:
+    """In a worker: give the sockets to the supervisor whenever it asks for them.
+
+    Args:
+        loop: Watches the line.
+        line: The worker's end of it.
+        listeners: What to hand on.
+    """
+    line.setblocking(False)
+
+    def asked() -> None:
+        with contextlib.suppress(OSError):
+            if line.recv(1):
+                socket.send_fds(line, [_ASK], [each.fileno() for each in listeners])
+                return
+        loop.remove_reader(line)
+        line.close()
+
+    loop.add_reader(line, asked)
+
+
+async def _ask(loop: asyncio.AbstractEventLoop, line: socket.socket) -> list[socket.socket]:
+    """Get a worker's sockets.
+
+    Raises:
+        OSError: It has ended.
+    """
+    await loop.sock_sendall(line, _ASK)
+    answered = asyncio.Event()
+    loop.add_reader(line, answered.set)
+    try:
+        await answered.wait()
+    finally:
+        loop.remove_reader(line)
+    _, descriptors, _, _ = socket.recv_fds(line, 1, _MOST_SOCKETS)
+    if not descriptors:
+        raise ConnectionError("the worker has ended")
+    return [socket.socket(fileno=descriptor) for descriptor in descriptors]

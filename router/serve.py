@@ -79,7 +79,6 @@ class Server:
         self._workers = Workers(
             settings.workers,
             start=self._start_worker,
-            renew=self._ports.renew,
             silence_s=settings.worker_silence_s,
             grace_s=settings.drain_s + 5.0,
             on_ready=lambda: self._on_ready(self._ports.port),
@@ -133,20 +132,27 @@ class Server:
     async def _start_worker(self, place: int) -> tuple[int, Process]:
         """Start a worker's process, and tell it what it needs."""
         lane = await asyncio.to_thread(self._store.next_lane)
-        listeners = [each.fileno() for each in self._ports.sockets(place)]
+        listeners = await self._ports.sockets(place)
+        line = self._ports.line(place)
+        inherited = [each.fileno() for each in (*listeners, line)]
         told = {
             "settings": settings_text(self._settings),
             "lane": lane,
             "port": self._ports.port,
-            "listeners": listeners,
+            "listeners": inherited[:-1],
+            "line": inherited[-1],
         }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "anabranch.router.worker",
-            stdin=asyncio.subprocess.PIPE,
-            pass_fds=listeners,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "anabranch.router.worker",
+                stdin=asyncio.subprocess.PIPE,
+                pass_fds=inherited,
+            )
+        finally:
+            for each in (*listeners, line):
+                each.close()
         assert process.stdin is not None
         process.stdin.write(orjson.dumps(told))
         process.stdin.close()

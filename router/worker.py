@@ -28,6 +28,7 @@ from anabranch.router.link import LinkClient, WorkerReport
 from anabranch.router.mirror import Mirror
 from anabranch.router.models import Models, load_models
 from anabranch.router.oip import SERVICE, OpenInference
+from anabranch.router.ports import hand_on
 from anabranch.router.recorder import Recorder
 from anabranch.router.routes import Routes
 from anabranch.router.settings import Settings, assignment_key, settings_from
@@ -226,9 +227,11 @@ class Worker:
         return {**counts, "records dropped": self._recorder.dropped}
 
 
-async def _main(settings: Settings, lane: int, port: int, listeners: list[int]) -> None:
+async def _main(settings: Settings, lane: int, port: int, listeners: list[int], line: int) -> None:
+    loop = asyncio.get_running_loop()
     sockets = [socket.socket(fileno=descriptor) for descriptor in listeners]
-    worker = Worker(settings, lane, port, sockets, asyncio.get_running_loop())
+    hand_on(loop, socket.socket(fileno=line), sockets)
+    worker = Worker(settings, lane, port, sockets, loop)
     await worker.run()
 
 
@@ -237,4 +240,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     told: dict[str, Any] = orjson.loads(sys.stdin.buffer.read())
-    uvloop.run(_main(settings_from(told["settings"]), told["lane"], told["port"], told["listeners"]))
+    uvloop.run(
+        _main(settings_from(told["settings"]), told["lane"], told["port"], told["listeners"], told["line"])
+    )

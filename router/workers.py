@@ -106,7 +106,6 @@ class Workers:
     Args:
         places: Workers that run side by side.
         start: Starts a process for a place, and answers its lane.
-        renew: Called for a place whose worker is gone before another is started.
         silence_s: A worker that was heard of once is killed when it is silent for this long.
         grace_s: Time a worker has to end once it is asked to.
         on_ready: Called once, when every place has a worker that serves.
@@ -118,14 +117,12 @@ class Workers:
         places: int,
         *,
         start: Callable[[int], Awaitable[tuple[int, Process]]],
-        renew: Callable[[int], Awaitable[None]],
         silence_s: float,
         grace_s: float,
         on_ready: Callable[[], None],
         on_hopeless: Callable[[], None],
     ) -> None:
         self._start = start
-        self._renew = renew
         self._silence_s = silence_s
         self._grace_s = grace_s
         self._on_ready = on_ready
@@ -221,9 +218,6 @@ class Workers:
             _log.error(
                 "worker %d ended with code %d: starting another in %g s", worker.lane, code, place.pause_s
             )
-            async with place.lock:
-                if place.worker is worker:
-                    await self._renew(place.number)
             await self._rest(place)
 
     async def _begin(self, place: _Place) -> Worker | None:

@@ -271,8 +271,8 @@ class Wire(Protocol):
             before_flush: Called on the loop before the replies of a turn reach their sockets. When it raises, they
                 leave all the same; it is counted and logged.
             reuse_port: Share the port with other processes.
-            listeners: Bound sockets to listen on instead, which another process keeps open: what waits in them is not
-                lost when this one stops and the next takes over. A wire that cannot use them takes `host` and `port`.
+            listeners: Bound sockets to listen on instead, which another process may have open too: what waits in them is
+                not lost when this one stops and that one goes on. A wire that cannot use them takes `host` and `port`.
 
         Returns:
             The port.

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from anabranch.router.ports import Ports, check_port
+from anabranch.router.ports import Ports, check_port, hand_on
 from anabranch.wire.listen import listen
 
 
@@ -25,31 +25,78 @@ def connects(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
+async def take(ports: Ports, place: int) -> list[socket.socket]:
+    """What a new worker of a place does."""
+    sockets = await ports.sockets(place)
+    listen(sockets)
+    hand_on(asyncio.get_running_loop(), ports.line(place), sockets)
+    return sockets
+
+
+def close(sockets: list[socket.socket]) -> None:
+    for each in sockets:
+        each.close()
+
+
 def test_a_free_port_is_shared_by_every_place() -> None:
     async def body(ports: Ports) -> None:
-        taken = {each.getsockname()[1] for place in (0, 1) for each in ports.sockets(place)}
-        assert taken == {ports.port}
+        both = [*await ports.sockets(0), *await ports.sockets(1)]
+        assert {each.getsockname()[1] for each in both} == {ports.port}
+        close(both)
 
     run(body)
 
 
 def test_clients_are_turned_away_until_a_worker_listens() -> None:
     async def body(ports: Ports) -> None:
+        sockets = await ports.sockets(1)
         assert not connects(ports.port)
-        listen(ports.sockets(1))
+        listen(sockets)
         assert connects(ports.port)
+        close(sockets)
 
     run(body)
 
 
-def test_a_place_whose_worker_is_gone_takes_no_connections() -> None:
+def test_what_waits_for_a_worker_is_there_for_the_one_that_replaces_it() -> None:
     async def body(ports: Ports) -> None:
-        listen(ports.sockets(0))
+        old = await take(ports, 0)
+        with socket.socket() as client:
+            client.connect(("127.0.0.1", ports.port))
+            new = await take(ports, 0)
+            close(old)
+            found, _ = await asyncio.get_running_loop().sock_accept(new[0])
+            with found:
+                assert found.getpeername() == client.getsockname()
+        close(new)
+
+    run(body)
+
+
+def test_nobody_keeps_the_sockets_of_a_worker_that_died() -> None:
+    async def body(ports: Ports) -> None:
+        sockets = await ports.sockets(0)
+        line = ports.line(0)
+        listen(sockets)
         assert connects(ports.port)
-        await ports.renew(0)
+        close([*sockets, line])
         assert not connects(ports.port)
-        listen(ports.sockets(0))
+        again = await take(ports, 0)
         assert connects(ports.port)
+        close(again)
+
+    run(body)
+
+
+def test_after_a_replacement_that_failed_its_predecessor_hands_on() -> None:
+    async def body(ports: Ports) -> None:
+        old = await take(ports, 0)
+        failed = await ports.sockets(0)
+        close([*failed, ports.line(0)])
+        new = await ports.sockets(0)
+        close(old)
+        assert connects(ports.port)
+        close(new)
 
     run(body)
 

@@ -41,13 +41,11 @@ class Fleet:
 
     def __init__(self, places: int = 2, silence_s: float = 60.0, grace_s: float = 60.0) -> None:
         self.started: list[tuple[int, FakeProcess]] = []
-        self.renewed: list[int] = []
         self.said: list[str] = []
         self.broken = False
         self.workers = Workers(
             places,
             start=self._start,
-            renew=self._renew,
             silence_s=silence_s,
             grace_s=grace_s,
             on_ready=lambda: self.said.append("ready"),
@@ -60,9 +58,6 @@ class Fleet:
             raise OSError("no memory")
         self.started.append((place, FakeProcess()))
         return len(self.started) - 1, self.started[-1][1]
-
-    async def _renew(self, place: int) -> None:
-        self.renewed.append(place)
 
     def process(self, lane: int) -> FakeProcess:
         return self.started[lane][1]
@@ -133,7 +128,7 @@ def test_a_worker_that_ends_before_all_serve_ends_the_attempt() -> None:
     run(body)
 
 
-def test_a_worker_that_ends_is_followed_by_another_in_its_place_with_fresh_sockets() -> None:
+def test_a_worker_that_ends_is_followed_by_another_in_its_place() -> None:
     async def body() -> None:
         fleet = Fleet()
         await fleet.ready()
@@ -141,7 +136,6 @@ def test_a_worker_that_ends_is_followed_by_another_in_its_place_with_fresh_socke
         fleet.process(1).exit(-11)
         await fleet.until(lambda: len(fleet.started) == 3)
         assert fleet.started[2][0] == place
-        assert fleet.renewed == [place]
         await fleet.workers.close()
 
     run(body)
@@ -237,7 +231,6 @@ def test_replacing_starts_the_next_before_it_ends_the_old_place_after_place() ->
         assert await replacing
         assert fleet.process(1).told == ["terminate"]
         assert [place for place, _ in fleet.started] == [0, 1, 0, 1]
-        assert fleet.renewed == [], "what waits in the sockets is for the next"
         await fleet.workers.close()
 
     run(body)
@@ -270,7 +263,6 @@ def test_a_worker_that_dies_while_it_is_replaced_is_not_started_twice() -> None:
         assert await replacing
         await fleet.turns()
         assert len(fleet.started) == 2
-        assert fleet.renewed == []
         await fleet.workers.close()
 
     run(body)
