@@ -19,6 +19,7 @@ from anabranch.variants.llm.description import Generation, Perplexity, TokenFide
 from anabranch.variants.llm.generator import load_generator
 from anabranch.variants.llm.gguf_file import GgufFile
 from anabranch.variants.llm.models import LanguageModel
+from anabranch.variants.llm.sampling import Sampling
 from anabranch.variants.llm.smollm2 import CHAT, gguf_path, smollm2_source
 from anabranch.variants.manifest import Manifest
 
@@ -108,12 +109,22 @@ def test_logits_are_those_of_plain_numpy(
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_knows_the_capital_of_france(
-    manifests: dict[str, Manifest], root: Path, variant: str
+    manifests: dict[str, Manifest], model: LanguageModel, root: Path, variant: str
 ) -> None:
     generator = load_generator(root / "smollm2" / variant)
+    pieces = BytePairs(model.vocabulary)
+    events = generator.events(
+        pieces.encode("The capital of France is"), Sampling(max_tokens=2), stops=frozenset()
+    )
+    assert pieces.decode(event.id for event in events if event.id is not None) == " Paris."
+    generator.close()
+
+
+def test_a_question_is_answered_in_the_chat_format(manifests: dict[str, Manifest], root: Path) -> None:
+    generator = load_generator(root / "smollm2" / "onnx-fp32")
     request = {"text_input": np.array([b"What is the capital of France?"], np.object_)}
     (answer,) = generator.infer([request])
-    generator.close()
+    # The second likeliest first token is a percent behind, and French: only the reference can be held to this text.
     assert answer["text_output"][0].startswith(b"The capital of France is Paris")
     assert answer["finish_reason"][0] == b"stop"
 
