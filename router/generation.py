@@ -18,7 +18,7 @@ from anabranch.variants.llm.fidelity import compare
 from anabranch.variants.llm.generation import Finish
 from anabranch.variants.llm.generator import Generator, TokenEvent
 from anabranch.variants.llm.pool import GenerationPool, Job
-from anabranch.variants.llm.requests import Prompt, answer_arrays
+from anabranch.variants.llm.requests import Asked, Prompt, answer_arrays
 from anabranch.variants.tensors import Array
 
 
@@ -54,10 +54,10 @@ class GenerationBackend:
         self, query: Query, *, priority: int, deadline: float | None, done: Done, part: Part | None = None
     ) -> Submitted:
         """Queue a generation."""
-        prompt = self._generator.read(query.inputs)
-        streams = part if prompt.streams is not False else None
+        asked = self._generator.read(query.inputs)
+        streams = part if asked.streams is not False else None
         return self._pool.submit(
-            partial(self._generate, prompt, streams), priority=priority, deadline=deadline, done=done
+            partial(self._generate, asked, streams), priority=priority, deadline=deadline, done=done
         )
 
     def unfit(self) -> None:
@@ -99,8 +99,9 @@ class GenerationBackend:
             done=done,
         )
 
-    def _generate(self, prompt: Prompt, part: Part | None, job: Job) -> Generated:
+    def _generate(self, asked: Asked, part: Part | None, job: Job) -> Generated:
         """On a worker thread."""
+        prompt = self._generator.prompt(asked)
         clock = self._pool.clock
         events: list[TokenEvent] = []
         times: list[float] = []

@@ -1,6 +1,6 @@
 """Every recipe of the language model on this CPU: size, quality, memory, time to first token and time per token.
 
-    python bench/variants/llm.py [--models DIR] [--rounds 8] [--variants a,b] [--output FILE]
+    python bench/variants/llm.py [--models DIR] [--as-built] [--rounds 8] [--variants a,b] [--output FILE]
 
 Prints JSON lines: one for the machine, one a variant, one a variant and prompt. Variants take turns inside every round,
 so that a ratio compares times that lie seconds apart. The obvious alternative, the same decoder in eager torch, takes its
@@ -38,7 +38,7 @@ from anabranch.variants.llm.parallel.shards import shard
 from anabranch.variants.llm.recipes import LANGUAGE_RECIPES, LanguageSpec
 from anabranch.variants.llm.sampling import Sampling
 from anabranch.variants.llm.smollm2 import MODEL, evaluation_text, gguf_path, read_vocabulary, smollm2_source
-from anabranch.variants.manifest import Manifest
+from anabranch.variants.manifest import Manifest, load_manifest
 from anabranch.variants.recipes import Engine
 
 # Tokens of the prompt; the longer one fills the windows.
@@ -92,7 +92,10 @@ def main() -> None:
     names = options.variants.split(",") if options.variants else _in_one_process()
     output = options.output.open("w") if options.output else None
     _print({"kind": "machine", **_machine()}, output)
-    manifests = list(_built(names, options.models))
+    if options.as_built:
+        manifests = [load_manifest(options.models / MODEL / name) for name in names]
+    else:
+        manifests = list(_built(names, options.models))
     for manifest in manifests:
         _print({"kind": "variant", **_described(manifest, options.models)}, output)
     runners = [_runner(manifest, options.models) for manifest in manifests]
@@ -114,6 +117,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=Path, default=Path(".state/bench-models"))
+    parser.add_argument("--as-built", action="store_true", help="take the variants as they are in --models")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--variants", default="", help="names, by default all that one process runs")
     parser.add_argument("--output", type=Path, help="a file for the lines too")

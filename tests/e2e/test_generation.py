@@ -237,7 +237,7 @@ def test_a_chosen_variant_answers_and_says_so(client: Any) -> None:
         ({"max_tokens": 0}, "max_tokens is 0, must be at least 1"),
         ({"max_tokens": 9_000}, "the context leaves room for"),
         ({"best_of": 3}, "allowed are"),
-        ({"text": ""}, "the prompt has 0 tokens"),
+        ({"text": ""}, "the prompt is empty"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(client: Any, fields: dict[str, Any], message: str) -> None:

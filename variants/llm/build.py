@@ -49,6 +49,27 @@ from anabranch.variants.recipes import Fp32, VariantSpec
 REFERENCE = "onnx-fp32"
 VOCABULARY = "vocabulary.json"
 _DRAFT = ".building-"
+# The modules that decide an artifact's bytes or what is measured of it: when one of them changes, variants are built again.
+_BUILDERS = (
+    "artifacts.py",
+    "blocks.py",
+    "build.py",
+    "byte_pairs.py",
+    "cache_scales.py",
+    "decoder.py",
+    "decoder_graph.py",
+    "decoder_session.py",
+    "fidelity.py",
+    "generation.py",
+    "gguf_file.py",
+    "kv_cache.py",
+    "measure.py",
+    "parallel/*.py",
+    "perplexity.py",
+    "recipes.py",
+    "smollm2.py",
+    "text_pieces.py",
+)
 
 
 def build_language_model(
@@ -97,7 +118,8 @@ def build_language_model(
 
 def cache_key(source: LanguageSource, spec: LanguageSpec) -> str:
     """Digest of everything that determines a variant's bytes."""
-    modules = sorted(Path(__file__).parent.rglob("*.py"))
+    folder = Path(__file__).parent
+    modules = [path for pattern in _BUILDERS for path in sorted(folder.glob(pattern))]
     parts = {
         "model": source.name,
         "sources": dict(source.identity),

@@ -14,7 +14,7 @@ from anabranch.variants.llm.decoder_session import DecoderSession
 from anabranch.variants.llm.description import Generation
 from anabranch.variants.llm.generation import Finish, Stepper, Token, generate, logits_of
 from anabranch.variants.llm.parallel.shards import SHAPE as SHARDS
-from anabranch.variants.llm.requests import Prompt, answer_arrays, read_prompt
+from anabranch.variants.llm.requests import Asked, Prompt, answer_arrays, prompt_of, read_asked
 from anabranch.variants.llm.sampling import Sampling
 from anabranch.variants.manifest import Manifest, load_manifest
 from anabranch.variants.tensors import Array, Request, RequestCheck, Signature, TensorSpec
@@ -96,13 +96,21 @@ class Generator:
         """
         self.read(request)
 
-    def read(self, request: Request) -> Prompt:
-        """The request's prompt and sampling.
+    def read(self, request: Request) -> Asked:
+        """What a request asks for; its text is not yet in tokens.
 
         Raises:
-            VariantInputError: They do not fit the variant.
+            VariantInputError: It does not fit the variant.
         """
-        return read_prompt(request, self._pieces, self.generation)
+        return read_asked(request, self.generation)
+
+    def prompt(self, asked: Asked) -> Prompt:
+        """The request in tokens; for the thread that generates.
+
+        Raises:
+            VariantInputError: The prompt leaves no room for the answer.
+        """
+        return prompt_of(asked, self._pieces, self.generation)
 
     def generate(
         self, prompt: Prompt, *, is_cancelled: Callable[[], bool] = lambda: False
@@ -110,7 +118,7 @@ class Generator:
         """Answer a prompt; blocks between events. The last event, and no other, has a `finish`.
 
         Args:
-            prompt: From `read`.
+            prompt: From `prompt`.
             is_cancelled: Asked before every token; may be called on any thread.
 
         Raises:
@@ -164,7 +172,7 @@ class Generator:
             VariantInputError: A request does not fit.
             VariantRunError: The engine failed.
         """
-        return [self._whole(self.read(request)) for request in requests]
+        return [self._whole(self.prompt(self.read(request))) for request in requests]
 
     def _whole(self, prompt: Prompt) -> dict[str, Array]:
         events = list(self.generate(prompt))

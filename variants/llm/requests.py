@@ -16,6 +16,9 @@ TEXT = "text_input"
 TOKENS = "input_ids"
 SAMPLING = "sampling_parameters"
 STREAM = "stream"
+# Running text has four; what has more a token, such as long runs of blanks, is refused by its bytes before it costs
+# anybody's time.
+_BYTES_A_TOKEN = 32
 
 _PROMPTS = (
     TensorSpec(name=TEXT, datatype=Datatype.BYTES, shape=(1,)),
@@ -48,61 +51,89 @@ OUTPUTS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
-    """A request, read.
+class Asked:
+    """A request, read as far as that costs microseconds.
 
     Args:
-        tokens: The prompt's tokens, at least one.
-        sampling: How the answer is made; `max_tokens` fits the context.
+        prompt: The user's message, or a prompt in tokens.
+        sampling: How the answer is made; None where the client does not say.
         streams: Whether the client wants the tokens one by one; None where it does not say.
+    """
+
+    prompt: str | tuple[int, ...]
+    sampling: Sampling | None
+    streams: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A request in the model's own terms.
+
+    Args:
+        tokens: At least one.
+        sampling: How the answer is made; `max_tokens` fits the context.
     """
 
     tokens: tuple[int, ...]
     sampling: Sampling
-    streams: bool | None
 
 
-def read_prompt(request: Request, pieces: BytePairs, generation: Generation) -> Prompt:
+def read_asked(request: Request, generation: Generation) -> Asked:
     """Read a request that fits one of the signatures.
 
     Args:
         request: Arrays by name.
+        generation: The variant's limits.
+
+    Raises:
+        VariantInputError: The text is no UTF-8 or beyond any prompt, or a token or a parameter is out of its range.
+    """
+    prompt: str | tuple[int, ...]
+    prompt = _text(request[TEXT], generation) if TEXT in request else _checked(request[TOKENS][0], generation)
+    if not prompt:
+        raise VariantInputError("the prompt is empty, must have at least 1 token")
+    return Asked(
+        prompt=prompt,
+        sampling=read_sampling(_bytes(request[SAMPLING], SAMPLING)) if SAMPLING in request else None,
+        streams=bool(request[STREAM][0]) if STREAM in request else None,
+    )
+
+
+def prompt_of(asked: Asked, pieces: BytePairs, generation: Generation) -> Prompt:
+    """Turn a request's text into tokens: milliseconds for a long one.
+
+    Args:
+        asked: The request.
         pieces: The tokenizer.
         generation: The variant's limits.
 
     Raises:
-        VariantInputError: The text is no UTF-8, a token or a parameter is out of its range, or the prompt is too long.
+        VariantInputError: The prompt leaves no room for the answer.
     """
-    if TEXT in request:
-        tokens = prompt_tokens(pieces, generation.chat, _text(request[TEXT]))
+    if isinstance(asked.prompt, str):
+        tokens = tuple(prompt_tokens(pieces, generation.chat, asked.prompt))
     else:
-        tokens = _checked(request[TOKENS][0], generation)
-    if not tokens:
-        raise VariantInputError("the prompt has 0 tokens, must have at least 1")
+        tokens = asked.prompt
     room = generation.context - len(tokens)
     if room < 1:
         raise VariantInputError(
             f"the prompt has {len(tokens)} tokens, must have less than {generation.context} to leave room for an answer"
         )
-    sampling = Sampling(max_tokens=min(Sampling().max_tokens, room))
-    if SAMPLING in request:
-        sampling = _sampling(request[SAMPLING], room)
-    streams = bool(request[STREAM][0]) if STREAM in request else None
-    return Prompt(tokens=tuple(tokens), sampling=sampling, streams=streams)
-
-
-def _sampling(array: Array, room: int) -> Sampling:
-    sampling = read_sampling(_bytes(array, SAMPLING))
+    sampling = asked.sampling or Sampling(max_tokens=min(Sampling().max_tokens, room))
     if sampling.max_tokens > room:
         raise VariantInputError(
             f"max_tokens is {sampling.max_tokens}, the context leaves room for {room}: ask for fewer, or send less"
         )
-    return sampling
+    return Prompt(tokens=tokens, sampling=sampling)
 
 
-def _text(array: Array) -> str:
+def _text(array: Array, generation: Generation) -> str:
+    data = _bytes(array, TEXT)
+    most = _BYTES_A_TOKEN * generation.context
+    if len(data) > most:
+        raise VariantInputError(f"{TEXT} has {len(data)} bytes, no prompt of this model has more than {most}")
     try:
-        return _bytes(array, TEXT).decode()
+        return data.decode()
     except UnicodeDecodeError as error:
         raise VariantInputError(f"{TEXT} is not UTF-8 ({error.reason} at byte {error.start})") from None
 
@@ -114,13 +145,13 @@ def _bytes(array: Array, name: str) -> bytes:
     return value
 
 
-def _checked(ids: Array, generation: Generation) -> list[int]:
+def _checked(ids: Array, generation: Generation) -> tuple[int, ...]:
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= generation.vocabulary_size:
         raise VariantInputError(
             f"{TOKENS} holds ids from {low} to {high}, must be in 0..{generation.vocabulary_size - 1}"
         )
-    return [int(token) for token in ids]
+    return tuple(int(token) for token in ids)
 
 
 def answer_arrays(text: str, tokens: list[int], finish: str, input_tokens: int) -> dict[str, Array]:

@@ -30,13 +30,13 @@ def asked(text: str, sampling: str = "") -> Request:
 
 
 def prompt(tokens: list[int], **sampling: float) -> Prompt:
-    return Prompt(tokens=tuple(tokens), sampling=Sampling(**sampling), streams=None)  # type: ignore[arg-type]  # numbers by name
+    return Prompt(tokens=tuple(tokens), sampling=Sampling(**sampling))  # type: ignore[arg-type]  # numbers by name
 
 
 def test_events_joined_are_the_whole_answer(generator: Generator) -> None:
     request = asked("the other thing", '{"max_tokens": 12}')
     (whole,) = generator.infer([request])
-    events = list(generator.generate(generator.read(request)))
+    events = list(generator.generate(generator.prompt(generator.read(request))))
     assert "".join(event.text for event in events).encode() == whole["text_output"][0]
     assert [token for event in events for token in event.tokens] == whole["token_ids"].tolist()
     assert [event.finish for event in events[:-1]] == [None] * (len(events) - 1)
@@ -126,7 +126,7 @@ def test_tokens_may_be_given_instead_of_text(generator: Generator) -> None:
     tokens = np.array([[304, 316, 307, 71]], np.int64)
     given: Request = {"input_ids": tokens, "stream": np.array([True])}
     read = generator.read(given)
-    assert read.tokens == generator.read(asked("the other thing")).tokens
+    assert generator.prompt(read) == generator.prompt(generator.read(asked("the other thing")))
     assert read.streams is True
     assert generator.check_inputs(given) == 1
 
@@ -134,9 +134,9 @@ def test_tokens_may_be_given_instead_of_text(generator: Generator) -> None:
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (asked(""), "the prompt has 0 tokens, must have at least 1"),
-        (asked("a b " * 200), "the prompt has 800 tokens, must have less than 512"),
-        (asked("a", '{"max_tokens": 512}'), "max_tokens is 512, the context leaves room for 511"),
+        (asked(""), "the prompt is empty, must have at least 1 token"),
+        (asked("a" * 16_385), "text_input has 16385 bytes, no prompt of this model has more than 16384"),
+        (asked("a", '{"max_tokens": 0}'), "max_tokens is 0, must be at least 1"),
         ({"text_input": np.array([b"\xff"], np.object_)}, "is not UTF-8"),
         ({"input_ids": np.array([[320]], np.int64)}, r"ids from 320 to 320, must be in 0\.\.319"),
         ({"prompt": np.array([b"a"], np.object_)}, "inputs are"),
@@ -147,6 +147,25 @@ def test_what_the_variant_cannot_take_is_refused(
 ) -> None:
     with pytest.raises(VariantInputError, match=message):
         generator.check_inputs(request_)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (asked("a b " * 200), "the prompt has 800 tokens, must have less than 512"),
+        (asked("a", '{"max_tokens": 512}'), "max_tokens is 512, the context leaves room for 511"),
+    ],
+)
+def test_what_does_not_fit_the_context_is_refused_once_it_is_in_tokens(
+    generator: Generator, request_: Request, message: str
+) -> None:
+    assert generator.check_inputs(request_) == 1
+    with pytest.raises(VariantInputError, match=message):
+        generator.prompt(generator.read(request_))
+
+
+def test_without_parameters_an_answer_is_no_longer_than_the_context_allows(generator: Generator) -> None:
+    assert generator.prompt(generator.read(asked("a b " * 120))).sampling.max_tokens == 32
 
 
 def test_a_loaded_variant_can_be_warmed(generator: Generator, windowed: Generator) -> None:

@@ -95,7 +95,7 @@ def session(built: Path) -> Iterator[ParallelSession]:
 
 def test_a_built_variant_of_two_processes_answers_as_the_one_of_one(built: Path) -> None:
     one, two = (load_generator(built / name) for name in ("onnx-fp32", "torch-tensor-parallel-2"))
-    prompt = Prompt(tokens=(5, 80, 7), sampling=Sampling(max_tokens=16), streams=None)
+    prompt = Prompt(tokens=(5, 80, 7), sampling=Sampling(max_tokens=16))
     with contextlib.closing(two):
         answers = [[event.tokens for event in variant.generate(prompt)] for variant in (one, two)]
         assert answers[0] == answers[1]
