@@ -22,13 +22,15 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+import onnx
 
 from anabranch.variants.availability import available_recipes, installed_runtimes
 from anabranch.variants.build import build
 from anabranch.variants.engines import open_session
-from anabranch.variants.manifest import Manifest
+from anabranch.variants.manifest import Manifest, load_manifest
 from anabranch.variants.minilm import MODEL, minilm_source
 from anabranch.variants.models import ModelSource
+from anabranch.variants.onnx_recipes import OnnxBuilder
 from anabranch.variants.recipes import Device, Engine, VariantSpec, variant_spec
 from anabranch.variants.runtime import load_variant
 from anabranch.variants.tensors import Array, Request
@@ -62,12 +64,15 @@ def main() -> None:
     output = options.output.open("w") if options.output else None
     _print({"kind": "machine", **_machine(device)}, output)
     source = minilm_source(evaluate=options.evaluate)
-    manifests = list(_built(source, [variant_spec(name) for name in names], options.models))
-    for manifest in manifests:
-        _print({"kind": "variant", **_described(manifest, options.models, device)}, output)
-    runners = [_runner(manifest, options.models) for manifest in manifests]
-    if device is Device.CUDA and not options.variants:
-        runners.append(_plain_compile(options.models))
+    specs = [variant_spec(name) for name in names]
+    if options.latency_only:
+        artifacts = _written(source, specs, options.models)
+    else:
+        for manifest in _built(source, specs, options.models):
+            _print({"kind": "variant", **_described(manifest, options.models, device)}, output)
+        artifacts = [(spec, _artifact(options.models / MODEL / spec.name)) for spec in specs]
+    runners = [_runner(spec, path) for spec, path in artifacts]
+    runners += [_plain_compile(path) for spec, path in artifacts if spec.name == "torch-fp16-cuda"]
     shapes = SHAPES[device]
     inputs = {shape: _tokens(*shape) for shape in shapes}
     for runner in runners:
@@ -81,6 +86,8 @@ def main() -> None:
             for runner in runners:
                 runner.times_ms[shape].append(_times_ms(runner, inputs[shape]))
     rates = _rates() if device is Device.CUDA else {}
+    if rates:
+        _print({"kind": "rates", **rates}, output)
     for runner in runners:
         for shape in shapes:
             _print({"kind": "latency", **_latency(runner, shape, runners, device, rates)}, output)
@@ -94,6 +101,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--evaluate", type=int, default=2_000, help="held-out sentences")
     parser.add_argument("--variants", default="", help="names, by default all that run here")
     parser.add_argument("--training", action="store_true", help="with int8-qat, which trains for minutes")
+    parser.add_argument(
+        "--latency-only", action="store_true", help="write the artifacts without judging them"
+    )
     parser.add_argument("--output", type=Path, help="a file for the lines too")
     return parser.parse_args()
 
@@ -108,6 +118,29 @@ def _runnable(device: Device, training: bool) -> list[str]:
 def _built(source: ModelSource, specs: list[VariantSpec], root: Path) -> Iterator[Manifest]:
     for spec in specs:
         yield from build(source, [spec], root, progress=lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def _written(source: ModelSource, specs: list[VariantSpec], root: Path) -> list[tuple[VariantSpec, Path]]:
+    """The artifacts alone: nothing is compared with the reference."""
+    from anabranch.variants.torch_engine.artifact import write_encoder
+
+    root.mkdir(parents=True, exist_ok=True)
+    model = source.prepare(root, lambda line: print(line, file=sys.stderr, flush=True))
+    builder = OnnxBuilder(model)
+    artifacts: list[tuple[VariantSpec, Path]] = []
+    for spec in specs:
+        suffix = "onnx" if spec.engine is Engine.ONNX else "safetensors"
+        path = root / f"{spec.name}.{suffix}"
+        if spec.engine is Engine.ONNX:
+            onnx.save(builder.build(spec.recipe), str(path))
+        else:
+            write_encoder(model, spec, path)
+        artifacts.append((spec, path))
+    return artifacts
+
+
+def _artifact(folder: Path) -> Path:
+    return folder / load_manifest(folder).artifact
 
 
 def _print(line: dict[str, Any], output: TextIO | None) -> None:
@@ -169,33 +202,26 @@ def measure_peak(folder: Path, device: Device) -> None:
         import torch
 
         free_before = torch.cuda.mem_get_info()[0]
-    load_variant(folder).infer([_tokens(*max(SHAPES[device]))])
+    variant = load_variant(folder)
+    variant.infer([_tokens(*max(SHAPES[device]))])
     if device is Device.CUDA:
         print((free_before - torch.cuda.mem_get_info()[0]) / 1e6)
     else:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
 
 
-def _runner(manifest: Manifest, root: Path) -> Runner:
-    folder = root / MODEL / manifest.variant
-    session = open_session(
-        Engine(manifest.engine),
-        folder / manifest.artifact,
-        threads=1,
-        device=manifest.device,
-        recipe=str(manifest.recipe["name"]),
-    )
-    return Runner(manifest.variant, session.run)
+def _runner(spec: VariantSpec, artifact: Path) -> Runner:
+    session = open_session(spec.engine, artifact, threads=1, device=spec.device, recipe=spec.recipe.name)
+    return Runner(spec.name, session.run)
 
 
-def _plain_compile(root: Path) -> Runner:
+def _plain_compile(artifact: Path) -> Runner:
     """`torch.compile` as people call it: default mode, FP16, no CUDA graphs."""
     import torch
 
     from anabranch.variants.torch_engine.artifact import read_encoder
 
-    folder = root / MODEL / "torch-fp16-cuda"
-    compiled = torch.compile(read_encoder(folder / "model.safetensors").to("cuda"))
+    compiled = torch.compile(read_encoder(artifact).to("cuda"))
 
     def run(request: Request) -> Array:
         ids, mask = (torch.from_numpy(request[name]).cuda() for name in ("input_ids", "attention_mask"))
@@ -307,8 +333,7 @@ def _rates() -> dict[str, float]:
     large = torch.empty(1 << 30, dtype=torch.float32, device="cuda")
     other = torch.empty_like(large)
     rates["bytes"] = 2 * large.nbytes / _device_s(lambda: other.copy_(large))
-    print(json.dumps({"kind": "rates", **{name: round(rate / 1e12, 2) for name, rate in rates.items()}}))
-    return rates
+    return {name: round(rate, -9) for name, rate in rates.items()}
 
 
 def _device_s(run: Callable[[], Any]) -> float:
