@@ -10,6 +10,8 @@ from rich.table import Table
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
 from anabranch.variants.availability import available_recipes
+from anabranch.variants.llm.recipes import LANGUAGE_RECIPES, LanguageSpec, missing_here
+from anabranch.variants.recipes import Device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,25 @@ def recipe_rows() -> list[RecipeRow]:
         )
         for status in available_recipes()
     ]
-    return sorted(rows, key=lambda row: not row.runs_here)
+    return sorted([*rows, *_language_rows({row.variant for row in rows})], key=lambda row: not row.runs_here)
+
+
+def _language_rows(known: set[str]) -> list[RecipeRow]:
+    """What there is for language models alone."""
+    specs = [LanguageSpec(recipe=recipe) for recipe in LANGUAGE_RECIPES]
+    return [
+        RecipeRow(
+            variant=spec.name,
+            engine=spec.engine.value,
+            recipe=spec.recipe.name,
+            device=Device.CPU.value,
+            runs_here=not missing_here(spec.recipe),
+            what=f"Language models: {_first_sentence(type(spec.recipe).__doc__ or '')}",
+            reason=missing_here(spec.recipe),
+        )
+        for spec in specs
+        if spec.name not in known
+    ]
 
 
 def recipe_table(rows: Sequence[RecipeRow]) -> Table:
