@@ -4,6 +4,7 @@ import contextlib
 import gc
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -82,7 +83,11 @@ def test_a_decoder_of_the_encoders_shape_is_cut_in_two_and_four(
 @pytest.fixture(scope="module")
 def built(tiny_source: LanguageSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("parallel")
-    build_language_model(tiny_source, ["onnx-fp32", "torch-tensor-parallel-2"], root, threads=1)
+    model = tiny_source.prepare(lambda _line: None)
+    # Too little text to time anything with: each timing would start the processes once more.
+    short = replace(model, evaluation=model.evaluation[:100])
+    source = replace(tiny_source, prepare=lambda _tell: short)
+    build_language_model(source, ["onnx-fp32", "torch-tensor-parallel-2"], root, threads=1)
     return root / "tiny"
 
 
