@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from anabranch.cli.comparing import VariantDetails
+from anabranch.cli.language_details import describe_generation
 from anabranch.variants.manifest import Manifest
 
 _SHOWN_LAYERS = 8
@@ -20,6 +21,8 @@ def describe_variant(details: VariantDetails) -> Iterator[str]:
         yield f"  linear layers {details.formats}"
     yield f"  size          {manifest.size_bytes / 1e6:.1f} MB in {len(manifest.files)} files, built in {manifest.build_s:.1f} s"
     yield from _measured(manifest)
+    if manifest.generation is not None:
+        yield from describe_generation(manifest.generation)
     if manifest.gate is not None:
         yield f"  offline gate  {manifest.gate.outcome}: {manifest.gate.reason}"
     for row in manifest.latency:
