@@ -15,6 +15,7 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 
 import psutil
 import uvloop
@@ -63,10 +64,11 @@ class Generator:
         cpu, own_cpu, opened = cpu_s(tree), time.process_time(), time.monotonic()
         await asyncio.sleep(self._closes_at - time.monotonic())
         tree = members(plan.server_pid)
-        parts = {label(each): 0.0 for each in tree}
-        for process in tree:
-            used = cpu_s([process]).get(process.pid, 0.0)
-            parts[label(process)] += used - cpu.get(process.pid, 0.0)
+        # Once each: some processes rename themselves.
+        labels = {each.pid: label(each) for each in tree}
+        parts = dict.fromkeys(labels.values(), 0.0)
+        for pid, used in cpu_s(tree).items():
+            parts[labels[pid]] += used - cpu.get(pid, 0.0)
         own_cpu, wall = time.process_time() - own_cpu, time.monotonic() - opened
         answered_in_window = self._answered
         rss = rss_mib(tree)
@@ -148,7 +150,7 @@ class Generator:
             await asyncio.sleep(0.01)
 
     def _result(
-        self, parts: dict[str, float], own_cpu: float, wall: float, in_window: int, rss: float
+        self, parts: Mapping[str, float], own_cpu: float, wall: float, in_window: int, rss: float
     ) -> LoadResult:
         plan, cpu = self._plan, sum(parts.values())
         latencies = sorted(self._latencies)

@@ -14,7 +14,7 @@ from bench.dataplane.measuring import MeasurementFailed, ask_grpc
 from bench.dataplane.messages import Message
 from bench.dataplane.models import BASELINE, CANDIDATE
 from bench.dataplane.peers import OUR_VERSION, Running
-from bench.dataplane.places import OUR_PYTHON
+from bench.dataplane.places import OUR_PYTHON, SERVING_PYTHON
 from bench.dataplane.processes import SERVER_CORE, Tree, free_port
 
 _PATIENCE_S = 30.0
@@ -77,7 +77,7 @@ def anabranch(
     flags: list[object] = ["--models", models, "--state", state, "--port", str(port), "--threads", "1"]
     flags += ["--workers", str(workers), "--baseline", f"{model}={baseline}"]
     tree = Tree(
-        [OUR_PYTHON, "-m", "anabranch.cli.main", "serve", *flags], log=work / "anabranch.log", core=core
+        [SERVING_PYTHON, "-m", "anabranch.cli.main", "serve", *flags], log=work / "anabranch.log", core=core
     )
     running = Running(tree=tree, port=port, version=OUR_VERSION, helpers=helpers)
     try:

@@ -1,5 +1,6 @@
 """Where the bench keeps what it installs, compiles and builds: an ignored folder, so that a second run is quick."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ SERVERS = Path(__file__).resolve().parent / "servers"
 """Programs that run in the peers' own environments."""
 
 OUR_PYTHON = Path(sys.executable)
+SERVING_PYTHON = Path(os.environ.get("BENCH_SERVING_PYTHON", sys.executable))
+"""What `anabranch serve` runs on: another interpreter with the project installed shows what interpreters cost."""
 
 
 def environment(name: str) -> Path:
