@@ -269,6 +269,7 @@ def _with_measurements(manifest: Manifest, measured: Measured, timed: Generation
             cosine_mean=fidelity.cosine_mean,
             cosine_min=fidelity.cosine_min,
         ),
+        gate=None if manifest.variant == REFERENCE else measured.gate,
         latency=() if timed is None else (_whole_answer(timed),),
         generation=replace(
             manifest.generation,

@@ -3,20 +3,24 @@
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anabranch.variants.errors import BuildError
+from anabranch.variants.gate import GateVerdict
+from anabranch.variants.judging import judge_agreement
 from anabranch.variants.llm.description import GenerationSpeed, Perplexity, TokenFidelity
-from anabranch.variants.llm.fidelity import Logits, compare
+from anabranch.variants.llm.fidelity import Compared, Logits, compare
 from anabranch.variants.llm.generator import Generator
 from anabranch.variants.llm.perplexity import losses, perplexity
 from anabranch.variants.llm.sampling import Sampling
 
 # A window of 512 tokens, and a little more: from here on it has forgotten something.
 TAIL_FROM = 600
+# A changed token is often as good as the one that it replaces: twice what classes are allowed.
+TOKEN_MARGIN = 0.10
 _PROMPT_TOKENS = 64
 _ANSWER_TOKENS = 32
 _CALLS = 5
@@ -30,11 +34,13 @@ class Measured:
         fidelity: Against the reference.
         perplexity: Of the whole text.
         tail: Of the part from `TAIL_FROM` on, where the text is that long.
+        gate: Whether the variant may be a candidate, by the share of tokens on which it agrees.
     """
 
     fidelity: TokenFidelity
     perplexity: Perplexity
     tail: Perplexity | None
+    gate: GateVerdict
 
 
 def evaluate(reference: Logits, variant: Logits, text: Sequence[int], *, name: str) -> Measured:
@@ -57,7 +63,19 @@ def evaluate(reference: Logits, variant: Logits, text: Sequence[int], *, name: s
     )
     loss, other = np.concatenate(ours), np.concatenate(theirs)
     tail = perplexity(loss[TAIL_FROM:], other[TAIL_FROM:]) if len(loss) > 2 * TAIL_FROM else None
-    return Measured(fidelity=compared.summary(), perplexity=perplexity(loss, other), tail=tail)
+    return Measured(
+        fidelity=compared.summary(),
+        perplexity=perplexity(loss, other),
+        tail=tail,
+        gate=_judge(compared),
+    )
+
+
+def _judge(compared: Compared) -> GateVerdict:
+    """The offline gate, token by token in the order of the text: each outcome is judged given those before it."""
+    differs = (~compared.agrees).astype(np.int64)
+    verdict = judge_agreement(np.zeros_like(differs), differs, margin=TOKEN_MARGIN)
+    return replace(verdict, reason=verdict.reason.replace("held-out requests", "tokens of a held-out text"))
 
 
 def _with_losses(

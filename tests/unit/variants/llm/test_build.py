@@ -5,6 +5,7 @@ import numpy as np
 import onnx
 import pytest
 
+from anabranch.bandit.verdicts import Outcome
 from anabranch.variants.errors import BuildError, RecipeError
 from anabranch.variants.llm.build import build_language_model
 from anabranch.variants.llm.decoder import FINAL_NORM
@@ -85,6 +86,20 @@ def test_every_matrix_is_in_blocks_where_the_recipe_says_so(tiny_root: Path) -> 
     assert found.count("MatMulNBits") == 4 * 2 + 1
     assert found.count("GatherBlockQuantized") == 1
     assert "MatMulNBits" not in operators(tiny_root, "onnx-fp32")
+
+
+def test_the_offline_gate_lets_the_near_pass_and_fails_the_far(
+    tiny_root: Path, tiny_source: LanguageSource, tmp_path: Path
+) -> None:
+    near = manifest_of(tiny_root, "onnx-fp16").gate
+    assert near is not None
+    assert (near.outcome, near.requests) == (Outcome.PASS, 399)
+    assert "on 399 tokens of a held-out text, at most 10 lost are allowed" in near.reason
+    narrow = LanguageSpec(recipe=KvSinks(sinks=1, recent=3))
+    (manifest,) = build_language_model(tiny_source, [narrow], tmp_path, threads=1)
+    assert manifest.gate is not None
+    assert manifest.gate.outcome is Outcome.FAIL
+    assert manifest_of(tiny_root, "onnx-fp32").gate is None
 
 
 def test_a_window_is_described_and_bounds_the_cache(
