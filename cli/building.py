@@ -18,6 +18,7 @@ from anabranch.variants.encoder_folder import folder_source
 from anabranch.variants.errors import RecipeError, VariantError
 from anabranch.variants.factories import source_from_factory
 from anabranch.variants.llm.build import build_language_model
+from anabranch.variants.llm.models import LanguageSource
 from anabranch.variants.llm.recipes import language_specs
 from anabranch.variants.llm.smollm2 import MODEL as LANGUAGE_MODEL
 from anabranch.variants.llm.smollm2 import smollm2_source
@@ -70,10 +71,11 @@ def build_variants(request: BuildRequest, progress: Callable[[str], None]) -> li
         progress: Takes a line before each part of the work.
     """
     try:
-        if request.source == LANGUAGE_MODEL:
-            return _build_language_model(request, progress)
+        made = _made(request)
+        if isinstance(made, LanguageSource):
+            return _build_language_model(request, made, progress)
         wanted = wanted_specs(request)
-        source = _source(request, progress)
+        source = made or _source(request, progress)
         if source is None:
             return _build_own(request, wanted, progress)
         specs = wanted or [variant_spec(name) for name in runnable_onnx()]
@@ -82,10 +84,21 @@ def build_variants(request: BuildRequest, progress: Callable[[str], None]) -> li
         raise CommandFailed(ExitCode.BAD_INPUT, str(error)) from error
 
 
-def _build_language_model(request: BuildRequest, progress: Callable[[str], None]) -> list[Manifest]:
-    if request.samples is not None:
+def _made(request: BuildRequest) -> ModelSource | LanguageSource | None:
+    """What a function makes: the project's own for the language model, a person's for an import path."""
+    if request.source == LANGUAGE_MODEL:
+        return smollm2_source()
+    if ":" in request.source and not Path(request.source).exists():
+        return source_from_factory(request.source)
+    return None
+
+
+def _build_language_model(
+    request: BuildRequest, source: LanguageSource, progress: Callable[[str], None]
+) -> list[Manifest]:
+    if request.samples is not None or request.data:
         raise CommandFailed(
-            ExitCode.BAD_INPUT, f"--samples is for an ONNX file, {LANGUAGE_MODEL} brings its own"
+            ExitCode.BAD_INPUT, f"--samples and --data are for other models, {source.name} brings its own"
         )
     if (
         request.max_accuracy_drop is not None
@@ -94,10 +107,10 @@ def _build_language_model(request: BuildRequest, progress: Callable[[str], None]
     ):
         raise CommandFailed(
             ExitCode.BAD_INPUT,
-            f"{LANGUAGE_MODEL} is built for engine onnx and device cpu, without --max-accuracy-drop",
+            f"{source.name} is built for engine onnx and device cpu, without --max-accuracy-drop",
         )
     specs = language_specs(request.variants, request.recipes)
-    return build_language_model(smollm2_source(), specs, request.root, progress=progress)
+    return build_language_model(source, specs, request.root, progress=progress)
 
 
 def wanted_specs(request: BuildRequest) -> list[VariantSpec]:
@@ -138,8 +151,6 @@ def _source(request: BuildRequest, progress: Callable[[str], None]) -> ModelSour
             )
         progress(f"read {request.data}")
         return folder_source(path, labelled_texts(request.data), request.model or path.resolve().name)
-    if ":" in request.source and not path.exists():
-        return source_from_factory(request.source)
     return None
 
 

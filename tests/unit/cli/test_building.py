@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,14 @@ def test_a_recipe_of_another_kind_of_model_is_refused_for_the_language_model(tmp
     request = BuildRequest(source="smollm2", root=tmp_path, recipes=["int8-static"])
     with pytest.raises(CommandFailed, match="'int8-static' is none of a language model"):
         build_variants(request, lambda _: None)
+
+
+def test_a_function_may_make_a_language_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Path(__file__).parents[2] / "data"
+    monkeypatch.syspath_prepend(str(data))
+    request = BuildRequest(source="tiny_language_model:source", root=tmp_path, recipes=["fp16"])
+    (manifest,) = build_variants(request, lambda _: None)
+    assert (manifest.model, manifest.variant) == ("tiny", "onnx-fp16")
+    assert manifest.generation is not None
+    with pytest.raises(CommandFailed, match="tiny brings its own"):
+        build_variants(replace(request, samples=tmp_path), lambda _: None)
