@@ -5,6 +5,8 @@ PYTHON ?= python3
 PY := $(VENV)/bin/python
 # Extras of the installation, e.g. `make demo EXTRAS=torch`.
 EXTRAS ?=
+# ONNX Runtime for the CPU or for a GPU: cpu or gpu. An environment holds one of them.
+RUNTIME ?= cpu
 ARGS ?=
 comma := ,
 PIP := $(PY) -m pip --disable-pip-version-check
@@ -19,10 +21,10 @@ setup: $(VENV)/stamp-base$(EXTRAS)  ## install into .venv (EXTRAS=torch for the 
 setup-dev: $(VENV)/stamp-basedev$(comma)torch
 
 $(VENV)/stamp-base%: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.$(if $*,[$*])'
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[$(RUNTIME)$(if $*,$(comma)$*)]'
 	@touch $@
 $(VENV)/stamp-base: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable .
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[$(RUNTIME)]'
 	@touch $@
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -29,6 +29,7 @@ _CODES = {
     "anabranch.store.port.NotFound": ExitCode.NOT_FOUND,
     "anabranch.store.port.Conflict": ExitCode.CONFLICT,
     "anabranch.bandit.lifecycle.IllegalTransition": ExitCode.REFUSED,
+    "anabranch.variants.errors.VariantError": ExitCode.REFUSED,
     "sqlalchemy.exc.OperationalError": ExitCode.FAILURE,
     "pydantic_core._pydantic_core.ValidationError": ExitCode.FAILURE,
 }

@@ -36,19 +36,3 @@ def digits_module() -> ModuleType:
 def digits(digits_module: ModuleType) -> Any:
     """The images and their classes."""
     return digits_module.load_digits()
-
-
-# Tests of these kinds run when they are asked for, with `-m NAME`: they need a machine, a download or much time.
-_BY_NAME = ("gpu", "slow", "peers")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    asked = str(config.getoption("markexpr"))
-    left_out = [
-        item
-        for item in items
-        if any(item.get_closest_marker(kind) and kind not in asked for kind in _BY_NAME)
-    ]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]

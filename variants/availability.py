@@ -111,7 +111,7 @@ def _missing_here(spec: VariantSpec) -> str:
     match spec.engine:
         case Engine.ONNX:
             if importlib.util.find_spec("onnxruntime") is None:
-                return "onnxruntime is not installed: pip install onnxruntime"
+                return "onnxruntime is not installed: pip install 'anabranch[cpu]'"
             if isinstance(spec.recipe, Int8Qat) and importlib.util.find_spec("torch") is None:
                 return f"training needs torch, and {_TORCH_EXTRA}"
             return onnx_cuda_problem() if on_gpu else ""

@@ -5,12 +5,18 @@ from pathlib import Path
 from typing import Protocol, assert_never
 
 import numpy as np
-import onnxruntime
 
 from anabranch.variants.availability import installed_runtimes, two_runtimes
 from anabranch.variants.errors import VariantError, VariantRunError
 from anabranch.variants.recipes import Device
 from anabranch.variants.tensors import Array, Datatype, TensorSpec
+
+try:
+    import onnxruntime
+except ImportError as error:
+    raise VariantError(
+        "onnxruntime is not installed: pip install 'anabranch[cpu]', or 'anabranch[gpu]' where there is CUDA"
+    ) from error
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ERRORS_ONLY = 3

@@ -1,10 +1,15 @@
 import importlib.metadata
 import importlib.util
 import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 from anabranch.variants import availability
 from anabranch.variants.availability import (
@@ -105,3 +110,37 @@ def test_a_driver_without_devices_counts_as_none(monkeypatch: pytest.MonkeyPatch
     availability.cuda_devices.cache_clear()
     assert availability.cuda_devices() == 0
     availability.cuda_devices.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "wanted"),
+    [
+        ("linux", "x86_64", "onnxruntime-gpu"),
+        ("linux", "aarch64", "onnxruntime"),
+        ("darwin", "arm64", "onnxruntime"),
+    ],
+)
+def test_an_installation_for_a_gpu_holds_one_distribution_of_onnx_runtime(
+    test_data: Path, system: str, machine: str, wanted: str
+) -> None:
+    project = tomllib.loads((test_data.parents[1] / "pyproject.toml").read_text())["project"]
+    place = {"sys_platform": system, "platform_machine": machine}
+    lines = [*project["dependencies"], *project["optional-dependencies"]["gpu"]]
+    required = [Requirement(line) for line in lines]
+    found = [
+        each.name
+        for each in required
+        if each.name.startswith("onnxruntime") and (each.marker is None or each.marker.evaluate(place))
+    ]
+    assert found == [wanted]
+    assert project["optional-dependencies"]["cpu"] == ["onnxruntime>=1.31"]
+
+
+def test_without_onnx_runtime_a_session_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from anabranch.variants.errors import VariantError\n"
+        "try:\n    import anabranch.variants.sessions\nexcept VariantError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'anabranch[cpu]'" in done.stdout
