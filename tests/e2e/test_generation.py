@@ -82,30 +82,7 @@ def is_final(response: pb.ModelStreamInferResponse) -> bool:
     return bool(response.infer_response.parameters["triton_final_response"].bool_param)
 
 
-# Triton's own client, in a process of its own: its messages and ours cannot be in one.
-TRITON = """
-import json, queue, sys
-import numpy as np
-import tritonclient.grpc as triton
-
-client, heard = triton.InferenceServerClient(sys.argv[1]), queue.Queue()
-text = triton.InferInput("text_input", [1], "BYTES")
-text.set_data_from_numpy(np.array([b"the other thing"], np.object_))
-sampling = triton.InferInput("sampling_parameters", [1], "BYTES")
-sampling.set_data_from_numpy(np.array([json.dumps({"max_tokens": "12", "temperature": "0"}).encode()], np.object_))
-stream = triton.InferInput("stream", [1], "BOOL")
-stream.set_data_from_numpy(np.array([True]))
-client.start_stream(callback=lambda result, error: heard.put((result, error)))
-client.async_stream_infer("tiny", [text, sampling, stream], request_id="7")
-said, final = [], False
-while not final:
-    result, error = heard.get(timeout=30)
-    assert error is None, error
-    said.append(result.as_numpy("text_output")[0].decode())
-    final = result.get_response().parameters["triton_final_response"].bool_param
-client.stop_stream()
-print(json.dumps(said))
-"""
+EXAMPLE = Path(__file__).parents[2] / "examples" / "stream_text.py"
 
 
 class Conversation:
@@ -148,14 +125,17 @@ def test_tokens_come_one_by_one_and_joined_are_the_whole_answer(client: Any) -> 
     assert talk.call.code() is grpc.StatusCode.OK
 
 
-def test_tritons_client_hears_the_tokens(served: Served, client: Any) -> None:
+def test_a_standard_client_prints_the_tokens_as_they_come(served: Served, client: Any) -> None:
+    # In a process of its own: Triton's messages and ours cannot be in one.
+    options = ["the other thing", "--model", "tiny", "--max-tokens", "12"]
     ran = subprocess.run(
-        [sys.executable, "-c", TRITON, served.address], capture_output=True, text=True, timeout=120
+        [sys.executable, str(EXAMPLE), served.address, *options], capture_output=True, text=True, timeout=120
     )
     assert ran.returncode == 0, ran.stderr
-    said = json.loads(ran.stdout)
-    assert len(said) == 12
-    assert "".join(said).encode() == outputs(whole(client, asked()))[0]
+    assert ran.stdout.encode() == outputs(whole(client, asked()))[0] + b"\n"
+    first, last = ran.stderr.splitlines()
+    assert first.startswith("onnx-fp32: ")
+    assert last == "length"
 
 
 def test_a_client_that_wants_no_stream_gets_one_reply(client: Any) -> None:
