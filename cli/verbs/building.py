@@ -84,6 +84,7 @@ def build(
 
     Example: anabranch build classifier.onnx --variant onnx-fp32 --variant onnx-int8-dynamic
     """
+    from anabranch.cli.build_progress import shown_progress
     from anabranch.cli.building import BuildRequest, build_variants, variant_table
     from anabranch.cli.output import encoded
     from anabranch.cli.recipe_list import parse_drop, recipe_rows, recipe_table
@@ -117,7 +118,8 @@ def build(
         data=data,
         layer_errors=layer_errors,
     )
-    manifests = build_variants(request, terminal.note)
+    with shown_progress(terminal) as tell:
+        manifests = build_variants(request, tell)
     if output is Format.TABLE:
         terminal.show(variant_table(manifests))
     else:
