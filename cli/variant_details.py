@@ -25,6 +25,8 @@ def describe_variant(details: VariantDetails) -> Iterator[str]:
         yield from describe_generation(manifest.generation)
     if manifest.gate is not None:
         yield f"  offline gate  {manifest.gate.outcome}: {manifest.gate.reason}"
+    if manifest.cold_ms is not None:
+        yield f"  cold          {manifest.cold_ms:.0f} ms from opening the file to the first answer"
     for row in manifest.latency:
         yield f"  batch of {row.batch_size:<4} p50 {row.p50_ms:.2f} ms, p95 {row.p95_ms:.2f} ms ({row.calls} calls, {row.threads} thread)"
     if details.layers is not None:

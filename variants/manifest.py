@@ -106,6 +106,7 @@ class Manifest:
         parity: Against the reference, where there were requests to compare.
         task: Share of right answers, where labels are known.
         latency: One entry a batch size, where there were requests to measure with.
+        cold_ms: Milliseconds from opening the artifact to the first answer; the latencies are of a warm engine.
         formats: The number format of every linear layer, as read off the artifact.
         gate: Whether the variant may be a candidate, where there were held-out requests; never of the reference.
         generation: What a variant that generates text needs and is.
@@ -131,6 +132,7 @@ class Manifest:
     task: TaskMetric | None
     latency: tuple[BatchLatency, ...]
     device: Device = Device.CPU
+    cold_ms: float | None = None
     formats: Mapping[str, NumberFormat] = field(default_factory=dict)
     gate: GateVerdict | None = None
     generation: Generation | None = None

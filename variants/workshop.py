@@ -15,7 +15,7 @@ from anabranch.variants.gate import GateVerdict
 from anabranch.variants.graph_formats import require_formats
 from anabranch.variants.judging import judge_accuracy, judge_agreement
 from anabranch.variants.manifest import VERSION, Manifest, Parity, TaskMetric, describe_files, tool_versions
-from anabranch.variants.measure import accuracy, classes, compare, latencies, run_all
+from anabranch.variants.measure import accuracy, classes, compare, latencies, run_all, run_batch
 from anabranch.variants.models import ModelSource, PreparedModel, Progress
 from anabranch.variants.onnx_graphs import with_extra_outputs
 from anabranch.variants.onnx_recipes import OnnxBuilder
@@ -110,10 +110,14 @@ class Workshop:
         self._tell(f"measure {spec.name}")
         formats = self._formats(spec, graph, draft / name)
         parity, task, gate = self._evaluate(spec, graph, draft / name)
+        requests = self._model.evaluation
+        opened = time.perf_counter()
         session = open_session(
             spec.engine, draft / name, threads=1, device=spec.device, recipe=spec.recipe.name
         )
-        requests = self._model.evaluation
+        if requests:
+            run_batch(session, requests[:1])
+        cold_ms = (time.perf_counter() - opened) * 1e3
         return Manifest(
             version=VERSION,
             model=self._source.name,
@@ -136,6 +140,7 @@ class Workshop:
             formats=formats,
             gate=gate,
             latency=latencies(session, requests, threads=1) if requests else (),
+            cold_ms=round(cold_ms, 3) if requests else None,
         )
 
     def _evaluate(

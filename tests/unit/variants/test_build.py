@@ -40,6 +40,8 @@ def test_every_variant_is_described_and_measured(digits_source: ModelSource, tmp
         assert manifest.task is not None
         assert manifest.task.low < manifest.task.value < manifest.task.high
         assert [entry.batch_size for entry in manifest.latency] == [1, 8]
+        assert manifest.cold_ms is not None
+        assert manifest.cold_ms > manifest.latency[0].p50_ms
     reference, half, dynamic = manifests[0], manifests[1], manifests[2]
     assert reference.parity is not None
     assert reference.parity.max_abs == 0
@@ -154,4 +156,5 @@ def test_a_model_without_samples_is_built_unmeasured(digits_source: ModelSource,
     )
     [manifest] = build(bare, ["onnx-int8-dynamic"], tmp_path, threads=1)
     assert (manifest.parity, manifest.task, manifest.latency) == (None, None, ())
+    assert (manifest.gate, manifest.cold_ms) == (None, None)
     shutil.rmtree(tmp_path / "digits")
