@@ -35,6 +35,7 @@ from anabranch.bandit.spec import (
     Role,
     SetWeightStep,
     Step,
+    kind_of,
 )
 
 LEVELS = (0.5, 0.9)
@@ -114,25 +115,6 @@ def needed_nats(evidence: float, overhead: float, level: float) -> float:
     mean = evidence + overhead
     shape = mean * mean / 2.0
     return float(stats.invgauss.ppf(level, mean / shape, scale=shape))
-
-
-def kind_of(step: Step) -> str:
-    """A step's name in a document."""
-    match step:
-        case MirrorStep():
-            return "mirror"
-        case SetWeightStep():
-            return "setWeight"
-        case PauseStep():
-            return "pause"
-        case AnalysisStep():
-            return "analysis"
-        case BanditStep():
-            return "bandit"
-        case PromoteStep():
-            return "promote"
-        case _:
-            assert_never(step)
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import assert_never
 
 
 class Role(StrEnum):
@@ -176,6 +177,25 @@ class PromoteStep:
 
 
 Step = MirrorStep | SetWeightStep | PauseStep | AnalysisStep | BanditStep | PromoteStep
+
+
+def kind_of(step: Step) -> str:
+    """A step's key in a document."""
+    match step:
+        case MirrorStep():
+            return "mirror"
+        case SetWeightStep():
+            return "setWeight"
+        case PauseStep():
+            return "pause"
+        case AnalysisStep():
+            return "analysis"
+        case BanditStep():
+            return "bandit"
+        case PromoteStep():
+            return "promote"
+        case _:
+            assert_never(step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

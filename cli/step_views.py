@@ -16,6 +16,7 @@ from anabranch.bandit.spec import (
     PromoteStep,
     SetWeightStep,
     Step,
+    kind_of,
 )
 from anabranch.bandit.state import ExperimentState
 from anabranch.cli.numbers import duration, share
@@ -53,25 +54,6 @@ def step_views(
             )
         )
     return tuple(views)
-
-
-def kind_of(step: Step) -> str:
-    """The step's key in the document."""
-    match step:
-        case MirrorStep():
-            return "mirror"
-        case SetWeightStep():
-            return "setWeight"
-        case PauseStep():
-            return "pause"
-        case AnalysisStep():
-            return "analysis"
-        case BanditStep():
-            return "bandit"
-        case PromoteStep():
-            return "promote"
-        case _:
-            assert_never(step)
 
 
 def title(step: Step) -> str:
