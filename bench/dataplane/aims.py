@@ -92,8 +92,10 @@ def _memory(results: Results) -> Found:
     for peer in results.peers("growth", growth.MEMORY):
         samples = results.of("growth", growth.MEMORY, peer)[-1]["samples"]
         # The first third fills caches and the first snapshots of the evidence.
-        begun = samples[len(samples) // 3]["rss_mib"]
-        return float(samples[-1]["rss_mib"] / begun)
+        begun, ended = samples[len(samples) // 3], samples[-1]
+        a_minute = (ended["rss_mib"] - begun["rss_mib"]) / (ended["minute"] - begun["minute"])
+        # A short run's own growth would always look flat.
+        return float(1.0 + 60.0 * a_minute / begun["rss_mib"])
     return None
 
 
@@ -130,5 +132,5 @@ AIMS = (
         _FLAT,
         _growth("experiments", f"{growth.EXPERIMENTS} experiments", "1 experiment", "cpu_us"),
     ),
-    Aim("memory at the end against a third of the way", _FLAT, _memory),
+    Aim("memory after a further hour at the last growth, against a third of the way", _FLAT, _memory),
 )
