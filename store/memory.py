@@ -16,6 +16,7 @@ from anabranch.bandit.state import ExperimentState
 from anabranch.store.chain import GENESIS, link
 from anabranch.store.codec import decision_text
 from anabranch.store.document import parse
+from anabranch.store.memory_access import MemoryAccess
 from anabranch.store.memory_ingestion import Ingests, MemoryIngestion
 from anabranch.store.port import (
     MOVES_ENDED,
@@ -51,6 +52,7 @@ class MemoryStore:
         self._baselines: dict[str, str] = {}
         self._lanes = 0
         self._ingested = Ingests()
+        self.access = MemoryAccess(self._audit)
 
     def apply(
         self, document: Mapping[str, Any], actor: str, now: float, *, remark: str = ""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from anabranch.bandit.decision import Command, Decision, Verb
 from anabranch.bandit.evidence import Cell, Evidence, PairCell
 from anabranch.bandit.state import ExperimentState
+from anabranch.store.access_port import AccessStore
 from anabranch.store.journal import SegmentName
 
 MOVES_ENDED = (Verb.RETRY, Verb.UNDO)
@@ -155,6 +156,11 @@ class Ingestion(Protocol):
 
 class Store(Protocol):
     """Where everything is kept."""
+
+    @property
+    def access(self) -> AccessStore:
+        """Where tokens are kept."""
+        ...
 
     def apply(
         self, document: Mapping[str, Any], actor: str, now: float, *, remark: str = ""

@@ -27,6 +27,7 @@ from anabranch.store.port import (
     applied_detail,
 )
 from anabranch.store.second_on_model import second_on_model
+from anabranch.store.sql_access import SqlAccess
 from anabranch.store.sql_ingestion import SqlIngestion, upsert
 from anabranch.store.sql_rows import (
     EXPERIMENTS,
@@ -82,6 +83,7 @@ class SqlStore:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.access = SqlAccess(engine)
 
     def apply(
         self, document: Mapping[str, Any], actor: str, now: float, *, remark: str = ""

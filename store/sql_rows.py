@@ -65,7 +65,7 @@ def append_event(
     connection: Connection,
     now: float,
     actor: str,
-    experiment_id: int,
+    experiment_id: int | None,
     experiment: str,
     verb: str,
     detail: str,

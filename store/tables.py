@@ -154,6 +154,22 @@ class EventRow(SQLModel, table=True):
     pending: bool = Field(index=True)
 
 
+class TokenRow(SQLModel, table=True):
+    """An API token, without its secret."""
+
+    __tablename__ = "token"
+    id: str = Field(primary_key=True)
+    name: str = Field(index=True)
+    role: str
+    models: str
+    digest: str
+    created_s: float
+    created_by: str
+    expires_s: float | None = None
+    revoked_s: float | None = None
+    last_used_s: float | None = None
+
+
 class CounterRow(SQLModel, table=True):
     """A number that only grows."""
 
@@ -179,4 +195,5 @@ PAIR = _table(PairRecord)
 FEEDBACK = _table(FeedbackRecord)
 CURSOR = _table(CursorRow)
 EVENT = _table(EventRow)
+TOKEN = _table(TokenRow)
 COUNTER = _table(CounterRow)
