@@ -32,7 +32,7 @@ def existing_store(url: str) -> Iterator[Store]:
             f"no database at {path}",
             "start one with `anabranch serve`, create one with `anabranch apply -f FILE`, or pass --store",
         )
-    with _opened(url) as store:
+    with _opened(url, may_change_tables=False) as store:
         yield store
 
 
@@ -44,7 +44,7 @@ def created_store(url: str) -> Iterator[Store]:
         CommandFailed: If it cannot be opened.
     """
     sqlite_path(url)
-    with _opened(url) as store:
+    with _opened(url, may_change_tables=True) as store:
         yield store
 
 
@@ -91,14 +91,17 @@ def find_experiment(store: Store, name: str) -> StoredExperiment:
 
 
 @contextmanager
-def _opened(url: str) -> Iterator[Store]:
+def _opened(url: str, *, may_change_tables: bool) -> Iterator[Store]:
     # Imported when a store is needed: it brings SQLAlchemy and Alembic.
     from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 
-    from anabranch.store.sql import open_store
+    from anabranch.store.migrate import SchemaMismatch
+    from anabranch.store.sql import Schema, open_store
 
     try:
-        store = open_store(url)
+        store = open_store(url, schema=Schema.UPGRADE if may_change_tables else Schema.REQUIRE)
+    except SchemaMismatch as error:
+        raise CommandFailed(ExitCode.FAILURE, str(error)) from error
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise CommandFailed(ExitCode.BAD_INPUT, f"the store {_shown(url)} cannot be used: {error}") from error
     except (DatabaseError, OSError) as error:

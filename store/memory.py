@@ -140,8 +140,10 @@ class MemoryStore:
                 for sequence, delta in enumerate(self._ingested.deltas[start:], start + 1)
                 if delta.experiment == kept.stored.id
             ]
-            cells = merge_cells(cell for _, delta in found for cell in delta.cells)
-            pairs = merge_pairs(pair for _, delta in found for pair in delta.pairs)
+            # An ingestion that began before the document was applied may have ended after it.
+            own = kept.stored.first_epoch
+            cells = merge_cells(cell for _, delta in found for cell in delta.cells if cell.epoch >= own)
+            pairs = merge_pairs(pair for _, delta in found for pair in delta.pairs if pair.epoch >= own)
             numbers = {cell.epoch for cell in cells} | {pair.epoch for pair in pairs}
             return Evidence(
                 experiment=name,

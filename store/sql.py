@@ -6,10 +6,10 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, delete, event, func, insert, select, update
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from anabranch.bandit.decision import Command, Decision, Verb
 from anabranch.bandit.evidence import Evidence, merge_cells, merge_pairs
@@ -17,7 +17,9 @@ from anabranch.bandit.state import ExperimentState
 from anabranch.store import codec
 from anabranch.store.chain import GENESIS, link
 from anabranch.store.document import parse
-from anabranch.store.migrate import upgrade
+from anabranch.store.engine import READS, new_engine
+from anabranch.store.locks import Lock, hold
+from anabranch.store.migrate import require_current, upgrade
 from anabranch.store.port import (
     MOVES_ENDED,
     AuditEvent,
@@ -33,12 +35,12 @@ from anabranch.store.sql_rows import (
     EXPERIMENTS,
     append_event,
     find_experiment,
+    next_number,
     save_baseline,
     standing,
     stored_experiment,
 )
 from anabranch.store.tables import (
-    COUNTER,
     DECISION,
     DELTA,
     EPOCH,
@@ -51,31 +53,33 @@ from anabranch.store.tables import (
 )
 
 
-def open_store(url: str) -> SqlStore:
-    """Open a database by URL, creating or migrating its tables.
+class Schema(StrEnum):
+    """What to do about tables that are not there, or are older than this release."""
+
+    UPGRADE = "upgrade"
+    REQUIRE = "require"
+
+
+def open_store(url: str, *, schema: Schema = Schema.UPGRADE) -> SqlStore:
+    """Open a database by URL.
 
     Args:
-        url: A SQLAlchemy URL such as `sqlite:///state/anabranch.db`.
+        url: A SQLAlchemy URL such as `sqlite:///state/anabranch.db` or `postgresql://user@host/name`.
+        schema: Whether its tables may be made or changed.
+
+    Raises:
+        SchemaMismatch: If its tables are not those of this release, and may not or cannot be changed.
     """
-    if url.startswith("sqlite:///"):
-        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url)
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_immediate)
-    upgrade(engine)
+    engine = new_engine(url)
+    try:
+        if schema is Schema.UPGRADE:
+            upgrade(engine)
+        else:
+            require_current(engine)
+    except BaseException:
+        engine.dispose()
+        raise
     return SqlStore(engine)
-
-
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # We begin transactions ourselves, see _begin_immediate.
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=10000"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_immediate(connection: Connection) -> None:
-    # Taking the write lock at the start lets a second writer wait instead of failing half-way.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 class SqlStore:
@@ -84,6 +88,7 @@ class SqlStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.access = SqlAccess(engine)
+        self._reads = engine.execution_options(**{READS: True})
 
     def apply(
         self, document: Mapping[str, Any], actor: str, now: float, *, remark: str = ""
@@ -92,6 +97,7 @@ class SqlStore:
         experiment = parse(document)
         text = json.dumps(document, sort_keys=True)
         with self._engine.begin() as connection:
+            hold(connection, Lock.EXPERIMENTS)
             row = connection.execute(select(EXPERIMENT).where(EXPERIMENT.c.name == experiment.name)).first()
             if row is not None and row.document == text:
                 return stored_experiment(row)
@@ -146,12 +152,12 @@ class SqlStore:
 
     def experiments(self) -> list[StoredExperiment]:
         """See `port.Store.experiments`."""
-        with self._engine.begin() as connection:
+        with self._reads.begin() as connection:
             return [stored_experiment(row) for row in connection.execute(EXPERIMENTS.order_by("name"))]
 
     def experiment(self, name: str) -> StoredExperiment:
         """See `port.Store.experiment`."""
-        with self._engine.begin() as connection:
+        with self._reads.begin() as connection:
             return stored_experiment(find_experiment(connection, name))
 
     def save(
@@ -195,15 +201,21 @@ class SqlStore:
 
     def load_evidence(self, name: str, after: int) -> Evidence:
         """See `port.Store.load_evidence`."""
-        with self._engine.begin() as connection:
+        with self._reads.begin() as connection:
             row = find_experiment(connection, name)
             deltas = connection.execute(
                 select(DELTA)
                 .where(DELTA.c.experiment_id == row.id, DELTA.c.sequence > max(after, row.first_delta))
                 .order_by("sequence")
             ).all()
-            cells = merge_cells(cell for delta in deltas for cell in codec.cells_from(delta.cells))
-            pairs = merge_pairs(pair for delta in deltas for pair in codec.pairs_from(delta.pairs))
+            # An ingestion that began before the document was applied may have ended after it.
+            own = row.first_epoch
+            cells = merge_cells(
+                cell for delta in deltas for cell in codec.cells_from(delta.cells) if cell.epoch >= own
+            )
+            pairs = merge_pairs(
+                pair for delta in deltas for pair in codec.pairs_from(delta.pairs) if pair.epoch >= own
+            )
             numbers = {cell.epoch for cell in cells} | {pair.epoch for pair in pairs}
             epochs = connection.execute(select(EPOCH).where(EPOCH.c.experiment_id == row.id)).all()
         return Evidence(
@@ -217,7 +229,7 @@ class SqlStore:
 
     def evidence_log(self, name: str) -> list[Evidence]:
         """See `port.Store.evidence_log`."""
-        with self._engine.begin() as connection:
+        with self._reads.begin() as connection:
             row = find_experiment(connection, name)
             bodies = connection.execute(
                 select(EVIDENCE.c.body)
@@ -228,7 +240,7 @@ class SqlStore:
 
     def decisions(self, name: str) -> list[StoredDecision]:
         """See `port.Store.decisions`."""
-        with self._engine.begin() as connection:
+        with self._reads.begin() as connection:
             row = find_experiment(connection, name)
             rows = connection.execute(
                 select(DECISION).where(DECISION.c.experiment_id == row.id).order_by("spec_version", "number")
@@ -246,6 +258,7 @@ class SqlStore:
     def request(self, name: str, verb: Verb, argument: str, actor: str, now: float) -> Command:
         """See `port.Store.request`."""
         with self._engine.begin() as connection:
+            hold(connection, Lock.EXPERIMENTS)
             row = find_experiment(connection, name)
             if verb in MOVES_ENDED and codec.state_from(row.state).phase.is_over:
                 self._refuse_second_on_model(connection, row.name, row.model)
@@ -254,7 +267,7 @@ class SqlStore:
 
     def pending(self, name: str) -> tuple[Command, ...]:
         """See `port.Store.pending`."""
-        with self._engine.begin() as connection:
+        with self._reads.begin() as connection:
             rows = connection.execute(
                 select(EVENT).where(EVENT.c.experiment == name, EVENT.c.pending).order_by("id")
             )
@@ -267,7 +280,7 @@ class SqlStore:
         statement = select(EVENT).order_by("id")
         if name is not None:
             statement = statement.where(EVENT.c.experiment == name)
-        with self._engine.begin() as connection:
+        with self._reads.begin() as connection:
             return [
                 AuditEvent(
                     id=row.id,
@@ -282,7 +295,7 @@ class SqlStore:
 
     def baseline(self, model: str) -> str | None:
         """See `port.Store.baseline`."""
-        with self._engine.begin() as connection:
+        with self._reads.begin() as connection:
             return connection.execute(select(MODEL.c.baseline).where(MODEL.c.name == model)).scalar()
 
     def set_baseline(self, model: str, variant: str, now: float) -> None:
@@ -293,10 +306,7 @@ class SqlStore:
     def next_lane(self) -> int:
         """See `port.Store.next_lane`."""
         with self._engine.begin() as connection:
-            row = connection.execute(select(COUNTER.c.value).where(COUNTER.c.name == "lane")).scalar()
-            lane = int(row or 0) + 1
-            upsert(connection, COUNTER, [{"name": "lane", "value": lane}], update_columns=("value",))
-        return lane
+            return next_number(connection, "lane")
 
     @contextmanager
     def ingestion(self) -> Iterator[SqlIngestion]:

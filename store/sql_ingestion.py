@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from anabranch.bandit.evidence import Cell, PairCell
 from anabranch.store import codec
 from anabranch.store.journal import SegmentName
+from anabranch.store.locks import Lock, hold
 from anabranch.store.port import FeedbackRow, PairRow, UnitRow
 from anabranch.store.tables import CURSOR, DELTA, FEEDBACK, PAIR, UNIT
 
@@ -54,6 +55,7 @@ class SqlIngestion:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._is_alone = False
 
     def offset(self, segment: SegmentName) -> int:
         """See `port.Ingestion.offset`."""
@@ -69,6 +71,7 @@ class SqlIngestion:
 
     def add_units(self, rows: Iterable[UnitRow]) -> tuple[list[UnitRow], list[FeedbackRow]]:
         """See `port.Ingestion.add_units`."""
+        self._be_alone()
         values = {(row.experiment, row.unit): _unit_values(row) for row in reversed(list(rows))}
         new = [_unit(row) for row in upsert(self._connection, UNIT, list(values.values()))]
         known = self._by_assignment(FEEDBACK, new)
@@ -76,12 +79,14 @@ class SqlIngestion:
 
     def of_first_requests(self, rows: Iterable[FeedbackRow]) -> list[FeedbackRow]:
         """See `port.Ingestion.of_first_requests`."""
+        self._be_alone()
         asked = list(rows)
         known = self._by_assignment(UNIT, asked)
         return [row for row in asked if _assignment(row) in known]
 
     def add_pairs(self, rows: Iterable[PairRow]) -> list[tuple[PairRow, FeedbackRow]]:
         """See `port.Ingestion.add_pairs`."""
+        self._be_alone()
         values = {
             (row.experiment, row.lane, row.sequence, row.arm): _pair_values(row)
             for row in reversed(list(rows))
@@ -94,6 +99,7 @@ class SqlIngestion:
         self, rows: Iterable[FeedbackRow]
     ) -> tuple[list[FeedbackRow], list[tuple[PairRow, FeedbackRow]]]:
         """See `port.Ingestion.add_feedback`."""
+        self._be_alone()
         values = {
             (row.experiment, row.lane, row.sequence, row.metric): _feedback_values(row)
             for row in reversed(list(rows))
@@ -105,6 +111,7 @@ class SqlIngestion:
 
     def add_delta(self, experiment: int, cells: Collection[Cell], pairs: Collection[PairCell]) -> None:
         """See `port.Ingestion.add_delta`."""
+        self._be_alone()
         self._connection.execute(
             insert(DELTA).values(
                 experiment_id=experiment,
@@ -112,6 +119,16 @@ class SqlIngestion:
                 pairs=codec.pairs_text(tuple(pairs)),
             )
         )
+
+    def _be_alone(self) -> None:
+        """From here on, nobody else ingests until this is committed.
+
+        A reply and its label may come through two routers at once, and one of the two has to see the other. And a
+        delta's number must not become visible after a higher one's: whoever has read up to that one would miss it.
+        """
+        if not self._is_alone:
+            hold(self._connection, Lock.INGESTION)
+            self._is_alone = True
 
     def _by_assignment(
         self, table: Table, rows: Sequence[UnitRow | PairRow | FeedbackRow]

@@ -6,12 +6,13 @@ import json
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from anabranch.bandit.lifecycle import Phase
 from anabranch.store import codec
 from anabranch.store.port import NotFound, StoredExperiment
 from anabranch.store.sql_ingestion import upsert
-from anabranch.store.tables import EVENT, EXPERIMENT, MODEL
+from anabranch.store.tables import COUNTER, EVENT, EXPERIMENT, MODEL
 
 EXPERIMENTS = select(EXPERIMENT)
 
@@ -27,11 +28,10 @@ def find_experiment(connection: Connection, name: str) -> Any:
     Raises:
         NotFound: If there is none of that name; says which there are.
     """
-    rows = connection.execute(EXPERIMENTS).all()
-    for row in rows:
-        if row.name == name:
-            return row
-    known = ", ".join(sorted(row.name for row in rows)) or "none"
+    row = connection.execute(EXPERIMENTS.where(EXPERIMENT.c.name == name)).first()
+    if row is not None:
+        return row
+    known = ", ".join(connection.execute(select(EXPERIMENT.c.name).order_by("name")).scalars()) or "none"
     raise NotFound(f"no experiment {name!r}; there are: {known}")
 
 
@@ -59,6 +59,16 @@ def save_baseline(connection: Connection, model: str, variant: str, now: float) 
         [{"name": model, "baseline": variant, "changed_s": now}],
         update_columns=("baseline", "changed_s"),
     )
+
+
+def next_number(connection: Connection, counter: str) -> int:
+    """Count on, in one statement: no two transactions get the same number."""
+    build = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    counting = build(COUNTER).values(name=counter, value=1)
+    counted = counting.on_conflict_do_update(
+        index_elements=["name"], set_={"value": COUNTER.c.value + 1}
+    ).returning(COUNTER.c.value)
+    return int(connection.execute(counted).scalar_one())
 
 
 def append_event(

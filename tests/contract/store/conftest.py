@@ -13,20 +13,30 @@ from anabranch.store.sql import open_store
 Document = dict[str, Any]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+POSTGRES = pytest.param("postgres", marks=pytest.mark.postgres)
+
+
+@pytest.fixture(params=["memory", "sqlite", POSTGRES])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An empty store of every kind."""
     opened: Store = (
-        MemoryStore() if request.param == "memory" else open_store(f"sqlite:///{tmp_path / 'store.db'}")
+        MemoryStore() if request.param == "memory" else open_store(_url(request, request.param, tmp_path))
     )
     yield opened
     opened.close()
 
 
-@pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    """Where a database can be opened more than once."""
-    return f"sqlite:///{tmp_path / 'shared.db'}"
+@pytest.fixture(params=["sqlite", POSTGRES])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a database of every kind can be opened more than once."""
+    return _url(request, request.param, tmp_path)
+
+
+def _url(request: pytest.FixtureRequest, kind: str, folder: Path) -> str:
+    if kind == "sqlite":
+        return f"sqlite:///{folder / 'store.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,11 @@
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from anabranch.bandit.evidence import Cell, Evidence
 from anabranch.store.journal import SegmentName
-from anabranch.store.port import Conflict, Store, UnitRow
+from anabranch.store.port import Conflict, FeedbackRow, Ingestion, PairRow, Store, UnitRow
 from anabranch.store.sql import open_store
 
 Write = Callable[..., dict[str, Any]]
@@ -57,9 +58,9 @@ def test_two_writers_never_save_over_each_other(store: Store, write_document: Wr
 
 
 def test_two_openers_of_one_database_never_save_over_each_other(
-    sqlite_url: str, write_document: Write
+    store_url: str, write_document: Write
 ) -> None:
-    stores = [open_store(sqlite_url), open_store(sqlite_url)]
+    stores = [open_store(store_url), open_store(store_url)]
     first = stores[0].apply(write_document(), "ada", 1.0)
     both(lambda number: save_until_done(stores[number], []))
     assert stores[0].experiment("exp").state_version == first.state_version + 2 * ROUNDS
@@ -94,3 +95,93 @@ def test_two_workers_never_get_one_lane(store: Store) -> None:
     lanes: list[int] = []
     both(lambda _: lanes.extend(store.next_lane() for _ in range(ROUNDS)))
     assert len(set(lanes)) == 2 * ROUNDS
+
+
+def test_of_two_experiments_applied_to_one_model_at_once_one_is_refused(
+    store_url: str, write_document: Write
+) -> None:
+    stores = [open_store(store_url), open_store(store_url)]
+    refused: list[Conflict] = []
+
+    def apply(number: int) -> None:
+        for turn in range(ROUNDS):
+            try:
+                stores[number].apply(write_document(name=f"exp{number}", model=f"m{turn}"), "ada", 1.0)
+            except Conflict as conflict:
+                refused.append(conflict)
+
+    both(apply)
+    models = [kept.document["spec"]["model"] for kept in stores[0].experiments()]
+    assert len(models) == len(set(models))
+    assert refused
+    for opened in stores:
+        opened.close()
+
+
+@contextmanager
+def while_an_ingestion_is_open(first: Store, work: Callable[[], None]) -> Iterator[Ingestion]:
+    """Lets another router begin an ingestion within ours; it has to wait for the end of ours."""
+    done = threading.Event()
+
+    def other() -> None:
+        work()
+        done.set()
+
+    thread = threading.Thread(target=other)
+    with first.ingestion() as ingestion:
+        yield ingestion
+        thread.start()
+        # Long enough for one that does not wait.
+        assert not done.wait(0.3)
+    thread.join()
+    assert done.is_set()
+
+
+def test_a_reply_and_its_label_that_come_through_two_routers_at_once_meet(
+    store_url: str, write_document: Write
+) -> None:
+    stores = [open_store(store_url), open_store(store_url)]
+    kept = stores[0].apply(write_document(), "ada", 1.0)
+    pair = PairRow(experiment=kept.id, lane=1, sequence=5, arm=1, epoch=1, baseline_top1=1, top1=1)
+    label = FeedbackRow(
+        experiment=kept.id,
+        lane=1,
+        sequence=5,
+        metric="correct",
+        epoch=1,
+        arm=0,
+        sampled=True,
+        top1=1,
+        is_label=True,
+        value=1.0,
+        at_s=1.0,
+    )
+    met: list[tuple[PairRow, FeedbackRow]] = []
+
+    def give_label() -> None:
+        with stores[1].ingestion() as ingestion:
+            met.extend(ingestion.add_feedback([label])[1])
+
+    with while_an_ingestion_is_open(stores[0], give_label) as ingestion:
+        assert ingestion.add_pairs([pair]) == []
+    assert met == [(pair, label)]
+    for opened in stores:
+        opened.close()
+
+
+def test_outcomes_become_visible_in_the_order_of_their_numbers(store_url: str, write_document: Write) -> None:
+    stores = [open_store(store_url), open_store(store_url)]
+    kept = stores[0].apply(write_document(), "ada", 1.0)
+    seen: list[int] = []
+
+    def append_and_look() -> None:
+        with stores[1].ingestion() as ingestion:
+            ingestion.add_delta(kept.id, [Cell(epoch=0, variant="b", requests=1)], [])
+        evidence = stores[1].load_evidence("exp", 0)
+        seen.append(sum(cell.requests for cell in evidence.cells))
+
+    with while_an_ingestion_is_open(stores[0], append_and_look) as ingestion:
+        ingestion.add_delta(kept.id, [Cell(epoch=0, variant="a", requests=1)], [])
+    assert seen == [2], "whoever had read the second alone would have missed the first"
+    for opened in stores:
+        opened.close()

@@ -235,3 +235,26 @@ def test_more_rows_than_one_statement_takes_are_all_kept(store: Store) -> None:
         units, _ = ingestion.add_units([unit(b"%d" % index, index) for index in range(many)])
     assert len(new) == len(matched) == len(units) == many
     assert {row.sequence for _, row in matched} == set(range(many))
+
+
+def test_outcomes_of_an_earlier_spec_version_that_are_appended_late_are_no_evidence_of_the_next(
+    store: Store, write_document: Write
+) -> None:
+    kept = store.experiment("exp")
+    over = replace(kept.state, phase=Phase.ROLLED_BACK, epoch=3)
+    store.save(
+        "exp",
+        expected=kept.state_version,
+        state=over,
+        evidence=Evidence(experiment="exp"),
+        decision=None,
+    )
+    later = store.apply(write_document(weight=20), "ada", 9.0)
+    with store.ingestion() as ingestion:
+        ingestion.add_delta(
+            1, [Cell(epoch=3, variant="a", requests=7)], [PairCell(epoch=3, variant="a", pairs=1)]
+        )
+        ingestion.add_delta(1, [Cell(epoch=later.first_epoch, variant="a", requests=1)], [])
+    evidence = store.load_evidence("exp", 0)
+    assert [cell.requests for cell in evidence.cells] == [1]
+    assert evidence.pairs == ()
