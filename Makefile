@@ -12,7 +12,7 @@ comma := ,
 PIP := $(PY) -m pip --disable-pip-version-check
 CODE := bandit store variants wire router cli proto tests bench examples
 
-.PHONY: help setup setup-dev demo test conformance check format proto bench-setup bench-dataplane clean
+.PHONY: help setup setup-dev demo test conformance check format proto reference bench-setup bench-dataplane clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,9 @@ format: setup-dev  ## format and fix what can be fixed
 proto: setup-dev  ## regenerate the committed protobuf code
 	cd src && ../$(PY) -m grpc_tools.protoc -I . --python_out=. --mypy_out=quiet:. \
 	  --plugin=protoc-gen-mypy=../$(VENV)/bin/protoc-gen-mypy $$(find -L anabranch/proto -name '*.proto' | sort)
+
+reference: setup-dev  ## write the pages of docs/ that come from the code
+	$(PY) -m anabranch.router.metrics.document > docs/metrics.md
 
 bench-setup: setup-dev  ## install the peers of the benches below .cache/bench (Debian: apt-get, see the message)
 	$(PY) -m bench.dataplane install

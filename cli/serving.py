@@ -19,6 +19,8 @@ from anabranch.wire.choice import WireKind
 
 READY = "serving on "
 """What the line begins with that says the port is open; the address follows."""
+METRICS = "metrics on "
+"""The same for the metrics."""
 
 
 def run_server(
@@ -32,6 +34,8 @@ def run_server(
     workers: int,
     threads: int,
     wire: str,
+    metrics_port: int | None,
+    metrics_host: str,
     max_message_bytes: int,
     tls_certificate: Path | None,
     tls_key: Path | None,
@@ -55,6 +59,8 @@ def run_server(
             workers=workers,
             threads=threads,
             wire=_wire(wire),
+            metrics_port=metrics_port,
+            metrics_host=metrics_host,
             max_message_bytes=max_message_bytes,
             tls_certificate=tls_certificate,
             tls_key=tls_key,
@@ -98,7 +104,11 @@ def _unservable(host: str, port: int, error: OSError) -> CommandFailed:
 
 
 async def _serve(settings: Settings, say: Callable[[str], None]) -> None:
-    server = Server(settings, on_ready=lambda port: say(f"{READY}{settings.host}:{port}"))
+    server = Server(
+        settings,
+        on_ready=lambda port: say(f"{READY}{settings.host}:{port}"),
+        on_metrics=lambda address: say(f"{METRICS}{address}"),
+    )
     await server.run()
 
 

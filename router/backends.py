@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from anabranch.router.queries import Query
 from anabranch.variants.batcher import Dispatcher
@@ -38,6 +38,13 @@ class Submitted(Protocol):
 
     def cancel(self) -> object:
         """Forget it: `done` is not called any more."""
+
+
+class Load(NamedTuple):
+    """How busy a variant is: requests that wait, and requests that run."""
+
+    queued: int
+    running: int
 
 
 class Backend(Protocol):
@@ -121,6 +128,11 @@ class LocalBackend:
         """A variant that hangs must not take the others' threads too."""
         self._dispatcher.overdue(self._name)
 
+    def load(self) -> Load:
+        """How busy the variant is."""
+        load = self._dispatcher.load(self._name)
+        return Load(load.queued, load.running)
+
 
 class RemoteBackend:
     """A variant on a server elsewhere.
@@ -161,3 +173,7 @@ class RemoteBackend:
     def late(self, waited_s: float) -> None:
         """A server that does not answer in time counts as failing."""
         self._variant.late(waited_s)
+
+    def load(self) -> Load:
+        """What waits and what runs there, only the server knows."""
+        return Load(0, self._variant.in_flight)

@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 from anabranch.bandit.decision import Command, Decision, Verb
 from anabranch.bandit.lifecycle import Phase
@@ -22,6 +23,8 @@ from anabranch.store.port import Conflict, Store, StoredExperiment
 from anabranch.variants.manifest import Manifest
 
 _log = logging.getLogger(__name__)
+MOST_RECORDS: Final = 20_000
+"""Records of one round: a backlog must not become one long transaction."""
 
 
 class Controller:
@@ -34,6 +37,10 @@ class Controller:
         baselines: By model, what serves until a promotion says otherwise.
         wall_clock: Seconds since 1970.
         publish: Takes every new snapshot; may be called from any thread.
+
+    Attributes:
+        ingested: What the last round read.
+        experiments: All experiments, as the last routes were made of them.
     """
 
     def __init__(
@@ -56,11 +63,12 @@ class Controller:
         self._version = 0
         self._lock = threading.Lock()
         self.ingested = Ingested()
+        self.experiments: tuple[StoredExperiment, ...] = ()
 
     def run_once(self) -> list[Decision]:
         """One round over everything; answers what was decided."""
         with self._lock:
-            self.ingested = ingest(self._store, self._journal)
+            self.ingested = ingest(self._store, self._journal, limit=MOST_RECORDS)
             for reason in self.ingested.corrupt:
                 _log.error("the journal is damaged, its lane is read no further: %s", reason)
             decided = [decision for kept in self._store.experiments() if (decision := self._tick(kept))]
@@ -122,7 +130,8 @@ class Controller:
             model: plain_route(model, self._store.baseline(model) or baseline)
             for model, baseline in self._baselines.items()
         }
-        for kept in self._store.experiments():
+        self.experiments = tuple(self._store.experiments())
+        for kept in self.experiments:
             if kept.state.phase.is_over or kept.state.phase is Phase.PENDING:
                 continue
             experiment = parse(kept.document)

@@ -60,7 +60,7 @@ class Home(Protocol):
         """What tells the client which variant answered and how to refer to the answer."""
 
     def record(self, flight: Flight, status: Status, latency_ms: float, timing: Timing) -> None:
-        """Write a request down, if it was assigned."""
+        """Count a request that has ended, and write it down if it was assigned."""
 
     def answered(self, flight: Flight, answer: Answered) -> None:
         """An answer was sent."""
@@ -329,6 +329,7 @@ class Flight:
     def _refuse(self, message: str) -> None:
         """The request cannot be answered by anybody: that says nothing about a variant."""
         self._end()
+        self._home.counts["refused: INVALID_ARGUMENT"] += 1
         self.call.fail(Status.INVALID_ARGUMENT, message)
 
     @property

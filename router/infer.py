@@ -19,6 +19,7 @@ from anabranch.router.compare import top1
 from anabranch.router.complaints import Complaints
 from anabranch.router.flight import Flight
 from anabranch.router.hedge import Hedge
+from anabranch.router.metrics.meter import Meters
 from anabranch.router.mirror import Mirror, Original
 from anabranch.router.models import Models, UnknownModel
 from anabranch.router.queries import BadRequest, Queries, check
@@ -42,6 +43,7 @@ class Inference:
 
     Attributes:
         counts: Requests by what became of them.
+        meters: What is told of them to Prometheus.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Inference:
         # The event loop's clock stands still within a turn and counts whole milliseconds: it is for deadlines.
         self.stopwatch = stopwatch
         self.counts: Counter[str] = Counter()
+        self.meters = Meters(models)
 
     def infer(self, call: Call, message: bytes, parts: Callable[[bytes], None] | None = None) -> None:
         """Handle one call.
@@ -90,9 +93,11 @@ class Inference:
             flight = self._admit(call, message)
             flight.parts = parts
         except UnknownModel as error:
+            self.counts["refused: NOT_FOUND"] += 1
             call.fail(Status.NOT_FOUND, str(error))
             return
         except (BadRequest, TensorError, VariantInputError) as error:
+            self.counts["refused: INVALID_ARGUMENT"] += 1
             call.fail(Status.INVALID_ARGUMENT, str(error))
             return
         call.on_cancel(flight.cancel)
@@ -219,7 +224,8 @@ class Inference:
         self.record(flight, flight.failure or status, math.inf, _NOTHING)
 
     def record(self, flight: Flight, status: Status, latency_ms: float, timing: Timing) -> None:
-        """Write a request down, if it was assigned."""
+        """Count a request that has ended, and write it down if it was assigned."""
+        self.meters[flight.model][flight.variant].note(flight, status, latency_ms, timing)
         if not flight.sequence:
             return
         route = flight.route

@@ -7,6 +7,7 @@ so that a worker knows how fresh its routes are.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,12 +30,14 @@ class WorkerReport:
     Attributes:
         version: Snapshot it routes by.
         counts: Its counters by name.
+        metrics: What it counted since its last report, as `Tally.take` made it.
     """
 
     lane: int
     version: int = 0
     is_serving: bool = False
     counts: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, list[list[Any]]] = field(default_factory=dict)
 
 
 class LinkServer:
@@ -117,8 +120,14 @@ class LinkClient:
             "version": report.version,
             "is_serving": report.is_serving,
             "counts": dict(report.counts),
+            "metrics": report.metrics,
         }
         self._writer.write(orjson.dumps(said) + b"\n")
+
+    async def flush(self) -> None:
+        """Wait until what was reported has left, if the supervisor is still there."""
+        with contextlib.suppress(OSError):
+            await self._writer.drain()
 
 
 def _snapshot_line(snapshot: Snapshot) -> bytes:

@@ -50,6 +50,8 @@ class Mirror:
     """Copies requests of one worker.
 
     Attributes:
+        sent: Copies that a variant was given.
+        in_flight: Copies under way.
         drops: Copies not made or not finished, by reason.
     """
 
@@ -65,13 +67,14 @@ class Mirror:
         self._recorder = recorder
         self._wall_clock = wall_clock
         self._loop_time = loop_time
-        self._in_flight = 0
+        self.in_flight = 0
+        self.sent = 0
         self.drops: Counter[str] = Counter()
 
     def copy(self, original: Original, arms: tuple[int, ...]) -> None:
         """Send the request to the arms; number 0 is the baseline once more, for the noise floor."""
         for arm in arms:
-            if self._in_flight >= MOST_IN_FLIGHT:
+            if self.in_flight >= MOST_IN_FLIGHT:
                 self.drops["in flight"] += 1
                 continue
             self._send(original, arm)
@@ -95,7 +98,8 @@ class Mirror:
         except VariantError:
             self.drops["not served"] += 1
         else:
-            self._in_flight += 1
+            self.sent += 1
+            self.in_flight += 1
 
     def _submit(self, backend: Backend, baseline: Backend | None, original: Original, arm: int) -> None:
         deadline = self._loop_time() + TIMEOUT_S
@@ -114,14 +118,14 @@ class Mirror:
 
     def _compared(self, original: Original, arm: int, result: Comparison | Failure) -> None:
         """A candidate has read what the baseline generated."""
-        self._in_flight -= 1
+        self.in_flight -= 1
         if isinstance(result, Comparison):
             self._record(original, arm, 0, result, -1)
         else:
             self._failed(original, arm, result)
 
     def _done(self, original: Original, arm: int, result: Answered | Failure) -> None:
-        self._in_flight -= 1
+        self.in_flight -= 1
         if isinstance(result, Failure):
             self._failed(original, arm, result)
         else:

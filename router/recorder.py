@@ -32,7 +32,12 @@ class Journal(Protocol):
 
 
 class Recorder:
-    """Numbers assignments and records outcomes; used by the event loop's thread only."""
+    """Numbers assignments and records outcomes; used by the event loop's thread only.
+
+    Attributes:
+        written: Records that are durable.
+        dropped: Records that were lost.
+    """
 
     def __init__(self, journal: Journal, lane: int) -> None:
         self._journal = journal
@@ -41,6 +46,7 @@ class Recorder:
         self.lane = lane
         self.sequence = 0
         self.dropped = 0
+        self.written = 0
 
     def is_able(self) -> bool:
         """Whether the last commit went through."""
@@ -81,4 +87,5 @@ class Recorder:
         if self._failing:
             _log.warning("the journal can be written again; %d records were dropped", self.dropped)
         self._failing = False
+        self.written += self._waiting
         self._waiting = 0

@@ -41,6 +41,11 @@ class Routes:
         self._heard_at = self._loop_time()
 
     @property
+    def age_s(self) -> float:
+        """Time since the publisher was heard of."""
+        return self._loop_time() - self._heard_at
+
+    @property
     def is_stale(self) -> bool:
         """Whether the publisher was silent for too long."""
         return self._loop_time() - self._heard_at > self._max_age_s

@@ -19,8 +19,11 @@ import orjson
 
 from anabranch.bandit.decision import Decision
 from anabranch.bandit.snapshot import Snapshot
-from anabranch.router.controller import Controller
-from anabranch.router.link import LinkServer
+from anabranch.router.controller import MOST_RECORDS, Controller
+from anabranch.router.link import LinkServer, WorkerReport
+from anabranch.router.metrics.lag import LagProbe
+from anabranch.router.metrics.port import PATH, MetricsPort
+from anabranch.router.metrics.server import ServerMetrics
 from anabranch.router.models import find_manifests
 from anabranch.router.ports import Ports, check_port
 from anabranch.router.served import baselines_of, check_promotions, reload_problems
@@ -43,6 +46,7 @@ class Server:
         settings: How it runs.
         on_ready: Called with the port once every worker serves.
         on_decision: Called with every decision, on the event loop.
+        on_metrics: Called with the address of the metrics, once they can be read.
 
     Raises:
         InvalidSettings: If the files of TLS make no server.
@@ -56,6 +60,7 @@ class Server:
         *,
         on_ready: Callable[[int], None],
         on_decision: Callable[[Decision], None] | None = None,
+        on_metrics: Callable[[str], None] | None = None,
     ) -> None:
         check_tls(settings)
         check_port(settings.host, settings.port)
@@ -68,6 +73,7 @@ class Server:
         self._settings = replace(settings, baselines=baselines)
         self._on_ready = on_ready
         self._on_decision = on_decision or (lambda _decision: None)
+        self._on_metrics = on_metrics or (lambda _address: None)
         self._store = open_store(settings.store_url)
         check_promotions(self._store, manifests, settings.models)
         self._has_failed = False
@@ -84,7 +90,11 @@ class Server:
             on_ready=lambda: self._on_ready(self._ports.port),
             on_hopeless=self._give_up,
         )
-        self._link = LinkServer(settings.socket, on_report=self._workers.heard)
+        self._lag = LagProbe(self._loop)
+        self._metrics = ServerMetrics(self._lag)
+        self._metrics_port: MetricsPort | None = None
+        self._store.watch(self._metrics.stated)
+        self._link = LinkServer(settings.socket, on_report=self._heard)
         self._controller = Controller(
             self._store,
             settings.journal,
@@ -108,6 +118,8 @@ class Server:
             self._loop.add_signal_handler(number, self._stop.set)
         self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         await self._link.start()
+        self._open_metrics()
+        self._lag.start()
         self._controller.publish()
         self._workers.open()
         tasks = [asyncio.create_task(self._tick()), asyncio.create_task(self._reload_when_asked())]
@@ -125,8 +137,11 @@ class Server:
                 for decision in await asyncio.to_thread(self._controller.run_once):
                     self._on_decision(decision)
                 self._link.heartbeat()
+                self._count_tick(self._loop.time() - begun)
             except Exception:  # noqa: BLE001  # a tick that fails is tried again: routing goes on by the last snapshot
+                self._metrics.tick_failed()
                 _log.exception("a tick failed")
+            self._metrics.looked(self._workers.lanes, self._workers.restarts)
             await asyncio.sleep(max(0.0, self._settings.tick_s - (self._loop.time() - begun)))
 
     async def _start_worker(self, place: int) -> tuple[int, Process]:
@@ -157,6 +172,31 @@ class Server:
         process.stdin.write(orjson.dumps(told))
         process.stdin.close()
         return lane, process
+
+    def _heard(self, report: WorkerReport) -> None:
+        self._workers.heard(report)
+        self._metrics.heard(report)
+
+    def _count_tick(self, took_s: float) -> None:
+        ingested = self._controller.ingested
+        self._metrics.ticked(
+            took_s, ingested, self._controller.experiments, caught_up=ingested.records < MOST_RECORDS
+        )
+
+    def _open_metrics(self) -> None:
+        """Open the metrics port, if one was asked for.
+
+        Raises:
+            OSError: If it is taken.
+        """
+        settings = self._settings
+        if settings.metrics_port is None:
+            return
+        self._metrics_port = MetricsPort(
+            settings.metrics_host, settings.metrics_port, self._metrics.registry()
+        )
+        host = f"[{settings.metrics_host}]" if ":" in settings.metrics_host else settings.metrics_host
+        self._on_metrics(f"http://{host}:{self._metrics_port.port}{PATH}")
 
     def _give_up(self) -> None:
         self._has_failed = True
@@ -211,6 +251,9 @@ class Server:
         # What the workers recorded last is read now, so that a later look at the database shows all of it.
         await asyncio.to_thread(self._read_to_the_end)
         await self._link.close()
+        self._lag.stop()
+        if self._metrics_port is not None:
+            await asyncio.to_thread(self._metrics_port.close)
         self._store.close()
 
     def _read_to_the_end(self) -> None:

@@ -37,6 +37,8 @@ class Settings:
         workers: Processes that share the port.
         threads: Threads of one worker that run models.
         max_message_bytes: Largest request accepted, after decompression.
+        metrics_port: Port of `/metrics`, plain HTTP and read only; 0 takes a free one, None opens none.
+        metrics_host: Where it listens.
         tls_certificate: The port's certificate, followed by its chain, as PEM; absent, the port is plain.
         tls_key: The certificate's private key, as PEM.
         tls_client_ca: Authorities of client certificates, as PEM; with it, a client must show one.
@@ -57,6 +59,8 @@ class Settings:
     workers: int = 1
     threads: int = 0
     wire: WireKind = WireKind.NGH2
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
     max_message_bytes: int = 64 * MIB
     tls_certificate: Path | None = None
     tls_key: Path | None = None
@@ -84,8 +88,10 @@ class Settings:
         ]
         if self.candidate_timeout_s <= 0:
             problems.append(f"candidate_timeout_s is {self.candidate_timeout_s:g}, must be positive")
-        if not 0 <= self.port <= 65535:
-            problems.append(f"port is {self.port}, must be from 0 to 65535")
+        for name in ("port", "metrics_port"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 65535:
+                problems.append(f"{name} is {value}, must be from 0 to 65535")
         if self.tick_s <= 0 or self.snapshot_max_age_s <= self.tick_s:
             problems.append(
                 f"tick_s is {self.tick_s} and snapshot_max_age_s {self.snapshot_max_age_s}: both positive, the age larger"

@@ -25,6 +25,8 @@ from anabranch.router.generation import GenerationBackend
 from anabranch.router.hedge import Hedge
 from anabranch.router.infer import Inference
 from anabranch.router.link import LinkClient, WorkerReport
+from anabranch.router.metrics.lag import LagProbe
+from anabranch.router.metrics.readings import Readings
 from anabranch.router.mirror import Mirror
 from anabranch.router.models import Models, load_models
 from anabranch.router.oip import SERVICE, OpenInference
@@ -95,6 +97,18 @@ class Worker:
         self._feedback = FeedbackService(
             ids=ids, routes=self._routes, recorder=self._recorder, wall_clock=time.time
         )
+        self._lag = LagProbe(loop)
+        self._readings = Readings(
+            inference=self._inference,
+            backends=self._backends,
+            mirror=self._mirror,
+            recorder=self._recorder,
+            journal=self._journal,
+            routes=self._routes,
+            wire=self._wire,
+            feedback=self._feedback.counts,
+            lag=self._lag,
+        )
 
     async def run(self) -> None:
         """Serve; returns after a drain."""
@@ -110,6 +124,7 @@ class Worker:
         # Without a snapshot a restarted worker would send sticky users elsewhere: wait for the first one.
         await self._routed.wait()
         await self._open()
+        self._lag.start()
         self._say(link)
         await self._stop.wait()
         self._health.shut_down()
@@ -117,6 +132,10 @@ class Worker:
         await self._wire.drain(self._settings.drain_s)
         reporting.cancel()
         listening.cancel()
+        # What was answered while draining is counted too.
+        self._say(link)
+        await link.flush()
+        self._lag.stop()
         await self._dispatcher.close()
         if self._generations is not None:
             self._generations.close()
@@ -213,6 +232,7 @@ class Worker:
                 version=self._routes.version,
                 is_serving=self._is_serving,
                 counts=self._counts(),
+                metrics=self._readings.take(self._remotes(), is_serving=self._is_serving),
             )
         )
 

@@ -110,6 +110,9 @@ class Workers:
         grace_s: Time a worker has to end once it is asked to.
         on_ready: Called once, when every place has a worker that serves.
         on_hopeless: Called when a worker ends before that.
+
+    Attributes:
+        restarts: Workers that ended by themselves, or hung.
     """
 
     def __init__(
@@ -133,6 +136,12 @@ class Workers:
         self._workers: dict[int, Worker] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self.is_ready = False
+        self.restarts = 0
+
+    @property
+    def lanes(self) -> tuple[int, ...]:
+        """The lanes of the workers that run."""
+        return tuple(self._workers)
 
     def open(self) -> None:
         """Fill every place, and keep it filled."""
@@ -213,6 +222,7 @@ class Workers:
                 # What cannot begin now cannot begin a second later: say so instead of trying for ever.
                 self._on_hopeless()
                 return
+            self.restarts += 1
             if worker.serving.is_set():
                 place.pause_s = RESTART_S
             _log.error(

@@ -47,7 +47,11 @@ def segments(directory: Path) -> list[SegmentName]:
 
 
 class JournalWriter:
-    """Appends records to the segments of one lane; used by one thread."""
+    """Appends records to the segments of one lane; used by one thread.
+
+    Attributes:
+        written_bytes: Bytes of records written, over all segments.
+    """
 
     def __init__(self, directory: Path, lane: int, *, segment_bytes: int = SEGMENT_BYTES) -> None:
         self._directory = directory
@@ -56,6 +60,7 @@ class JournalWriter:
         self._index = 0
         self._pending: list[bytes] = []
         self._written = 0
+        self.written_bytes = 0
         self._descriptor = self._open()
 
     def append(self, record: Record) -> None:
@@ -88,6 +93,7 @@ class JournalWriter:
             raise
         self._pending.clear()
         self._written += done
+        self.written_bytes += done
         if self._written >= self._segment_bytes:
             self._rotate()
 

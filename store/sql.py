@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
@@ -40,6 +40,7 @@ from anabranch.store.sql_rows import (
     standing,
     stored_experiment,
 )
+from anabranch.store.statement_times import watch_statements
 from anabranch.store.tables import (
     DECISION,
     DELTA,
@@ -89,6 +90,14 @@ class SqlStore:
         self._engine = engine
         self.access = SqlAccess(engine)
         self._reads = engine.execution_options(**{READS: True})
+
+    def watch(self, heard: Callable[[float, bool], None]) -> None:
+        """Tell how long every statement takes.
+
+        Args:
+            heard: Called with the seconds, and whether the database refused it; on whichever thread asked.
+        """
+        watch_statements(self._engine, heard)
 
     def apply(
         self, document: Mapping[str, Any], actor: str, now: float, *, remark: str = ""

@@ -50,6 +50,13 @@ def serve(
     workers: Annotated[int, typer.Option(help="Processes that share the port.")] = 1,
     threads: Annotated[int, typer.Option(help="Threads a worker runs models with; 0: a fair share.")] = 0,
     wire: Annotated[str, typer.Option(help="Transport of the inference port: ngh2 or grpcio.")] = "ngh2",
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(help="Port of Prometheus' /metrics; 0 takes a free one, none is opened by default."),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(help="Address of /metrics, which is read only and not encrypted.")
+    ] = "127.0.0.1",
     max_message_bytes: Annotated[
         int, typer.Option(help="Largest request accepted, after decompression.")
     ] = 64 << 20,
@@ -94,6 +101,8 @@ def serve(
         workers=workers,
         threads=threads,
         wire=wire,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
         max_message_bytes=max_message_bytes,
         tls_certificate=tls_cert,
         tls_key=tls_key,

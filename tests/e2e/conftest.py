@@ -49,6 +49,7 @@ class Served:
 
     def __init__(self, models: Path, state: Path, digits: Any, clients: ModuleType, **options: Any) -> None:
         self.state = state
+        self.metrics = ""
         self._digits = digits
         self._clients = clients
         self.store_url = f"sqlite:///{state / 'anabranch.db'}"
@@ -72,6 +73,8 @@ class Served:
         watchdog.start()
         try:
             for line in self.process.stdout:
+                if line.startswith("metrics on "):
+                    self.metrics = line.removeprefix("metrics on ").strip()
                 if line.startswith("serving on "):
                     return line.removeprefix("serving on ").strip()
         finally:

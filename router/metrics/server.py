@@ -1,0 +1,112 @@
+"""What the supervisor tells: the sums of its workers' reports, its own rounds, its database, and the experiments."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
+from typing import Final
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+
+from anabranch.router.link import WorkerReport
+from anabranch.router.metrics.catalogue import CONTROLLER, WORKERS
+from anabranch.router.metrics.collector import new_registry
+from anabranch.router.metrics.experiments import experiment_samples
+from anabranch.router.metrics.lag import LagProbe
+from anabranch.router.metrics.meter import buckets_of
+from anabranch.router.metrics.samples import Sample, Tally, Totals
+from anabranch.store.ingest import Ingested
+from anabranch.store.port import StoredExperiment
+
+_OWN: Final = -1
+"""Where the supervisor's own numbers stand among the lanes, which begin at 0."""
+_MOST_STATEMENTS: Final = 100_000
+
+
+class ServerMetrics:
+    """The metrics of one server.
+
+    Args:
+        lag: Of the supervisor's own loop.
+        wall_clock: Seconds since 1970.
+    """
+
+    def __init__(self, lag: LagProbe, *, wall_clock: Callable[[], float] = time.time) -> None:
+        self._lag = lag
+        self._wall_clock = wall_clock
+        self._totals = Totals()
+        self._tally = Tally()
+        self._experiments: tuple[StoredExperiment, ...] = ()
+        # Filled by the threads that ask the database, and bounded, should nobody read.
+        self._statements: deque[tuple[float, bool]] = deque(maxlen=_MOST_STATEMENTS)
+        self._caught_up_s = wall_clock()
+        self._store_errors = self._tick_failures = 0
+
+    def heard(self, report: WorkerReport) -> None:
+        """Add what a worker reports."""
+        self._totals.heard(report.lane, report.metrics)
+
+    def stated(self, took_s: float, was_refused: bool) -> None:
+        """A statement of the database has ended; on any thread."""
+        self._statements.append((took_s, was_refused))
+
+    def ticked(
+        self, took_s: float, ingested: Ingested, experiments: Iterable[StoredExperiment], *, caught_up: bool
+    ) -> None:
+        """A round of the controller has ended.
+
+        Args:
+            took_s: Its time.
+            ingested: What it read.
+            experiments: All experiments.
+            caught_up: Whether it read all that was in the journal.
+        """
+        now = self._wall_clock()
+        self._experiments = tuple(experiments)
+        if caught_up:
+            self._caught_up_s = now - took_s
+        tally = self._tally
+        tally.measured(CONTROLLER.tick, buckets_of(CONTROLLER.tick, np.array([took_s])))
+        tally.add(CONTROLLER.ingested, ingested.records)
+        tally.add(CONTROLLER.duplicates, ingested.duplicates)
+        tally.add(CONTROLLER.strangers, ingested.strangers)
+        tally.shows(CONTROLLER.corrupt, len(ingested.corrupt))
+        tally.shows(CONTROLLER.last_tick, now)
+
+    def tick_failed(self) -> None:
+        """A round of the controller failed."""
+        self._tick_failures += 1
+
+    def looked(self, lanes: Iterable[int], restarts: int) -> None:
+        """Take stock; called after every round, whether it went well or not.
+
+        Args:
+            lanes: Those of the workers that run.
+            restarts: Workers that were replaced so far.
+        """
+        self._totals.keep((*lanes, _OWN))
+        tally = self._tally
+        tally.total(CONTROLLER.restarts, restarts)
+        tally.total(CONTROLLER.tick_failures, self._tick_failures)
+        tally.measured(WORKERS.loop_lag, self._lag.take(), "supervisor")
+        took = array("d")
+        while self._statements:
+            took_s, was_refused = self._statements.popleft()
+            took.append(took_s)
+            self._store_errors += was_refused
+        tally.measured(CONTROLLER.store_duration, buckets_of(CONTROLLER.store_duration, np.array(took)))
+        tally.total(CONTROLLER.store_errors, self._store_errors)
+        self._totals.heard(_OWN, tally.take())
+
+    def registry(self) -> CollectorRegistry:
+        """What the metrics port serves."""
+        return new_registry((self._totals.samples, self._now, lambda: experiment_samples(self._experiments)))
+
+    def _now(self) -> Iterator[Sample]:
+        """What depends on the moment of the scrape."""
+        yield Sample(CONTROLLER.lag, (), max(0.0, self._wall_clock() - self._caught_up_s))
+        yield Sample(CONTROLLER.build, (version("anabranch"),), 1.0)
