@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,8 +17,10 @@ from anabranch.bandit.state import ExperimentState
 from anabranch.store.chain import GENESIS, link
 from anabranch.store.codec import decision_text
 from anabranch.store.document import parse
+from anabranch.store.lease import Lease
 from anabranch.store.memory_access import MemoryAccess
 from anabranch.store.memory_ingestion import Ingests, MemoryIngestion
+from anabranch.store.memory_replicas import MemoryReplicas
 from anabranch.store.port import (
     MOVES_ENDED,
     AuditEvent,
@@ -42,9 +45,13 @@ class _Kept:
 
 
 class MemoryStore:
-    """`port.Store` without a database; what it holds is gone with the process."""
+    """`port.Store` without a database; what it holds is gone with the process.
 
-    def __init__(self) -> None:
+    Args:
+        clock: What the lease of controllers runs by, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._lock = threading.RLock()
         self._kept: dict[str, _Kept] = {}
         self._events: list[AuditEvent] = []
@@ -53,6 +60,7 @@ class MemoryStore:
         self._lanes = 0
         self._ingested = Ingests()
         self.access = MemoryAccess(self._audit)
+        self.replicas = MemoryReplicas(clock)
 
     def apply(
         self, document: Mapping[str, Any], actor: str, now: float, *, remark: str = ""
@@ -112,10 +120,13 @@ class MemoryStore:
         evidence: Evidence,
         decision: Decision | None,
         new_baseline: tuple[str, str] | None = None,
+        lease: Lease | None = None,
     ) -> int:
         """See `port.Store.save`."""
         with self._lock:
             kept = self._find(name)
+            if lease is not None:
+                self.replicas.renew(lease)
             if kept.stored.state_version != expected:
                 raise Conflict(
                     f"experiment {name} is at version {kept.stored.state_version}, not {expected}: read it again"

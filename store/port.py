@@ -12,6 +12,8 @@ from anabranch.bandit.evidence import Cell, Evidence, PairCell
 from anabranch.bandit.state import ExperimentState
 from anabranch.store.access_port import AccessStore
 from anabranch.store.journal import SegmentName
+from anabranch.store.lease import Lease
+from anabranch.store.replica_port import ReplicaStore
 
 MOVES_ENDED = (Verb.RETRY, Verb.UNDO)
 """Requests by which an experiment that is over takes hold of its model's traffic again."""
@@ -162,6 +164,11 @@ class Store(Protocol):
         """Where tokens are kept."""
         ...
 
+    @property
+    def replicas(self) -> ReplicaStore:
+        """Where replicas agree on a leader."""
+        ...
+
     def apply(
         self, document: Mapping[str, Any], actor: str, now: float, *, remark: str = ""
     ) -> StoredExperiment:
@@ -203,6 +210,7 @@ class Store(Protocol):
         evidence: Evidence,
         decision: Decision | None,
         new_baseline: tuple[str, str] | None = None,
+        lease: Lease | None = None,
     ) -> int:
         """Save a tick whole: state, evidence, and the decision if there is one; answers the new version.
 
@@ -213,8 +221,10 @@ class Store(Protocol):
             expected: The state version that the tick started from.
             evidence: What the tick folded in; kept, so that the decision can be recomputed.
             new_baseline: Model and variant, when the decision makes a winner the model's baseline.
+            lease: By which the controller leads that saves; it is renewed. None for whoever shares the store with nobody.
 
         Raises:
+            LeaseLost: If another controller leads by now; nothing is changed.
             Conflict: If somebody saved in between; nothing is changed.
         """
         ...

@@ -18,6 +18,7 @@ from anabranch.store import codec
 from anabranch.store.chain import GENESIS, link
 from anabranch.store.document import parse
 from anabranch.store.engine import READS, new_engine
+from anabranch.store.lease import Lease
 from anabranch.store.locks import Lock, hold
 from anabranch.store.migrate import require_current, upgrade
 from anabranch.store.port import (
@@ -31,6 +32,7 @@ from anabranch.store.port import (
 from anabranch.store.second_on_model import second_on_model
 from anabranch.store.sql_access import SqlAccess
 from anabranch.store.sql_ingestion import SqlIngestion, upsert
+from anabranch.store.sql_replicas import SqlReplicas, database_clock, renew
 from anabranch.store.sql_rows import (
     EXPERIMENTS,
     append_event,
@@ -89,6 +91,7 @@ class SqlStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.access = SqlAccess(engine)
+        self.replicas = SqlReplicas(engine)
         self._reads = engine.execution_options(**{READS: True})
 
     def watch(self, heard: Callable[[float, bool], None]) -> None:
@@ -178,9 +181,12 @@ class SqlStore:
         evidence: Evidence,
         decision: Decision | None,
         new_baseline: tuple[str, str] | None = None,
+        lease: Lease | None = None,
     ) -> int:
         """See `port.Store.save`."""
         with self._engine.begin() as connection:
+            if lease is not None:
+                renew(connection, lease, database_clock)
             row = find_experiment(connection, name)
             saved = connection.execute(
                 update(EXPERIMENT)

@@ -178,6 +178,25 @@ class CounterRow(SQLModel, table=True):
     value: int = Field(sa_type=BigInteger)
 
 
+class LeaseRow(SQLModel, table=True):
+    """Which controller leads."""
+
+    __tablename__ = "lease"
+    name: str = Field(primary_key=True)
+    holder: str
+    token: int = Field(sa_type=BigInteger)
+    renewed_s: float
+    duration_s: float
+
+
+class PinRow(SQLModel, table=True):
+    """A value that all replicas must have alike; the first one stands."""
+
+    __tablename__ = "pin"
+    name: str = Field(primary_key=True)
+    value: str
+
+
 def _table(row: type[SQLModel]) -> Table:
     return cast(Table, row.__table__)  # type: ignore[attr-defined]  # added by the metaclass
 
@@ -197,3 +216,5 @@ CURSOR = _table(CursorRow)
 EVENT = _table(EventRow)
 TOKEN = _table(TokenRow)
 COUNTER = _table(CounterRow)
+LEASE = _table(LeaseRow)
+PIN = _table(PinRow)
