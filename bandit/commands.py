@@ -8,7 +8,9 @@ from typing import assert_never
 from anabranch.bandit import choose
 from anabranch.bandit.course import Course, next_step, win
 from anabranch.bandit.decision import Change, Command, Verb
+from anabranch.bandit.gating import approve, hear_answer
 from anabranch.bandit.lifecycle import Event, IllegalTransition, Phase
+from anabranch.bandit.revising import revise
 from anabranch.bandit.spec import PauseStep
 from anabranch.bandit.state import ExperimentState
 
@@ -44,7 +46,15 @@ def _follow_command(course: Course, command: Command) -> None:
                 Event.UNDO, f"promotion undone {by}: {course.experiment.baseline} serves all traffic"
             )
             course.state = replace(course.state, winner=None)
+        case Verb.APPROVE:
+            approve(course, command)
+        case Verb.ANSWER:
+            hear_answer(course, command)
+        case Verb.REVISE:
+            revise(course, command)
         case Verb.PROMOTE:
+            if course.experiment.observes:
+                raise IllegalTransition("its mode is observe: abort it, and apply it with mode: apply")
             candidate = command.argument or choose.leader(course.experiment, state, state.live)
             if candidate not in state.live:
                 live = ", ".join(state.live) or "none"

@@ -9,13 +9,17 @@ from anabranch.bandit.decision import Action, Change
 from anabranch.bandit.fold import test_key
 from anabranch.bandit.lifecycle import Event, Phase, follow
 from anabranch.bandit.spec import Experiment, PauseStep, PromoteStep, Step
-from anabranch.bandit.state import ExperimentState
+from anabranch.bandit.state import ExperimentState, GateVisit, Reply
 from anabranch.bandit.verdicts import Outcome, Verdict
 
 
 @dataclass(slots=True)
 class Course:
-    """The state and the actions while a tick goes through its stages."""
+    """The state and the actions while a tick goes through its stages.
+
+    Attributes:
+        has_seen: Whether this tick folded any outcome in.
+    """
 
     experiment: Experiment
     state: ExperimentState
@@ -23,6 +27,7 @@ class Course:
     actions: list[Action] = field(default_factory=list)
     promoted: str | None = None
     reverted: bool = False
+    has_seen: bool = False
 
     def note(self, change: Change, reason: str, variant: str = "") -> None:
         """Remember one thing that was done, and why."""
@@ -75,6 +80,8 @@ def start(course: Course) -> None:
         started_s=course.now,
         step=0,
         step_started_s=course.now,
+        # What waited for gates was saved without weights: the epoch that was saved then stays as it is.
+        epoch=course.state.epoch + bool(course.state.gates),
         epoch_started_s=course.now,
         weights=full_weights(course.experiment, {}),
     )
@@ -93,7 +100,13 @@ def begin_step(course: Course) -> None:
 
 def next_step(course: Course) -> None:
     """Leave the current step for the next one."""
-    course.state = replace(course.state, step=course.state.step + 1, step_started_s=course.now, part=0)
+    course.state = replace(
+        course.state,
+        step=course.state.step + 1,
+        step_started_s=course.now,
+        part=0,
+        gates=_open_gates(course.state),
+    )
     begin_step(course)
 
 
@@ -108,10 +121,16 @@ def win(course: Course, candidate: str, reason: str) -> None:
         step=len(steps) if at is None else at,
         step_started_s=course.now,
         part=0,
+        gates=_open_gates(course.state),
     )
     if at is None:
         course.promoted = candidate
         course.enter(Event.COMMIT, f"{candidate} is the new baseline of {course.experiment.model}")
+
+
+def _open_gates(state: ExperimentState) -> dict[str, GateVisit]:
+    """The visits to keep when the experiment goes on: nobody waits for the others any more."""
+    return {name: visit for name, visit in state.gates.items() if visit.reply is Reply.YES}
 
 
 def full_weights(experiment: Experiment, candidates: Mapping[str, float]) -> dict[str, float]:

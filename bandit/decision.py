@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from anabranch.bandit.lifecycle import Phase
+from anabranch.bandit.spec import Experiment
 from anabranch.bandit.verdicts import Verdict
 
 
@@ -19,6 +20,9 @@ class Verb(StrEnum):
     ABORT = "abort"
     RETRY = "retry"
     UNDO = "undo"
+    APPROVE = "approve"
+    ANSWER = "answer"  # by a gate's webhook, never by a person
+    REVISE = "revise"  # by `apply`: a changed document while the experiment goes on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +30,16 @@ class Command:
     """A person's request, waiting for the next tick.
 
     Attributes:
-        argument: For `promote`, the variant; empty means the best one.
+        argument: For `promote`, the variant; empty means the best one. For `approve`, the gate; empty means the one
+            that waits. For `answer`, what a gate said. For `revise`, the document.
+        revision: What a revised document asks for.
     """
 
     id: int
     verb: Verb
     actor: str
     argument: str = ""
+    revision: Experiment | None = None
 
 
 class Change(StrEnum):
@@ -47,6 +54,9 @@ class Change(StrEnum):
     VERDICT = "verdict"
     WINNER = "winner"
     REFUSED = "refused"
+    GATE = "gate"
+    PROPOSED = "proposed"  # weights that would be set if decisions were not recorded only
+    REVISED = "revised"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

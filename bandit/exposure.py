@@ -10,6 +10,7 @@ from anabranch.bandit.allocation import next_weights
 from anabranch.bandit.budget import is_spent
 from anabranch.bandit.course import Course, full_weights
 from anabranch.bandit.decision import Change
+from anabranch.bandit.gating import is_held
 from anabranch.bandit.lifecycle import Phase
 from anabranch.bandit.spec import BanditStep, MirrorStep, PromoteStep, SetWeightStep
 
@@ -41,6 +42,7 @@ def _wanted_mirror(course: Course) -> float:
 
 def set_weights(course: Course) -> None:
     """Begin a new epoch when the weights that are wanted are not the ones in use."""
+    _propose(course)
     weights = _wanted_weights(course)
     state = course.state
     spent = _spent(course)
@@ -62,7 +64,7 @@ def set_weights(course: Course) -> None:
 
 def _spent(course: Course) -> list[str]:
     """Candidates that get no traffic for now, since they may have used up their exposure budget."""
-    if course.state.phase not in (Phase.PROGRESSING, Phase.PAUSED):
+    if course.state.phase not in (Phase.PROGRESSING, Phase.PAUSED) or course.experiment.observes:
         return []
     return [name for name in course.state.live if is_spent(course.experiment, course.state, name)]
 
@@ -70,7 +72,9 @@ def _spent(course: Course) -> list[str]:
 def _wanted_weights(course: Course) -> Mapping[str, float] | None:
     """The candidates' shares from now on; None keeps what is."""
     state, step = course.state, course.step
-    live = {candidate: state.weights.get(candidate, 0.0) for candidate in state.live}
+    # Where decisions are recorded only, a candidate that would be removed keeps what a step gave it.
+    kept = course.experiment.candidates if course.experiment.observes else state.live
+    live = {candidate: state.weights.get(candidate, 0.0) for candidate in kept}
     match state.phase:
         case Phase.PENDING:
             return None
@@ -87,7 +91,8 @@ def _wanted_weights(course: Course) -> Mapping[str, float] | None:
             # Not what is: the step that waits for a person may have been reached with a new weight in this tick.
             return _last_set_weight(course, live)
         case Phase.PROGRESSING:
-            if isinstance(step, BanditStep):
+            is_free = not is_held(course.experiment, state) and not course.experiment.observes
+            if isinstance(step, BanditStep) and is_free:
                 return _bandit_weights(course, step, live)
             return _last_set_weight(course, live)
         case _:
@@ -100,7 +105,9 @@ def _bandit_weights(course: Course, step: BanditStep, live: Mapping[str, float])
         arm for arm, share in state.weights.items() if share > 0
     } - {course.experiment.baseline}
     begins = state.allocated_s < state.step_started_s
-    if not (begins or lost_arm or course.now - state.allocated_s >= step.update_period_s):
+    # Without new outcomes there is nothing to learn: the state follows from the evidence and its times alone.
+    is_due = course.has_seen and course.now - state.allocated_s >= step.update_period_s
+    if not (begins or lost_arm or is_due):
         return live
     course.state = replace(state, allocated_s=course.now)
     return next_weights(course.experiment, state, step)
@@ -108,9 +115,27 @@ def _bandit_weights(course: Course, step: BanditStep, live: Mapping[str, float])
 
 def _last_set_weight(course: Course, live: Mapping[str, float]) -> Mapping[str, float]:
     """What the last `setWeight` step up to here says, for the candidates that are left."""
-    for step in reversed(course.experiment.steps[: course.state.step + 1]):
+    held = is_held(course.experiment, course.state)
+    for step in reversed(course.experiment.steps[: course.state.step + (not held)]):
         if isinstance(step, SetWeightStep):
             return dict.fromkeys(live, step.weight)
-        if isinstance(step, BanditStep):
+        if isinstance(step, BanditStep) and not course.experiment.observes:
             return live
     return dict.fromkeys(live, 0.0)
+
+
+def _propose(course: Course) -> None:
+    """Where decisions are recorded only: say what a bandit step would set, whenever its turn comes."""
+    state, step = course.state, course.step
+    if not (course.experiment.observes and isinstance(step, BanditStep) and state.phase is Phase.PROGRESSING):
+        return
+    if not state.live or is_held(course.experiment, state):
+        return
+    begins = state.allocated_s < state.step_started_s
+    if not begins and not (course.has_seen and course.now - state.allocated_s >= step.update_period_s):
+        return
+    wished = full_weights(course.experiment, next_weights(course.experiment, state, step))
+    course.state = replace(state, allocated_s=course.now, proposed=wished)
+    if wished != dict(state.proposed):
+        shares = ", ".join(f"{arm} {share:.1%}" for arm, share in wished.items() if share > 0)
+        course.note(Change.PROPOSED, f"would set weights: {shares}")

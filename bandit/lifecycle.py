@@ -6,6 +6,7 @@
                         Paused   ▼       lose       ▼                      ▼
                              Inconclusive ────▶ RolledBack ◀───────────────┘
 
+An approved gate and a revised document change no phase, and are possible only where an experiment goes on.
 A pair that the table lacks is illegal: it raises and changes nothing.
 """
 
@@ -50,6 +51,8 @@ class Event(StrEnum):
     ABORT = "abort"
     UNDO = "undo"
     RETRY = "retry"
+    APPROVE = "approve"
+    REVISE = "revise"
 
 
 class IllegalTransition(Exception):
@@ -58,13 +61,20 @@ class IllegalTransition(Exception):
 
 TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
     (Phase.PENDING, Event.START): Phase.PROGRESSING,
+    (Phase.PENDING, Event.APPROVE): Phase.PENDING,
+    (Phase.PENDING, Event.REVISE): Phase.PENDING,
+    (Phase.PENDING, Event.LOSE): Phase.ROLLED_BACK,
     (Phase.PENDING, Event.ABORT): Phase.ABORTED,
+    (Phase.PROGRESSING, Event.APPROVE): Phase.PROGRESSING,
+    (Phase.PROGRESSING, Event.REVISE): Phase.PROGRESSING,
     (Phase.PROGRESSING, Event.PAUSE): Phase.PAUSED,
     (Phase.PROGRESSING, Event.UNDECIDED): Phase.INCONCLUSIVE,
     (Phase.PROGRESSING, Event.WIN): Phase.PROMOTING,
     (Phase.PROGRESSING, Event.LOSE): Phase.ROLLED_BACK,
     (Phase.PROGRESSING, Event.ABORT): Phase.ABORTED,
     (Phase.PAUSED, Event.RESUME): Phase.PROGRESSING,
+    (Phase.PAUSED, Event.APPROVE): Phase.PAUSED,
+    (Phase.PAUSED, Event.REVISE): Phase.PAUSED,
     (Phase.PAUSED, Event.WIN): Phase.PROMOTING,
     (Phase.PAUSED, Event.LOSE): Phase.ROLLED_BACK,
     (Phase.PAUSED, Event.ABORT): Phase.ABORTED,
@@ -72,6 +82,8 @@ TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
     (Phase.INCONCLUSIVE, Event.WIN): Phase.PROMOTING,
     (Phase.INCONCLUSIVE, Event.LOSE): Phase.ROLLED_BACK,
     (Phase.INCONCLUSIVE, Event.ABORT): Phase.ABORTED,
+    (Phase.PROMOTING, Event.APPROVE): Phase.PROMOTING,
+    (Phase.PROMOTING, Event.REVISE): Phase.PROMOTING,
     (Phase.PROMOTING, Event.COMMIT): Phase.PROMOTED,
     (Phase.PROMOTING, Event.LOSE): Phase.ROLLED_BACK,
     (Phase.PROMOTING, Event.UNDO): Phase.ROLLED_BACK,

@@ -28,6 +28,7 @@ from anabranch.bandit.spec import (
     AnalysisStep,
     BanditStep,
     Experiment,
+    GateStep,
     Metric,
     MirrorStep,
     PauseStep,
@@ -230,6 +231,8 @@ def _take(walk: _Walk, step: Step, *, is_last_chance: bool) -> None:
             walk.weight = step.weight
         case PauseStep():
             walk.wait(set(), least_s=step.duration_s or 0.0, most_s=math.inf)
+        case GateStep():
+            pass  # How long a person takes is nothing that can be planned.
         case AnalysisStep():
             limit = math.inf if step.max_duration_s is None else step.max_duration_s
             names = guardrails | (objective if is_last_chance else set())

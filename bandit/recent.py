@@ -23,20 +23,21 @@ from anabranch.bandit.state import ExperimentState, Recent, Totals
 def remember(
     experiment: Experiment, state: ExperimentState, evidence: Evidence, now: float
 ) -> ExperimentState:
-    """The state with the evidence added to what an allocation looks at; unchanged without a bandit step."""
+    """The state with the evidence added to what an allocation looks at; unchanged without a bandit step.
+
+    A tick without evidence changes nothing, so that the state follows from the evidence and the times it came at.
+    """
     step = experiment.bandit
-    if step is None:
+    if step is None or evidence.is_empty:
         return state
-    recent = state.recent or Recent(begun_s=now)
+    recent = state.recent or Recent(begun_s=state.started_s)
     if now - recent.begun_s >= step.memory_s:
         recent = Recent(begun_s=now, older=recent.younger)
-    if not evidence.is_empty:
-        younger = {
-            arm: add_totals(experiment, recent.younger.get(arm, Totals()), arm, evidence)
-            for arm in experiment.arms
-        }
-        recent = replace(recent, younger=younger)
-    return replace(state, recent=recent)
+    younger = {
+        arm: add_totals(experiment, recent.younger.get(arm, Totals()), arm, evidence)
+        for arm in experiment.arms
+    }
+    return replace(state, recent=replace(recent, younger=younger))
 
 
 def recent_totals(state: ExperimentState, arm: str) -> Totals:

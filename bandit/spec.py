@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
 
+from anabranch.bandit.hooks import Gate, GateKind, Notification
+
 
 class Role(StrEnum):
     """What a metric is for."""
@@ -60,6 +62,7 @@ class Metric:
             quantile for a latency, else in the metric's unit. None: nobody is dropped for gaining little.
         low: Smallest possible value of a bounded metric.
         high: Largest possible value of a bounded metric.
+        dry_run: Whether a guardrail is judged and shown, and neither removes anybody nor is asked for.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Metric:
     planned_benefit: float | None = None
     low: float = 0.0
     high: float = 1.0
+    dry_run: bool = False
 
     @property
     def is_latency(self) -> bool:
@@ -132,6 +136,18 @@ class AnalysisStep:
     max_duration_s: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateStep:
+    """Wait until a gate opens.
+
+    Attributes:
+        max_duration_s: Closed for this long, the experiment ends undecided; None waits for ever.
+    """
+
+    gate: Gate
+    max_duration_s: float | None = None
+
+
 class Algorithm(StrEnum):
     """How a bandit step spreads the traffic."""
 
@@ -176,7 +192,7 @@ class PromoteStep:
     hold_back: float = 0.0
 
 
-Step = MirrorStep | SetWeightStep | PauseStep | AnalysisStep | BanditStep | PromoteStep
+Step = MirrorStep | SetWeightStep | PauseStep | GateStep | AnalysisStep | BanditStep | PromoteStep
 
 
 def kind_of(step: Step) -> str:
@@ -188,6 +204,8 @@ def kind_of(step: Step) -> str:
             return "setWeight"
         case PauseStep():
             return "pause"
+        case GateStep():
+            return "gate"
         case AnalysisStep():
             return "analysis"
         case BanditStep():
@@ -198,11 +216,20 @@ def kind_of(step: Step) -> str:
             assert_never(step)
 
 
+class Mode(StrEnum):
+    """What a decision does."""
+
+    APPLY = "apply"
+    OBSERVE = "observe"  # it is recorded: steps set weights, nothing else moves traffic or promotes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
     """A validated experiment.
 
     Attributes:
+        gates: What is asked at the named moments of the experiment's life.
+        notifications: Who hears of every phase change.
         unit_metadata: Request metadata key that names the unit; None makes every request its own unit.
         delta: Probability of a wrong promotion, for the whole experiment.
         rollback_delta: Probability of removing any sound candidate, for the whole experiment.
@@ -224,6 +251,9 @@ class Experiment:
     futility_beta: float = 0.2
     min_age_s: float = 0.0
     exposure_budget: float | None = None
+    mode: Mode = Mode.APPLY
+    gates: tuple[Gate, ...] = ()
+    notifications: tuple[Notification, ...] = ()
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -243,4 +273,20 @@ class Experiment:
     @property
     def guardrails(self) -> tuple[Metric, ...]:
         """The metrics that must hold."""
-        return tuple(metric for metric in self.metrics if metric.role is Role.GUARDRAIL)
+        return tuple(
+            metric for metric in self.metrics if metric.role is Role.GUARDRAIL and not metric.dry_run
+        )
+
+    @property
+    def observes(self) -> bool:
+        """Whether decisions are recorded only."""
+        return self.mode is Mode.OBSERVE
+
+    def gates_of(self, kind: GateKind) -> tuple[Gate, ...]:
+        """The gates of one moment."""
+        return tuple(gate for gate in self.gates if gate.kind is kind)
+
+    @property
+    def all_gates(self) -> tuple[Gate, ...]:
+        """The named gates, then those of steps."""
+        return (*self.gates, *(step.gate for step in self.steps if isinstance(step, GateStep)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from anabranch.bandit.betting import ContrastState, MeanState
 from anabranch.bandit.drift import DriftState
@@ -71,6 +72,39 @@ class Recent:
     older: Mapping[str, Totals] = field(default_factory=dict)
 
 
+class Reply(StrEnum):
+    """What a gate said last."""
+
+    NONE = "none"  # nobody has answered yet
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"  # the question broke: holds, and never condemns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateVisit:
+    """One gate on one occasion.
+
+    Attributes:
+        occasion: What waits for it.
+        since_s: When it was reached.
+        epoch: The epoch in which it was reached: tells a retry's question from an earlier one.
+        answers: Recorded answers so far.
+        refusals: How many of them were a no.
+        entered: Whether the step that waited for it has taken effect.
+        detail: What was said, or by whom it was approved.
+    """
+
+    occasion: str
+    since_s: float
+    epoch: int
+    reply: Reply = Reply.NONE
+    answers: int = 0
+    refusals: int = 0
+    entered: bool = False
+    detail: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentState:
     """Where an experiment stands.
@@ -94,6 +128,8 @@ class ExperimentState:
         recent: What the next weights are drawn from; None without a bandit step.
         cursor: Last delta folded in.
         allocated_s: When a bandit step last moved the weights.
+        gates: By name, the last visit to a gate.
+        proposed: Where decisions are recorded only: the weights that were last decided.
     """
 
     phase: Phase = Phase.PENDING
@@ -120,3 +156,5 @@ class ExperimentState:
     recent: Recent | None = None
     cursor: int = 0
     allocated_s: float = 0.0
+    gates: Mapping[str, GateVisit] = field(default_factory=dict)
+    proposed: Mapping[str, float] = field(default_factory=dict)

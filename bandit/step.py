@@ -23,6 +23,8 @@ from anabranch.bandit.evidence import Evidence
 from anabranch.bandit.exposure import set_weights, settle_mirror
 from anabranch.bandit.fold import fold
 from anabranch.bandit.futility import why_futile
+from anabranch.bandit.gating import are_open
+from anabranch.bandit.hooks import GateKind
 from anabranch.bandit.judge import joint_harm, judge
 from anabranch.bandit.lifecycle import Event, Phase
 from anabranch.bandit.recent import remember
@@ -40,6 +42,7 @@ class Tick:
         state: The state to save.
         decision: What was decided; None when there is nothing to act on.
         promoted: The variant that becomes the model's baseline with this tick.
+        revised: The experiment from now on, where this tick took a changed document.
         reverted: Whether an earlier promotion is undone: the experiment's baseline serves the model again.
     """
 
@@ -47,6 +50,7 @@ class Tick:
     decision: Decision | None = None
     promoted: str | None = None
     reverted: bool = False
+    revised: Experiment | None = None
 
 
 def tick(
@@ -72,11 +76,11 @@ def tick(
     state = remember(experiment, state, evidence, now)
     if not state.phase.is_over:
         state = judge(experiment, state, now)
-    course = Course(experiment=experiment, state=state, now=now)
+    course = Course(experiment=experiment, state=state, now=now, has_seen=not evidence.is_empty)
     _note_verdicts(course, before)
     for command in commands:
         obey(course, command)
-    if course.state.phase is Phase.PENDING:
+    if course.state.phase is Phase.PENDING and _may_start(course):
         start(course)
     _remove_failed(course)
     _remove_futile(course)
@@ -84,6 +88,14 @@ def tick(
     settle_mirror(course)
     set_weights(course)
     return _conclude(course, before, commands)
+
+
+def _may_start(course: Course) -> bool:
+    """Whether everybody agrees to the start; a test before the rollout runs once the rollout is confirmed."""
+    experiment = course.experiment
+    return are_open(course, experiment.gates_of(GateKind.CONFIRM_ROLLOUT), "start") and are_open(
+        course, experiment.gates_of(GateKind.PRE_ROLLOUT), "start"
+    )
 
 
 def _note_verdicts(course: Course, before: ExperimentState) -> None:
@@ -101,6 +113,7 @@ def _remove_failed(course: Course) -> None:
         failures = [
             verdict.reason
             for metric in course.experiment.metrics
+            if not metric.dry_run
             if metric.role is Role.GUARDRAIL or isinstance(course.step, BanditStep)
             if (verdict := course.verdict(metric.name, candidate)) is not None
             if verdict.outcome is Outcome.FAIL
@@ -115,8 +128,14 @@ def _remove_failed(course: Course) -> None:
         # Before its promotion began, the next sound candidate may take its place.
         is_lost = course.state.phase is Phase.PROMOTING or not course.state.live
         course.state = replace(course.state, winner=None)
-    if is_lost:
+    if not is_lost:
+        return
+    if not course.experiment.observes:
         course.enter(Event.LOSE, f"rolled back: {course.experiment.baseline} serves all traffic")
+    elif course.state.phase is Phase.PROGRESSING:
+        course.enter(
+            Event.UNDECIDED, "it would be rolled back; decisions are recorded only, and none is left to make"
+        )
 
 
 def _remove_futile(course: Course) -> None:
@@ -139,7 +158,8 @@ def _remove(course: Course, candidate: str, reason: str) -> None:
         live=tuple(name for name in course.state.live if name != candidate),
         removed=(*course.state.removed, removal),
     )
-    course.note(Change.REMOVED, f"{candidate} is removed: {reason}", candidate)
+    what = "would be removed" if course.experiment.observes else "is removed"
+    course.note(Change.REMOVED, f"{candidate} {what}: {reason}", candidate)
 
 
 def _conclude(course: Course, before: ExperimentState, commands: Sequence[Command]) -> Tick:
@@ -158,4 +178,11 @@ def _conclude(course: Course, before: ExperimentState, commands: Sequence[Comman
         evidence_last=state.cursor,
         handled=tuple(command.id for command in commands),
     )
-    return Tick(state=state, decision=decision, promoted=course.promoted, reverted=course.reverted)
+    revised = any(action.change is Change.REVISED for action in course.actions)
+    return Tick(
+        state=state,
+        decision=decision,
+        promoted=course.promoted,
+        reverted=course.reverted,
+        revised=course.experiment if revised else None,
+    )

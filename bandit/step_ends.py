@@ -8,10 +8,13 @@ from typing import assert_never
 from anabranch.bandit import choose
 from anabranch.bandit.course import Course, next_step, win
 from anabranch.bandit.decision import Change
+from anabranch.bandit.gating import are_open, gate_step_over, may_enter, step_occasion
+from anabranch.bandit.hooks import GateKind
 from anabranch.bandit.lifecycle import Event, Phase
 from anabranch.bandit.spec import (
     AnalysisStep,
     BanditStep,
+    GateStep,
     Metric,
     MirrorStep,
     PauseStep,
@@ -27,6 +30,8 @@ def advance_steps(course: Course) -> None:
     while course.state.phase.is_moving:
         if course.step is None:
             course.enter(Event.PAUSE, "all steps are done: promote or abort")
+            return
+        if not may_enter(course):
             return
         reason = _why_over(course, course.step)
         if reason is None:
@@ -45,6 +50,8 @@ def _why_over(course: Course, step: Step) -> str | None:
         case PauseStep():
             over = step.duration_s is not None and course.elapsed_s >= step.duration_s
             return f"waited {course.elapsed_s:.0f} s" if over else None
+        case GateStep():
+            return gate_step_over(course, step)
         case AnalysisStep():
             return _analysis_over(course, step)
         case BanditStep():
@@ -141,10 +148,19 @@ def _promote_over(course: Course, step: PromoteStep) -> str | None:
             reason = doubt or "no candidate has passed every guardrail"
             course.enter(Event.UNDECIDED, f"{reason}, the baseline is kept")
             return None
-        win(course, candidate, f"promotion of {candidate} begins")
+        if course.experiment.observes:
+            course.enter(
+                Event.UNDECIDED,
+                f"{candidate} would be promoted; decisions are recorded only, the baseline is kept",
+            )
+        elif _may_promote(course, candidate):
+            win(course, candidate, f"promotion of {candidate} begins")
         return None
     last = len(step.weights) - 1
     if course.state.part < last and course.elapsed_s >= step.interval_s:
+        more = course.experiment.gates_of(GateKind.CONFIRM_TRAFFIC_INCREASE)
+        if not are_open(course, more, step_occasion(course.state, course.state.part + 1)):
+            return None
         course.state = replace(course.state, part=course.state.part + 1, step_started_s=course.now)
         share = min(step.weights[course.state.part], 1.0 - step.hold_back)
         course.note(Change.STEP, f"{course.state.winner} goes to {share:.0%}")
@@ -152,3 +168,12 @@ def _promote_over(course: Course, step: PromoteStep) -> str | None:
         course.promoted = course.state.winner
         course.enter(Event.COMMIT, f"{course.state.winner} is the new baseline of {course.experiment.model}")
     return None
+
+
+def _may_promote(course: Course, candidate: str) -> bool:
+    """Whether everybody agrees to the promotion, and to the first weight of its ramp."""
+    promotion = course.experiment.gates_of(GateKind.CONFIRM_PROMOTION)
+    if not are_open(course, promotion, f"promotion of {candidate}"):
+        return False
+    more = course.experiment.gates_of(GateKind.CONFIRM_TRAFFIC_INCREASE)
+    return are_open(course, more, step_occasion(course.state))

@@ -19,8 +19,12 @@ EVENT_OF = {
     Verb.ABORT: Event.ABORT,
     Verb.RETRY: Event.RETRY,
     Verb.UNDO: Event.UNDO,
+    Verb.APPROVE: Event.APPROVE,
+    Verb.REVISE: Event.REVISE,
 }
-"""The transition that a verb asks for."""
+"""The transition that a verb asks for; what a gate answers is none of a person's."""
+
+_BY_PEOPLE = tuple(verb for verb in EVENT_OF if verb is not Verb.REVISE)
 
 
 def check_possible(
@@ -98,13 +102,14 @@ def chosen_variant(stored: StoredExperiment, verb: Verb, variant: str) -> str:
 def phase_after(phase: Phase, pending: Sequence[Command]) -> Phase:
     """The phase once earlier requests are answered; what is not possible is refused and changes nothing."""
     for command in pending:
-        phase = TRANSITIONS.get((phase, EVENT_OF[command.verb]), phase)
+        if command.verb in EVENT_OF:
+            phase = TRANSITIONS.get((phase, EVENT_OF[command.verb]), phase)
     return phase
 
 
 def possible_verbs(phase: Phase) -> list[str]:
     """What a person can ask in a phase, in the order of the verbs."""
-    return [verb.value for verb in Verb if (phase, EVENT_OF[verb]) in TRANSITIONS]
+    return [verb.value for verb in _BY_PEOPLE if (phase, EVENT_OF[verb]) in TRANSITIONS]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

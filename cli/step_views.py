@@ -11,6 +11,7 @@ from anabranch.bandit.spec import (
     AnalysisStep,
     BanditStep,
     Experiment,
+    GateStep,
     MirrorStep,
     PauseStep,
     PromoteStep,
@@ -65,6 +66,8 @@ def title(step: Step) -> str:
             return f"setWeight {share(step.weight)}"
         case PauseStep():
             return "pause" if step.duration_s is None else f"pause {duration(step.duration_s)}"
+        case GateStep():
+            return f"gate {step.gate.name}"
         case AnalysisStep() | BanditStep() | PromoteStep():
             return kind_of(step)
         case _:
@@ -81,6 +84,10 @@ def detail(step: Step) -> str:
             return "for each live candidate"
         case PauseStep():
             return "until a person resumes" if step.duration_s is None else ""
+        case GateStep():
+            who = "its webhook says yes" if step.gate.webhook else "a person approves"
+            most = "" if step.max_duration_s is None else f", at most {duration(step.max_duration_s)}"
+            return f"until {who}{most}"
         case AnalysisStep():
             least = f", at least {duration(step.min_duration_s)}" if step.min_duration_s else ""
             most = "" if step.max_duration_s is None else f", at most {duration(step.max_duration_s)}"

@@ -6,18 +6,21 @@ from typing import assert_never
 
 from anabranch.bandit.choose import open_claims
 from anabranch.bandit.fold import test_key
+from anabranch.bandit.gating import waiting_gates
+from anabranch.bandit.hooks import Gate
 from anabranch.bandit.lifecycle import Phase
 from anabranch.bandit.spec import (
     AnalysisStep,
     BanditStep,
     Experiment,
+    GateStep,
     MirrorStep,
     PauseStep,
     PromoteStep,
     SetWeightStep,
     Step,
 )
-from anabranch.bandit.state import ExperimentState
+from anabranch.bandit.state import ExperimentState, GateVisit
 from anabranch.bandit.verdicts import Outcome
 from anabranch.cli.numbers import duration, share
 
@@ -26,6 +29,8 @@ def waiting_for(experiment: Experiment, state: ExperimentState, now: float) -> t
     """What must happen next, most important first; empty when the experiment is over."""
     name = experiment.name
     step = experiment.steps[state.step] if state.step < len(experiment.steps) else None
+    if gates := waiting_gates(experiment, state):
+        return tuple(_gate(name, gate, state.gates[gate.name]) for gate in gates)
     match state.phase:
         case Phase.PENDING:
             return ("the controller's next tick: it runs inside `anabranch serve`",)
@@ -39,6 +44,14 @@ def waiting_for(experiment: Experiment, state: ExperimentState, now: float) -> t
             return () if step is None else _step(experiment, state, step, now - state.step_started_s)
         case _:
             assert_never(state.phase)
+
+
+def _gate(name: str, gate: Gate, visit: GateVisit) -> str:
+    opened = f"`anabranch approve {name} {gate.name}`"
+    if gate.webhook is None:
+        return f"a person to open gate {gate.name} before {visit.occasion}: {opened}"
+    said = f"; its last answer: {visit.detail}" if visit.detail else ""
+    return f"gate {gate.name} ({gate.kind}) before {visit.occasion}{said}; {opened} opens it by hand"
 
 
 def _which(state: ExperimentState) -> str:
@@ -62,6 +75,8 @@ def _step(experiment: Experiment, state: ExperimentState, step: Step, elapsed_s:
             if step.duration_s is None:
                 return (f"a person: `anabranch resume {experiment.name}`",)
             return (f"{_left(step.duration_s - elapsed_s)} to pass",)
+        case GateStep():
+            return (f"gate {step.gate.name}",)
         case AnalysisStep():
             found = [
                 _claim(state, metric.name, candidate)

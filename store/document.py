@@ -9,9 +9,20 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from anabranch.bandit import spec
-from anabranch.store.document_problems import problems_of
-from anabranch.store.document_schema import ExperimentDocument, MetricDocument, StepDocument, Strict
+from anabranch.bandit import hooks, spec
+from anabranch.store.document_problems import problems_beside, problems_of
+from anabranch.store.document_schema import (
+    ExperimentDocument,
+    GateDocument,
+    MetricDocument,
+    NotificationDocument,
+    SpecDocument,
+    StepDocument,
+    Strict,
+    WebhookDocument,
+)
+from anabranch.store.foreign_fields import why_not
+from anabranch.store.hold_back import held_back
 
 
 class InvalidDocument(ValueError):
@@ -52,7 +63,8 @@ def parse(document: Mapping[str, Any]) -> spec.Experiment:
     try:
         parsed = ExperimentDocument.model_validate(document)
     except ValidationError as error:
-        raise InvalidDocument([_problem(item) for item in error.errors()]) from error
+        found = [_problem(item) for item in error.errors()]
+        raise InvalidDocument([*found, *problems_beside(document, error)]) from error
     if problems := problems_of(parsed.spec):
         raise InvalidDocument(problems)
     return spec.Experiment(
@@ -61,13 +73,16 @@ def parse(document: Mapping[str, Any]) -> spec.Experiment:
         baseline=parsed.spec.baseline,
         candidates=parsed.spec.candidates,
         metrics=tuple(_metric(metric) for metric in parsed.spec.metrics),
-        steps=tuple(_step(step) for step in parsed.spec.steps),
+        steps=tuple(_step(step, parsed.spec) for step in parsed.spec.steps),
         unit_metadata=parsed.spec.unit.metadata if parsed.spec.unit else None,
         delta=parsed.spec.delta,
         rollback_delta=parsed.spec.rollback_delta,
         futility_beta=parsed.spec.futility_beta,
         min_age_s=parsed.spec.min_age,
         exposure_budget=parsed.spec.exposure_budget,
+        mode=parsed.spec.mode,
+        gates=tuple(_gate(gate) for gate in parsed.spec.gates),
+        notifications=tuple(_notification(each) for each in parsed.spec.notifications),
     )
 
 
@@ -82,6 +97,8 @@ def _aliases(model: type[BaseModel]) -> set[str]:
 def _problem(item: Any) -> str:
     path = _path(item["loc"])
     if item["type"] == "extra_forbidden":
+        if reason := why_not(item["loc"]):
+            return f"{path}: {reason}"
         known = sorted({name for kind in Strict.__subclasses__() for name in _aliases(kind)})
         near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
         return f"{path}: unknown field" + (f", did you mean {near[0]}?" if near else ", remove it")
@@ -107,12 +124,44 @@ def _metric(metric: MetricDocument) -> spec.Metric:
         maximum=metric.max,
         non_inferiority_margin=metric.non_inferiority_margin,
         planned_benefit=metric.planned_benefit,
+        dry_run=metric.dry_run,
         low=low,
         high=high,
     )
 
 
-def _step(step: StepDocument) -> spec.Step:
+def _gate(gate: GateDocument) -> hooks.Gate:
+    return hooks.Gate(
+        name=gate.name,
+        kind=hooks.GateKind(gate.type),
+        webhook=_webhook(gate.webhook),
+        interval_s=gate.interval,
+        failure_limit=gate.failure_limit,
+    )
+
+
+def _notification(notification: NotificationDocument) -> hooks.Notification:
+    webhook = _webhook(notification.webhook)
+    assert webhook is not None
+    return hooks.Notification(
+        name=notification.name, webhook=webhook, format=notification.format, phases=notification.phases
+    )
+
+
+def _webhook(webhook: WebhookDocument | None) -> hooks.Webhook | None:
+    if webhook is None:
+        return None
+    secret = None
+    if webhook.secret is not None:
+        secret = (
+            hooks.Secret(place=hooks.SecretPlace.ENV, name=webhook.secret.env)
+            if webhook.secret.env is not None
+            else hooks.Secret(place=hooks.SecretPlace.FILE, name=webhook.secret.file or "")
+        )
+    return hooks.Webhook(url=webhook.url, secret=secret, timeout_s=webhook.timeout, retries=webhook.retries)
+
+
+def _step(step: StepDocument, body: SpecDocument) -> spec.Step:
     if step.mirror is not None:
         return spec.MirrorStep(
             fraction=step.mirror.percent / 100,
@@ -122,6 +171,15 @@ def _step(step: StepDocument) -> spec.Step:
         )
     if step.set_weight is not None:
         return spec.SetWeightStep(weight=step.set_weight / 100)
+    if step.gate is not None:
+        gate = hooks.Gate(
+            name=step.gate.name,
+            kind=hooks.GateKind.STEP,
+            webhook=_webhook(step.gate.webhook),
+            interval_s=step.gate.interval,
+            failure_limit=step.gate.failure_limit,
+        )
+        return spec.GateStep(gate=gate, max_duration_s=step.gate.max_duration)
     if step.analysis is not None:
         return spec.AnalysisStep(
             min_duration_s=step.analysis.min_duration, max_duration_s=step.analysis.max_duration
@@ -142,6 +200,6 @@ def _step(step: StepDocument) -> spec.Step:
             weights=tuple(percent / 100 for percent in step.promote.steps),
             interval_s=step.promote.interval,
             bake_s=step.promote.bake,
-            hold_back=step.promote.hold_back / 100,
+            hold_back=held_back(step.promote, body) / 100,
         )
     return spec.PauseStep(duration_s=step.pause.duration if step.pause else None)

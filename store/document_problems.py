@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
 
 from anabranch.bandit import spec
 from anabranch.bandit.scales import LATENCY_SCALE
 from anabranch.store.document_schema import MetricDocument, SpecDocument
+from anabranch.store.hold_back import held_back, relative_guardrails
+from anabranch.store.webhook_problems import webhook_problems
 
 _ROOM = 1e-6  # Share of the range on either side of a limit: a rarer event is not seen in any traffic.
 _SOURCES = (*spec.DURATIONS, spec.ERROR, spec.TOP1_AGREEMENT)
@@ -14,7 +21,61 @@ _SOURCES = (*spec.DURATIONS, spec.ERROR, spec.TOP1_AGREEMENT)
 
 def problems_of(body: SpecDocument) -> list[str]:
     """Every problem, in the order of the document's parts."""
-    return [*_metric_problems(body), *_arm_problems(body), *_step_problems(body)]
+    return [
+        *_metric_problems(body),
+        *_arm_problems(body),
+        *_step_problems(body),
+        *webhook_problems(body),
+    ]
+
+
+def problems_beside(document: Mapping[str, Any], error: ValidationError) -> list[str]:
+    """Problems between fields in a document that has wrong fields too, of the parts that are right themselves.
+
+    A wrong metric or step is taken out and what would follow from that is left out; where anything else is wrong,
+    nothing can be said.
+    """
+    places = {item["loc"][:3] for item in error.errors()}
+    if any(place[:2] not in {("spec", "metrics"), ("spec", "steps")} or len(place) < 3 for place in places):
+        return []
+    found = sorted({(str(part), int(index)) for _, part, index in places})
+    body: dict[str, Any] = copy.deepcopy(dict(document["spec"]))
+    for part, index in found:
+        given = body[part][index]
+        name = given.get("name") if isinstance(given, dict) else None
+        body[part][index] = _neutral(part, name)
+    try:
+        rest = SpecDocument.model_validate(body)
+    except ValidationError:
+        return []
+    wrong = tuple(f"spec.{part}[{index}]" for part, index in found)
+    # What is said of all steps, or of steps and metrics together, may be wrong without the parts taken out.
+    doubtful = (
+        ("spec.steps:", "spec.metrics:") if "metrics" not in dict(found) else ("spec.steps", "spec.metrics:")
+    )
+    return [problem for problem in problems_of(rest) if not problem.startswith((*wrong, *doubtful))]
+
+
+def _neutral(part: str, name: object) -> dict[str, Any]:
+    """A step or a metric that stands in for a wrong one."""
+    if part == "steps":
+        return {"pause": {}}
+    known = name if isinstance(name, str) else "unnamed"
+    return {"name": known, "source": spec.ERROR, "role": spec.Role.SIGNAL}
+
+
+def warnings_of(body: SpecDocument) -> list[str]:
+    """What is allowed and probably not meant, each with what to do."""
+    found = []
+    for index, step in enumerate(body.steps):
+        relative = relative_guardrails(body)
+        if step.promote is not None and relative and held_back(step.promote, body) == 0.0:
+            why = "holdBack is 0" if step.promote.hold_back is not None else "there is no bake"
+            found.append(
+                f"spec.steps[{index}].promote: {', '.join(relative)} cannot be compared once the winner has all traffic "
+                f"({why}): bake with a holdBack of a few per cent to go on watching"
+            )
+    return found
 
 
 def _arm_problems(body: SpecDocument) -> list[str]:
@@ -71,6 +132,10 @@ def _metric_problems(body: SpecDocument) -> list[str]:
             problems.append(f"{at}: a latency guardrail has a max in milliseconds")
         if metric.source == spec.TOP1_AGREEMENT and metric.role is spec.Role.GUARDRAIL and metric.min is None:
             problems.append(f"{at}: an agreement guardrail has a min, for example min: 0.95")
+        if metric.dry_run and metric.role is not spec.Role.GUARDRAIL:
+            problems.append(
+                f"{at}: dryRun is for a guardrail; a {metric.role} removes nobody: set role: guardrail or remove it"
+            )
         if metric.planned_benefit is not None and metric.role is not spec.Role.OBJECTIVE:
             problems.append(f"{at}: only an objective has a plannedBenefit: set role: objective")
         if metric.planned_benefit is not None and metric.planned_benefit >= (
@@ -139,7 +204,9 @@ def _is_mirrored(metric: MetricDocument) -> bool:
 
 def _step_problems(body: SpecDocument) -> list[str]:
     problems: list[str] = []
-    guardrails = {metric.name for metric in body.metrics if metric.role is spec.Role.GUARDRAIL}
+    guardrails = {
+        metric.name for metric in body.metrics if metric.role is spec.Role.GUARDRAIL and not metric.dry_run
+    }
     objectives = any(metric.role is spec.Role.OBJECTIVE for metric in body.metrics)
     mirrored = any(
         metric.source == spec.TOP1_AGREEMENT and metric.role is spec.Role.GUARDRAIL for metric in body.metrics

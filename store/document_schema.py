@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from anabranch.bandit import spec
+from anabranch.bandit import hooks, spec
+from anabranch.bandit.lifecycle import Phase
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -74,6 +75,7 @@ class MetricDocument(Strict):
     non_inferiority_margin: float | None = Field(default=None, alias="nonInferiorityMargin", gt=0)
     range: tuple[float, float] | None = None
     planned_benefit: float | None = Field(default=None, alias="plannedBenefit", gt=0)
+    dry_run: bool = Field(default=False, alias="dryRun")
 
     @property
     def better(self) -> spec.Direction:
@@ -104,6 +106,58 @@ class PauseDocument(Strict):
     duration: Duration | None = None
 
 
+class SecretDocument(Strict):
+    """Where the server finds the key of a webhook's signature: exactly one of its keys."""
+
+    env: str | None = Field(default=None, pattern=r"^ANABRANCH_WEBHOOK_[A-Z0-9_]{1,64}$")
+    file: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+
+
+class WebhookDocument(Strict):
+    """Where a request goes, and how it is signed."""
+
+    url: str = Field(pattern=r"^https?://[^\s/?#@]+(/[^\s#]*)?$", max_length=2048)
+    secret: SecretDocument | None = None
+    timeout: Duration = 10.0
+    retries: int = Field(default=2, ge=0, le=10)
+
+
+class GateStepDocument(Strict):
+    """Wait until somebody agrees: a person, or a webhook."""
+
+    name: str = Field(pattern=_NAME)
+    webhook: WebhookDocument | None = None
+    interval: Duration = 30.0
+    failure_limit: int | None = Field(default=None, alias="failureLimit", ge=0)
+    max_duration: Duration | None = Field(default=None, alias="maxDuration")
+
+
+class GateDocument(Strict):
+    """Somebody who must agree at a named moment."""
+
+    name: str = Field(pattern=_NAME)
+    type: Literal[
+        "confirm-rollout",
+        "pre-rollout",
+        "confirm-traffic-increase",
+        "confirm-promotion",
+        "post-rollout",
+        "rollback",
+    ]
+    webhook: WebhookDocument | None = None
+    interval: Duration = 30.0
+    failure_limit: int | None = Field(default=None, alias="failureLimit", ge=0)
+
+
+class NotificationDocument(Strict):
+    """Somebody who hears of every phase change."""
+
+    name: str = Field(pattern=_NAME)
+    webhook: WebhookDocument
+    format: hooks.Format = hooks.Format.JSON
+    phases: tuple[Phase, ...] = ()
+
+
 class AnalysisDocument(Strict):
     """Wait until every guardrail is decided."""
 
@@ -130,7 +184,7 @@ class PromoteDocument(Strict):
     steps: tuple[Percent, ...] = (100,)
     interval: Duration = 60.0
     bake: Duration = 0.0
-    hold_back: Percent = Field(default=0, alias="holdBack", le=50)
+    hold_back: Percent | None = Field(default=None, alias="holdBack", le=50)
 
 
 class StepDocument(Strict):
@@ -139,6 +193,7 @@ class StepDocument(Strict):
     mirror: MirrorDocument | None = None
     set_weight: Percent | None = Field(default=None, alias="setWeight")
     pause: PauseDocument | None = None
+    gate: GateStepDocument | None = None
     analysis: AnalysisDocument | None = None
     bandit: BanditDocument | None = None
     promote: PromoteDocument | None = None
@@ -157,6 +212,9 @@ class SpecDocument(Strict):
     futility_beta: float = Field(default=0.2, alias="futilityBeta", gt=0, lt=0.5)
     min_age: Duration = Field(default=0.0, alias="minAge")
     exposure_budget: float | None = Field(default=None, alias="exposureBudget", gt=0)
+    mode: spec.Mode = spec.Mode.APPLY
+    gates: tuple[GateDocument, ...] = ()
+    notifications: tuple[NotificationDocument, ...] = ()
     steps: tuple[StepDocument, ...] = Field(min_length=1)
     on_no_data: Literal["hold"] = Field(default="hold", alias="onNoData")
 

@@ -118,7 +118,9 @@ class Hand:
             assert all(0.0 <= share <= 1.0 for share in state.weights.values())
         if dict(state.weights) != dict(before.weights) and before.weights:
             assert state.epoch == before.epoch + 1 or any(c.verb is Verb.RETRY for c in commands)
-        for gone in set(self.experiment.candidates) - set(state.live):
+        if self.experiment.observes:
+            assert state.phase not in (Phase.PROMOTING, Phase.PROMOTED, Phase.ROLLED_BACK)
+        for gone in set() if self.experiment.observes else set(self.experiment.candidates) - set(state.live):
             assert state.phase is Phase.PROMOTED or state.weights.get(gone, 0.0) == 0.0
         if state.phase not in (Phase.PROGRESSING, Phase.PAUSED):
             assert state.mirror == 0.0

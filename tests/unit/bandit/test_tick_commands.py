@@ -20,6 +20,7 @@ EVENT_OF = {
     Verb.RETRY: Event.RETRY,
     Verb.UNDO: Event.UNDO,
 }
+# What opens gates and revises documents has tests of its own: it needs a gate, or a document.
 HOLD = PauseStep(duration_s=1e9)
 PROMOTE = PromoteStep(weights=(0.5, 1.0), interval_s=10.0, bake_s=20.0)
 SOON = AnalysisStep(min_duration_s=0.0, max_duration_s=5.0)
@@ -56,7 +57,7 @@ def bring(begin: Begin, phase: Phase) -> Any:
 STARTED = [phase for phase in Phase if phase is not Phase.PENDING]
 
 
-@pytest.mark.parametrize("verb", Verb)
+@pytest.mark.parametrize("verb", EVENT_OF)
 @pytest.mark.parametrize("phase", STARTED)
 def test_every_request_in_every_phase_follows_the_table_or_is_refused(
     begin: Begin, reasons: Reasons, phase: Phase, verb: Verb
@@ -75,7 +76,7 @@ def test_every_request_in_every_phase_follows_the_table_or_is_refused(
         assert hand.state == replace(before, decisions=before.decisions + 1)
 
 
-@pytest.mark.parametrize("verb", [verb for verb in Verb if verb is not Verb.ABORT])
+@pytest.mark.parametrize("verb", [verb for verb in EVENT_OF if verb is not Verb.ABORT])
 def test_what_is_asked_before_the_start_is_refused_and_the_experiment_starts(
     begin: Begin, reasons: Reasons, verb: Verb
 ) -> None:

@@ -146,11 +146,11 @@ def test_asking_never_creates_a_database(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("phase", "verbs"),
     [
-        (Phase.PENDING, ["abort"]),
-        (Phase.PROGRESSING, ["promote", "pause", "abort"]),
-        (Phase.PAUSED, ["promote", "resume", "abort"]),
+        (Phase.PENDING, ["abort", "approve"]),
+        (Phase.PROGRESSING, ["promote", "pause", "abort", "approve"]),
+        (Phase.PAUSED, ["promote", "resume", "abort", "approve"]),
         (Phase.INCONCLUSIVE, ["promote", "abort", "retry"]),
-        (Phase.PROMOTING, ["abort", "undo"]),
+        (Phase.PROMOTING, ["abort", "undo", "approve"]),
         (Phase.PROMOTED, ["undo"]),
         (Phase.ROLLED_BACK, ["retry"]),
         (Phase.ABORTED, ["retry"]),

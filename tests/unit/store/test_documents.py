@@ -10,10 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anabranch.bandit.evidence import Cell, Evidence, PairCell
+from anabranch.bandit.hooks import (
+    Format,
+    Gate,
+    GateKind,
+    Notification,
+    Secret,
+    SecretPlace,
+    Webhook,
+)
 from anabranch.bandit.spec import (
     Algorithm,
     AnalysisStep,
     BanditStep,
+    GateStep,
     MirrorStep,
     PromoteStep,
     Role,
@@ -23,6 +33,8 @@ from anabranch.bandit.spec import (
 from anabranch.bandit.state import ExperimentState
 from anabranch.bandit.step import tick
 from anabranch.store.document import InvalidDocument, json_schema, parse, read_document
+from anabranch.store.document_problems import warnings_of
+from anabranch.store.document_schema import ExperimentDocument
 
 DEMO = Path(__file__).parents[3] / "examples" / "minilm-int8.yaml"
 
@@ -82,7 +94,8 @@ def test_a_full_document_is_read_field_by_field() -> None:
             min_duration_s=0.0,
             max_duration_s=3600.0,
         ),
-        PromoteStep(weights=(0.75, 1.0), interval_s=60.0, bake_s=600.0),
+        # 5 % is held back by itself: the accuracy guardrail compares with the baseline.
+        PromoteStep(weights=(0.75, 1.0), interval_s=60.0, bake_s=600.0, hold_back=0.05),
     )
 
 
@@ -116,6 +129,16 @@ FIELD_PROBLEMS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "mirror percent": (_set("spec.steps.0.mirror.percent", 0), "spec.steps[0].mirror.percent: "),
     "no data": (_set("spec.onNoData", "promote"), "spec.onNoData: "),
 }
+FIELD_PROBLEMS |= {
+    "argo's limit": (
+        _set("spec.steps.2.analysis.failureLimit", 3),
+        "spec.steps[2].analysis.failureLimit: a FAIL is a proof",
+    ),
+    "argo's interval": (
+        _set("spec.metrics.1.interval", "5m"),
+        "spec.metrics[1].interval: evidence is judged at every tick",
+    ),
+}
 RULE_PROBLEMS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "baseline is candidate": (
         _set("spec.candidates.0", "onnx-fp32"),
@@ -137,6 +160,10 @@ RULE_PROBLEMS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "margin too wide": (
         _set("spec.metrics.2.nonInferiorityMargin", 0.9),
         "spec.metrics[2] (accuracy): nonInferiorityMargin 0.9 must be at most half",
+    ),
+    "dry-run signal": (
+        _set("spec.metrics.0.dryRun", True),
+        "spec.metrics[0] (latency): dryRun is for a guardrail",
     ),
     "latency limit": (_set("spec.metrics.4.max", -3), "spec.metrics[4] (slo): max -3 must be above"),
     "weight": (
@@ -390,3 +417,109 @@ def test_a_planned_benefit_belongs_to_an_objective_and_leaves_something_to_gain(
     assert "plannedBenefit 1 is as much as there is" in found
     assert "(accuracy): only an objective has a plannedBenefit" in found
     assert "bandit.memory: must be above 0" in found
+
+
+def test_problems_between_fields_are_told_beside_wrong_fields() -> None:
+    document = read_document(DESIGN)
+    document["spec"]["steps"][2]["analysis"]["minDuration"] = "2 minutes"
+    document["spec"]["metrics"][1]["min"] = 1.0
+    document["spec"]["steps"][3]["bandit"]["minProb"] = 0.4
+    with pytest.raises(InvalidDocument) as raised:
+        parse(document)
+    assert [problem.partition(":")[0] for problem in raised.value.problems] == [
+        "spec.steps[2].analysis.minDuration",
+        "spec.metrics[1] (fidelity)",
+        "spec.steps[3].bandit.minProb",
+    ]
+
+
+def test_gates_notifications_and_modes_are_read() -> None:
+    document = read_document(DESIGN)
+    webhook = {
+        "url": "https://hooks.example.com/x",
+        "secret": {"file": "ci.key"},
+        "timeout": "5s",
+        "retries": 0,
+    }
+    document["spec"] |= {
+        "mode": "observe",
+        "gates": [{"name": "ok", "type": "confirm-promotion", "webhook": webhook, "interval": "1m"}],
+        "notifications": [{"name": "chat", "webhook": webhook, "format": "slack", "phases": ["Promoted"]}],
+    }
+    document["spec"]["steps"].insert(1, {"gate": {"name": "look", "maxDuration": "1d"}})
+    document["spec"]["metrics"][3]["dryRun"] = True
+    parsed = parse(document)
+    secret = Secret(place=SecretPlace.FILE, name="ci.key")
+    hook = Webhook(url="https://hooks.example.com/x", secret=secret, timeout_s=5.0, retries=0)
+    assert parsed.gates == (Gate(name="ok", kind=GateKind.CONFIRM_PROMOTION, webhook=hook, interval_s=60.0),)
+    assert parsed.notifications == (
+        Notification(name="chat", webhook=hook, format=Format.SLACK, phases=("Promoted",)),
+    )
+    assert parsed.steps[1] == GateStep(gate=Gate(name="look", kind=GateKind.STEP), max_duration_s=86_400.0)
+    assert parsed.observes
+    assert [metric.name for metric in parsed.guardrails] == ["fidelity", "accuracy", "slo"]
+    assert parsed.all_gates == (*parsed.gates, parsed.steps[1].gate)
+
+
+@pytest.mark.parametrize(
+    ("promote", "held", "warned"),
+    [
+        ({"bake": "10m"}, 0.05, False),
+        ({"bake": "10m", "holdBack": 0}, 0.0, True),
+        ({"bake": "10m", "holdBack": 2}, 0.02, False),
+        ({}, 0.0, True),
+    ],
+)
+def test_a_relative_guardrail_keeps_something_to_compare_with_or_a_warning_says_why_not(
+    promote: dict[str, Any], held: float, warned: bool
+) -> None:
+    document = read_document(DESIGN)
+    document["spec"]["steps"][4] = {"promote": promote}
+    step = parse(document).steps[4]
+    assert isinstance(step, PromoteStep)
+    assert step.hold_back == held
+    told = warnings_of(ExperimentDocument.model_validate(document).spec)
+    assert ["accuracy, errors cannot be compared" in warning for warning in told] == [True] * warned
+
+
+def _hooked(**webhook: Any) -> dict[str, Any]:
+    return {"name": "g", "type": "rollback", "webhook": {"url": "https://h/x"} | webhook}
+
+
+@pytest.mark.parametrize(
+    ("gate", "problem"),
+    [
+        ({"name": "g", "type": "confirm-rolout"}, "spec.gates[0].type: "),
+        (_hooked(url="http://me:pw@h/x"), "spec.gates[0].webhook.url: "),
+        (_hooked(url="file:///etc/passwd"), "spec.gates[0].webhook.url: "),
+        (_hooked(secret={"env": "PATH"}), "spec.gates[0].webhook.secret.env: "),
+        (_hooked(secret={"file": "../../etc/passwd"}), "spec.gates[0].webhook.secret.file: "),
+        (_hooked(secret={"value": "x"}), "spec.gates[0].webhook.secret.value: unknown field"),
+        (_hooked(secret={}), "spec.gates[0] (g).webhook.secret: exactly one of env and file"),
+        (_hooked(timeout="5m"), "spec.gates[0] (g).webhook.timeout: 300 s must be above 0 and at most 60 s"),
+        (_hooked() | {"interval": "10ms"}, "spec.gates[0] (g): interval 0.01 s must be at least 1 s"),
+        (
+            _hooked() | {"consecutiveErrorLimit": 4},
+            "spec.gates[0].consecutiveErrorLimit: a gate that gives no clear",
+        ),
+        ({"name": "back", "type": "rollback"}, "spec.gates[0] (back): a rollback gate needs a webhook"),
+        (
+            {"name": "ok", "type": "confirm-rollout", "failureLimit": 2},
+            "spec.gates[0] (ok): a confirm-rollout gate waits for as long as it is closed",
+        ),
+    ],
+)
+def test_a_gate_that_cannot_work_is_refused_with_the_reason(gate: dict[str, Any], problem: str) -> None:
+    document = read_document(DESIGN)
+    document["spec"]["gates"] = [gate]
+    with pytest.raises(InvalidDocument) as raised:
+        parse(document)
+    [found] = raised.value.problems
+    assert found.startswith(problem)
+
+
+def test_two_gates_of_one_name_are_refused() -> None:
+    document = read_document(DESIGN)
+    document["spec"]["gates"] = [{"name": "ok", "type": "confirm-rollout"}]
+    document["spec"]["steps"].insert(0, {"gate": {"name": "ok"}})
+    assert problems(document) == ["spec: 2 gates are called ok, rename all but one"]
