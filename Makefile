@@ -60,6 +60,7 @@ proto: setup-dev  ## regenerate the committed protobuf code
 
 reference: setup-dev  ## write the pages of docs/ that come from the code
 	$(PY) -m anabranch.router.metrics.document > docs/metrics.md
+	$(PY) -m anabranch.cli.reference > docs/cli.md
 
 bench-setup: setup-dev  ## install the peers of the benches below .cache/bench (Debian: apt-get, see the message)
 	$(PY) -m bench.dataplane install

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed, did_you_mean
+from anabranch.cli.places import DEFAULT_STORE, SQLITE
 
 if TYPE_CHECKING:
     from anabranch.store.port import Store, StoredExperiment
 
-DEFAULT_STORE = "sqlite:///.state/anabranch.db"
-_SQLITE = "sqlite:///"
 _POSTGRES = ("postgresql://", "postgresql+")
 
 
@@ -54,16 +53,21 @@ def sqlite_path(url: str) -> Path | None:
     Raises:
         CommandFailed: If the text is no store URL.
     """
-    if url.startswith(_SQLITE) and len(url) > len(_SQLITE):
-        return Path(url.removeprefix(_SQLITE))
+    if url.startswith(SQLITE) and len(url) > len(SQLITE):
+        return Path(url.removeprefix(SQLITE))
     if url.startswith(_POSTGRES):
         return None
-    meant = f", did you mean {_SQLITE}{url}?" if "://" not in url and url else ""
+    meant = f", did you mean {SQLITE}{url}?" if "://" not in url and url else ""
     raise CommandFailed(
         ExitCode.BAD_INPUT,
         f"--store {url!r} is not a store URL{meant}",
         "write sqlite:///path/to/file.db or postgresql://user@host/name",
     )
+
+
+def serve_command(url: str) -> str:
+    """How to start a server on a store, to be typed."""
+    return "`anabranch serve`" if url == DEFAULT_STORE else f"`anabranch serve --store {_shown(url)}`"
 
 
 def find_experiment(store: Store, name: str) -> StoredExperiment:

@@ -1,48 +1,60 @@
-"""The `anabranch` command: assembles the verb groups, and turns what goes wrong into messages and exit statuses.
+"""The `anabranch` command: assembles the verbs, and turns what goes wrong into messages and exit statuses.
 
-A verb group is a module with `register(app)`; it is listed in `GROUPS` and imports what is heavy inside its verbs.
+A verb's module is imported when its verb is called or its help is asked for, so that no verb waits for another's imports.
+It has `register(app)`, is listed in `GROUPS` with its verbs, and imports what is heavy inside its functions.
 """
 
 from __future__ import annotations
 
-from types import ModuleType
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from anabranch.cli.exit_codes import ExitCode, epilogue
-from anabranch.cli.failures import explain
+from anabranch.cli.failures import did_you_mean, explain
 from anabranch.cli.terminal import Terminal, system_terminal
-from anabranch.cli.verbs import (
-    about,
-    asking,
-    benching,
-    building,
-    documents,
-    looking,
-    records,
-    running,
-    simulating,
-    variants,
-)
 
-GROUPS: tuple[ModuleType, ...] = (
-    running,
-    building,
-    benching,
-    variants,
-    looking,
-    records,
-    asking,
-    documents,
-    simulating,
-    about,
-)
+GROUPS: dict[str, tuple[str, ...]] = {
+    "running": ("demo", "serve"),
+    "building": ("build",),
+    "benching": ("bench",),
+    "variants": ("variants",),
+    "looking": ("get", "describe"),
+    "records": ("history", "report", "events", "verify"),
+    "asking": ("promote", "pause", "resume", "abort", "retry", "undo"),
+    "documents": ("apply", "diff", "schema"),
+    "simulating": ("simulate",),
+    "about": ("version",),
+}
+"""The verbs by the module below `cli/verbs` that registers them, in the order of `--help`."""
 
 
 class _Commands(TyperGroup):
-    """Answers a domain error with its message, its advice and its exit status."""
+    """Finds a verb in its module; answers a domain error with its message, its advice and its exit status."""
+
+    def list_commands(self, _ctx: Any) -> list[str]:
+        """Every verb, in the order of `--help`."""
+        return [verb for verbs in GROUPS.values() for verb in verbs]
+
+    def get_command(self, _ctx: Any, cmd_name: str) -> Any:
+        """The verb, its module imported; None when there is none of that name."""
+        module = next((module for module, verbs in GROUPS.items() if cmd_name in verbs), None)
+        if module is not None and cmd_name not in self.commands:
+            app = typer.Typer()
+            import_module(f"anabranch.cli.verbs.{module}").register(app)
+            self.commands.update(typer.main.get_group(app).commands)
+        return self.commands.get(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The verb that was typed; near ones are named where there is none."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            known = self.list_commands(ctx)
+            ctx.fail(
+                f"there is no verb {args[0]!r}{did_you_mean(args[0], known) or ': see anabranch --help'}"
+            )
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb."""
@@ -67,13 +79,15 @@ def _whole_command(
     ] = False,
 ) -> None:
     if version:
-        typer.echo(about.version_text())
+        from anabranch.cli.verbs.about import version_text
+
+        typer.echo(version_text())
         raise typer.Exit()
 
 
 def assemble() -> typer.Typer:
     """The command with all of its verbs."""
-    app = typer.Typer(
+    return typer.Typer(
         cls=_Commands,
         name="anabranch",
         help="Split live inference traffic between variants of a model, and promote the best one with evidence.",
@@ -84,9 +98,6 @@ def assemble() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for group in GROUPS:
-        group.register(app)
-    return app
 
 
 def main() -> None:

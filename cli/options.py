@@ -1,14 +1,14 @@
-"""Arguments and options that verbs share, and the completion of experiment names."""
+"""Arguments and options that verbs share."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from anabranch.cli.connection import DEFAULT_STORE, existing_store
-from anabranch.cli.failures import CommandFailed
-from anabranch.cli.output import Format
+from anabranch.cli.completion import complete_name
+from anabranch.cli.format import Format
 
 RUN = "Run"
 LOOK = "Look"
@@ -16,16 +16,6 @@ CHANGE = "Change"
 DOCUMENTS = "Documents"
 ABOUT = "About"
 """Panels of `--help`, in the order in which their first verb is registered."""
-
-
-def complete_name(context: typer.Context, incomplete: str) -> list[str]:
-    """Names of experiments for the shell; nothing at all when the store cannot be read."""
-    url = context.params.get("store") or DEFAULT_STORE
-    try:
-        with existing_store(str(url)) as store:
-            return [kept.name for kept in store.experiments() if kept.name.startswith(incomplete)]
-    except CommandFailed:
-        return []
 
 
 Store = Annotated[
@@ -37,10 +27,15 @@ Store = Annotated[
         metavar="URL",
     ),
 ]
+Models = Annotated[
+    Path, typer.Option("--models", envvar="ANABRANCH_MODELS", help="Folder of built variants.", metavar="DIR")
+]
 Name = Annotated[
     str, typer.Argument(help="Name of the experiment.", metavar="NAME", autocompletion=complete_name)
 ]
 Output = Annotated[Format, typer.Option("--output", "-o", help="How to print the result.")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Go on, and show what comes.")]
+Refresh = Annotated[float, typer.Option("--refresh", help="Seconds between two looks with --watch.", min=0.1)]
 File = Annotated[
     str,
     typer.Option("--file", "-f", help="The experiment document, YAML or JSON; - for stdin.", metavar="FILE"),

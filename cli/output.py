@@ -6,18 +6,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from enum import Enum, StrEnum
+from enum import Enum
 from typing import Any
 
-import yaml
-
-
-class Format(StrEnum):
-    """How a result is printed."""
-
-    TABLE = "table"
-    JSON = "json"
-    YAML = "yaml"
+from anabranch.cli.format import Format
 
 
 def plain(value: object) -> Any:
@@ -44,6 +36,8 @@ def encoded(value: object, output: Format) -> str:
     if output is Format.JSON:
         return json.dumps(plain(value), indent=2, ensure_ascii=False)
     if output is Format.YAML:
+        import yaml
+
         return yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True).rstrip("\n")
     raise ValueError("a table is rendered, not encoded: choose json or yaml")
 

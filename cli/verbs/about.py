@@ -8,6 +8,8 @@ from importlib import metadata
 import typer
 
 from anabranch.cli import options
+from anabranch.cli.format import Format
+from anabranch.cli.output import encoded
 from anabranch.cli.terminal import terminal_of
 
 
@@ -16,9 +18,21 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=options.ABOUT)(version)
 
 
-def version(context: typer.Context) -> None:
-    """Print the version."""
-    terminal_of(context).say(version_text())
+def version(context: typer.Context, output: options.Output = Format.TABLE) -> None:
+    """Print the version.
+
+    Example: anabranch version -o json
+    """
+    if output is Format.TABLE:
+        terminal_of(context).say(version_text())
+        return
+    installed = {
+        "anabranch": metadata.version("anabranch"),
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+    }
+    terminal_of(context).say(encoded(installed, output))
 
 
 def version_text() -> str:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import typer
 
 from anabranch.bandit.decision import Verb
 from anabranch.cli import options
-from anabranch.cli.connection import DEFAULT_STORE, existing_store, find_experiment
+from anabranch.cli.completion import complete_candidate
+from anabranch.cli.connection import existing_store, find_experiment, serve_command
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
+from anabranch.cli.format import Format
+from anabranch.cli.liveness import standstill
+from anabranch.cli.output import encoded
+from anabranch.cli.places import DEFAULT_STORE
 from anabranch.cli.terminal import terminal_of
 
 _NEXT = {
@@ -37,14 +43,23 @@ def promote(
     name: options.Name,
     variant: Annotated[
         str,
-        typer.Option("--variant", help="Which candidate; needed when several are live.", show_default=False),
+        typer.Option(
+            "--variant",
+            help="Which candidate; needed when several are live.",
+            show_default=False,
+            autocompletion=complete_candidate,
+        ),
     ] = "",
     wait: Wait = False,
     timeout: Timeout = 30.0,
+    output: options.Output = Format.TABLE,
     store: options.Store = DEFAULT_STORE,
 ) -> None:
-    """Promote a candidate now, by the spec's promote step, whatever the verdicts."""
-    _ask(context, store, name, Verb.PROMOTE, variant, timeout if wait else None)
+    """Promote a candidate now, by the spec's promote step, whatever the verdicts.
+
+    Example: anabranch promote minilm-int8 --variant onnx-mixed --wait
+    """
+    _ask(context, store, name, Verb.PROMOTE, variant, timeout if wait else None, output)
 
 
 def pause(
@@ -52,10 +67,14 @@ def pause(
     name: options.Name,
     wait: Wait = False,
     timeout: Timeout = 30.0,
+    output: options.Output = Format.TABLE,
     store: options.Store = DEFAULT_STORE,
 ) -> None:
-    """Hold the experiment where it is; guardrails are still watched."""
-    _ask(context, store, name, Verb.PAUSE, "", timeout if wait else None)
+    """Hold the experiment where it is; guardrails are still watched.
+
+    Example: anabranch pause minilm-int8
+    """
+    _ask(context, store, name, Verb.PAUSE, "", timeout if wait else None, output)
 
 
 def resume(
@@ -63,10 +82,14 @@ def resume(
     name: options.Name,
     wait: Wait = False,
     timeout: Timeout = 30.0,
+    output: options.Output = Format.TABLE,
     store: options.Store = DEFAULT_STORE,
 ) -> None:
-    """Go on after a pause."""
-    _ask(context, store, name, Verb.RESUME, "", timeout if wait else None)
+    """Go on after a pause.
+
+    Example: anabranch resume minilm-int8 --wait
+    """
+    _ask(context, store, name, Verb.RESUME, "", timeout if wait else None, output)
 
 
 def abort(
@@ -74,10 +97,14 @@ def abort(
     name: options.Name,
     wait: Wait = False,
     timeout: Timeout = 30.0,
+    output: options.Output = Format.TABLE,
     store: options.Store = DEFAULT_STORE,
 ) -> None:
-    """End the experiment; the baseline serves all traffic."""
-    _ask(context, store, name, Verb.ABORT, "", timeout if wait else None)
+    """End the experiment; the baseline serves all traffic.
+
+    Example: anabranch abort minilm-int8 --wait --timeout 10
+    """
+    _ask(context, store, name, Verb.ABORT, "", timeout if wait else None, output)
 
 
 def retry(
@@ -85,10 +112,14 @@ def retry(
     name: options.Name,
     wait: Wait = False,
     timeout: Timeout = 30.0,
+    output: options.Output = Format.TABLE,
     store: options.Store = DEFAULT_STORE,
 ) -> None:
-    """Begin an undecided, rolled back or aborted experiment again."""
-    _ask(context, store, name, Verb.RETRY, "", timeout if wait else None)
+    """Begin an undecided, rolled back or aborted experiment again.
+
+    Example: anabranch retry minilm-int8
+    """
+    _ask(context, store, name, Verb.RETRY, "", timeout if wait else None, output)
 
 
 def undo(
@@ -96,14 +127,43 @@ def undo(
     name: options.Name,
     wait: Wait = False,
     timeout: Timeout = 30.0,
+    output: options.Output = Format.TABLE,
     store: options.Store = DEFAULT_STORE,
 ) -> None:
-    """Take a promotion back; the old baseline serves all traffic."""
-    _ask(context, store, name, Verb.UNDO, "", timeout if wait else None)
+    """Take a promotion back; the old baseline serves all traffic.
+
+    Example: anabranch undo minilm-int8 --wait
+    """
+    _ask(context, store, name, Verb.UNDO, "", timeout if wait else None, output)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a request came to.
+
+    Attributes:
+        request: Its number in the audit log.
+        answered_by: Number of the decision that answered it; None while none did.
+        phase: Of the experiment, after that decision where there is one.
+    """
+
+    experiment: str
+    verb: str
+    variant: str
+    request: int
+    answered_by: int | None
+    phase: str
+    summary: str
 
 
 def _ask(
-    context: typer.Context, url: str, name: str, verb: Verb, variant: str, timeout_s: float | None
+    context: typer.Context,
+    url: str,
+    name: str,
+    verb: Verb,
+    variant: str,
+    timeout_s: float | None,
+    output: Format,
 ) -> None:
     from anabranch.cli.requests import await_answer, check_possible, chosen_variant
     from anabranch.store.document import parse
@@ -115,10 +175,23 @@ def _ask(
         variant = chosen_variant(stored, verb, variant)
         command = store.request(name, verb, variant, terminal.actor, terminal.clock.now())
         what = f"{verb} of {variant}" if variant else str(verb)
+        asked = Asked(
+            experiment=name,
+            verb=verb,
+            variant=variant,
+            request=command.id,
+            answered_by=None,
+            phase=stored.state.phase,
+            summary="",
+        )
         if timeout_s is None:
-            terminal.say(f"experiment {name}: {what} requested")
+            terminal.say(
+                f"experiment {name}: {what} requested" if output is Format.TABLE else encoded(asked, output)
+            )
             then = _NEXT[verb].format(name=name, baseline=parse(stored.document).baseline)
             terminal.note(f"{then}\nfollow it with `anabranch get {name} -w`")
+            if reason := standstill(url):
+                terminal.note(reason, style="yellow")
             return
         answer = await_answer(
             command,
@@ -131,8 +204,13 @@ def _ask(
         raise CommandFailed(
             ExitCode.FAILURE,
             f"no tick answered within {timeout_s:g} s; the request stays",
-            "is `anabranch serve` running on this store?",
+            f"is the server running? start it with {serve_command(url)}",
         )
     if answer.refused:
         raise CommandFailed(ExitCode.REFUSED, answer.refused)
-    terminal.say(f"experiment {name}: {what} done, {answer.decision.phase}: {answer.decision.summary}")
+    decision = answer.decision
+    if output is Format.TABLE:
+        terminal.say(f"experiment {name}: {what} done, {decision.phase}: {decision.summary}")
+        return
+    done = replace(asked, answered_by=decision.number, phase=decision.phase, summary=decision.summary)
+    terminal.say(encoded(done, output))

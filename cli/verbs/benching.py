@@ -12,7 +12,8 @@ import typer
 from anabranch.cli import options
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
-from anabranch.cli.output import Format, encoded
+from anabranch.cli.format import Format
+from anabranch.cli.output import encoded
 from anabranch.cli.terminal import Terminal, terminal_of
 
 

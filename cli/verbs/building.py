@@ -10,9 +10,9 @@ import typer
 from anabranch.cli import options
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
-from anabranch.cli.output import Format
+from anabranch.cli.format import Format
+from anabranch.cli.places import DEFAULT_MODELS
 from anabranch.cli.terminal import terminal_of
-from anabranch.cli.verbs.running import DEFAULT_MODELS, Models
 
 
 def register(app: typer.Typer) -> None:
@@ -75,7 +75,7 @@ def build(
             help="Labelled texts for the folder of an encoder: a .csv, .jsonl or .parquet file with the columns text and label, or MODULE:FUNCTION, which yields pairs."
         ),
     ] = "",
-    models: Models = DEFAULT_MODELS,
+    models: options.Models = DEFAULT_MODELS,
     output: options.Output = Format.TABLE,
 ) -> None:
     """Build variants of a model, each with a manifest of what it is and how it compares.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +9,13 @@ from typing import Annotated
 import typer
 
 from anabranch.cli import options
-from anabranch.cli.connection import DEFAULT_STORE, created_store, existing_store, sqlite_path
+from anabranch.cli.connection import created_store, existing_store, sqlite_path
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed, problem_list
-from anabranch.cli.terminal import terminal_of
-from anabranch.cli.verbs.running import DEFAULT_MODELS, Models
+from anabranch.cli.format import Format
+from anabranch.cli.output import encoded
+from anabranch.cli.places import DEFAULT_MODELS, DEFAULT_STORE
+from anabranch.cli.terminal import Terminal, terminal_of
 
 
 def register(app: typer.Typer) -> None:
@@ -35,10 +36,14 @@ def apply(
             "--force", help="Let variants be candidates that failed the offline gate; the audit log says so."
         ),
     ] = False,
-    models: Models = DEFAULT_MODELS,
+    models: options.Models = DEFAULT_MODELS,
+    output: options.Output = Format.TABLE,
     store: options.Store = DEFAULT_STORE,
 ) -> None:
-    """Create an experiment, or begin it anew with a changed document."""
+    """Create an experiment, or begin it anew with a changed document.
+
+    Example: anabranch apply -f experiment.yaml --dry-run
+    """
     from anabranch.cli.applying import Applied, check_applicable, failed_gates, outcome_of
     from anabranch.store.document import parse
 
@@ -64,14 +69,14 @@ def apply(
                 kept = opened.experiments()
                 check_applicable(parse(document), document, kept)
                 outcome = outcome_of(name, document, kept)
-        terminal.say(f"experiment {name} {outcome} (dry run)")
+        _say_applied(terminal, name, outcome, output, dry_run=True)
         return
     if path is not None and not path.is_file():
         terminal.note(f"creating the database {path}")
     with created_store(store) as opened:
         outcome = outcome_of(name, document, opened.experiments())
         opened.apply(document, terminal.actor, terminal.clock.now(), remark=remark)
-    terminal.say(f"experiment {name} {outcome}")
+    _say_applied(terminal, name, outcome, output, dry_run=False)
     if outcome is not Applied.UNCHANGED:
         terminal.note(
             "the controller inside `anabranch serve` starts it with its next tick;\n"
@@ -86,9 +91,13 @@ def diff(
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="Exit with 1 when there is a difference.")
     ] = False,
+    output: options.Output = Format.TABLE,
     store: options.Store = DEFAULT_STORE,
 ) -> None:
-    """Compare a document with the one that is applied."""
+    """Compare a document with the one that is applied.
+
+    Example: anabranch diff -f experiment.yaml --exit-code
+    """
     from anabranch.cli.applying import unified
 
     terminal = terminal_of(context)
@@ -100,7 +109,9 @@ def diff(
         with existing_store(store) as opened:
             applied = next((kept for kept in opened.experiments() if kept.name == name), None)
     lines = unified(None if applied is None else applied.document, document, name, file)
-    for line in lines:
+    if output is not Format.TABLE:
+        terminal.say(encoded({"experiment": name, "is_same": not lines, "lines": lines}, output))
+    for line in lines if output is Format.TABLE else ():
         style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
         terminal.out.print(line, style=style, markup=False, soft_wrap=True)
     if not lines:
@@ -109,11 +120,22 @@ def diff(
         raise typer.Exit(ExitCode.FAILURE)
 
 
-def schema(context: typer.Context) -> None:
-    """Print the JSON Schema of the document, for editors."""
+def schema(context: typer.Context, output: options.Output = Format.JSON) -> None:
+    """Print the JSON Schema of the document, for editors.
+
+    Example: anabranch schema > experiment.schema.json
+    """
     from anabranch.store.document import json_schema
 
-    terminal_of(context).say(json.dumps(json_schema(), indent=2))
+    as_json = Format.JSON if output is Format.TABLE else output
+    terminal_of(context).say(encoded(json_schema(), as_json))
+
+
+def _say_applied(terminal: Terminal, name: str, outcome: str, output: Format, *, dry_run: bool) -> None:
+    if output is Format.TABLE:
+        terminal.say(f"experiment {name} {outcome}" + (" (dry run)" if dry_run else ""))
+    else:
+        terminal.say(encoded({"experiment": name, "outcome": outcome, "dry_run": dry_run}, output))
 
 
 def _read(file: str) -> dict[str, object]:

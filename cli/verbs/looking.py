@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anabranch.cli import options
-from anabranch.cli.connection import DEFAULT_STORE, existing_store
+from anabranch.cli.completion import complete_name
+from anabranch.cli.connection import existing_store
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
-from anabranch.cli.output import Format, encoded, json_line
+from anabranch.cli.format import Format
+from anabranch.cli.liveness import standstill
+from anabranch.cli.output import encoded, json_line
+from anabranch.cli.places import DEFAULT_STORE
 from anabranch.cli.terminal import Terminal, terminal_of
 
 if TYPE_CHECKING:
@@ -36,7 +40,7 @@ def get(
         typer.Argument(
             help="Name of the experiment; all of them when absent.",
             metavar="[NAME]",
-            autocompletion=options.complete_name,
+            autocompletion=complete_name,
             show_default=False,
         ),
     ] = None,
@@ -49,7 +53,12 @@ def get(
     ] = 1.0,
     store: options.Store = DEFAULT_STORE,
 ) -> None:
-    """List the experiments, or show one of them."""
+    """List the experiments, or show one of them.
+
+    With --watch and -o json a line comes for every change: for scripts.
+
+    Example: anabranch get minilm-int8 --watch
+    """
     from anabranch.cli.loading import load_rows, load_view, view_loader
     from anabranch.cli.tables import experiments_table
 
@@ -57,6 +66,7 @@ def get(
     with existing_store(store) as opened:
         now = terminal.clock.now
         if watch:
+            _warn(terminal, store)
             name = name or _only([row.name for row in load_rows(opened, now())])
             _follow(terminal, view_loader(opened, name, now), output, refresh)
         elif name is not None:
@@ -65,6 +75,8 @@ def get(
                 _draw(terminal, view)
             else:
                 terminal.say(encoded(view, output))
+            if not view.is_over:
+                _warn(terminal, store)
         else:
             rows = load_rows(opened, now())
             if output is not Format.TABLE:
@@ -75,15 +87,34 @@ def get(
                 terminal.note("no experiments yet: create one with `anabranch apply -f FILE`")
 
 
-def describe(context: typer.Context, name: options.Name, store: options.Store = DEFAULT_STORE) -> None:
-    """Explain one experiment: every number, verdict and reason."""
+def describe(
+    context: typer.Context,
+    name: options.Name,
+    output: options.Output = Format.TABLE,
+    store: options.Store = DEFAULT_STORE,
+) -> None:
+    """Explain one experiment: every number, verdict and reason.
+
+    Example: anabranch describe minilm-int8
+    """
     from anabranch.cli.description import describe_view
     from anabranch.cli.loading import load_view
 
     terminal = terminal_of(context)
     with existing_store(store) as opened:
-        for line in describe_view(load_view(opened, name, terminal.clock.now())):
-            terminal.out.print(line, soft_wrap=True)
+        view = load_view(opened, name, terminal.clock.now())
+    if output is not Format.TABLE:
+        terminal.say(encoded(view, output))
+        return
+    for line in describe_view(view):
+        terminal.out.print(line, soft_wrap=True)
+    if not view.is_over:
+        _warn(terminal, store)
+
+
+def _warn(terminal: Terminal, url: str) -> None:
+    if reason := standstill(url):
+        terminal.note(reason, style="yellow")
 
 
 def _only(names: list[str]) -> str:

@@ -8,10 +8,13 @@ from typing import Annotated
 import typer
 
 from anabranch.cli import options
-from anabranch.cli.connection import DEFAULT_STORE, existing_store, find_experiment
+from anabranch.cli.completion import complete_name
+from anabranch.cli.connection import existing_store, find_experiment
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed, problem_list
-from anabranch.cli.output import Format, encoded
+from anabranch.cli.format import Format
+from anabranch.cli.output import encoded
+from anabranch.cli.places import DEFAULT_STORE
 from anabranch.cli.terminal import terminal_of
 
 
@@ -30,16 +33,27 @@ def history(
     last: Annotated[
         int | None, typer.Option("--last", help="Only the last decisions.", min=1, show_default=False)
     ] = None,
+    watch: options.Watch = False,
+    refresh: options.Refresh = 1.0,
     store: options.Store = DEFAULT_STORE,
 ) -> None:
-    """Show the decision log: what changed, when, and why."""
+    """Show the decision log: what changed, when, and why.
+
+    With --watch new decisions follow, a line each, until the experiment is over or Inconclusive.
+
+    Example: anabranch history minilm-int8 --last 5
+    """
+    from anabranch.cli.following import follow_decisions
     from anabranch.cli.loading import load_decisions
     from anabranch.cli.tables import history_table
 
     terminal = terminal_of(context)
     with existing_store(store) as opened:
         decisions = load_decisions(opened, name)
-    shown = decisions if last is None else decisions[-last:]
+        shown = decisions if last is None else decisions[-last:]
+        if watch:
+            follow_decisions(terminal, opened, name, shown, output, refresh)
+            return
     if output is not Format.TABLE:
         terminal.say(encoded(shown, output))
     elif shown:
@@ -59,7 +73,10 @@ def report(
     ] = None,
     store: options.Store = DEFAULT_STORE,
 ) -> None:
-    """Tell the experiment's story in Markdown: what was asked, what happened, why."""
+    """Tell the experiment's story in Markdown: what was asked, what happened, why.
+
+    Example: anabranch report minilm-int8 --file report.md
+    """
     from anabranch.cli.loading import load_decisions, load_view
     from anabranch.cli.report import report as write_report
 
@@ -87,20 +104,28 @@ def events(
         typer.Argument(
             help="Name of the experiment; all of them when absent.",
             metavar="[NAME]",
-            autocompletion=options.complete_name,
+            autocompletion=complete_name,
             show_default=False,
         ),
     ] = None,
     output: options.Output = Format.TABLE,
+    watch: options.Watch = False,
+    refresh: options.Refresh = 1.0,
     store: options.Store = DEFAULT_STORE,
 ) -> None:
-    """Show the audit log: who asked for what, when."""
+    """Show the audit log: who asked for what, when.
+
+    Example: anabranch events minilm-int8 -o json
+    """
+    from anabranch.cli.following import follow_events
     from anabranch.cli.tables import events_table
 
     terminal = terminal_of(context)
     with existing_store(store) as opened:
         if name is not None:
             find_experiment(opened, name)
+        if watch:
+            follow_events(terminal, opened, name, output, refresh)
         found = opened.events(name)
     if output is not Format.TABLE:
         terminal.say(encoded(found, output))
@@ -110,14 +135,26 @@ def events(
         terminal.note("no events yet")
 
 
-def verify(context: typer.Context, name: options.Name, store: options.Store = DEFAULT_STORE) -> None:
-    """Check that no decision was changed since it was taken, and that its numbers follow from the evidence."""
+def verify(
+    context: typer.Context,
+    name: options.Name,
+    output: options.Output = Format.TABLE,
+    store: options.Store = DEFAULT_STORE,
+) -> None:
+    """Check that no decision was changed since it was taken, and that its numbers follow from the evidence.
+
+    Exits with 1 where something does not match.
+
+    Example: anabranch verify minilm-int8
+    """
     from anabranch.store.verify import verify as check
 
     terminal = terminal_of(context)
     with existing_store(store) as opened:
         find_experiment(opened, name)
         found = check(opened, name)
+    if output is not Format.TABLE:
+        terminal.say(encoded(found, output))
     if not found.matches:
         listed = [
             f"decision {bad.number} of spec version {bad.spec_version}: {problem}"
@@ -129,6 +166,8 @@ def verify(context: typer.Context, name: options.Name, store: options.Store = DE
             problem_list(f"the record of {name}", [*listed, *found.problems]),
             "compare the database with a backup; what was served is in the journal",
         )
+    if output is not Format.TABLE:
+        return
     if not found.decisions:
         terminal.say(f"{name}: no decisions yet, nothing to verify")
         return

@@ -8,14 +8,9 @@ from typing import Annotated
 import typer
 
 from anabranch.cli import options
+from anabranch.cli.completion import complete_baseline
+from anabranch.cli.places import DEFAULT_MODELS, DEFAULT_STATE
 from anabranch.cli.terminal import terminal_of
-
-DEFAULT_MODELS = Path(".state/models")
-DEFAULT_STATE = Path(".state")
-
-Models = Annotated[
-    Path, typer.Option("--models", envvar="ANABRANCH_MODELS", help="Folder of built variants.", metavar="DIR")
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     context: typer.Context,
-    models: Models = DEFAULT_MODELS,
+    models: options.Models = DEFAULT_MODELS,
     state: Annotated[
         Path, typer.Option(help="Folder of the journal and the default database.", metavar="DIR")
     ] = DEFAULT_STATE,
@@ -42,7 +37,8 @@ def serve(
     baseline: Annotated[
         list[str] | None,
         typer.Option(
-            help="MODEL=VARIANT that serves without an experiment; by default the variants' reference."
+            help="MODEL=VARIANT that serves without an experiment; by default the variants' reference.",
+            autocompletion=complete_baseline,
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
@@ -126,7 +122,10 @@ def demo(
     rate: Annotated[float, typer.Option(help="Requests a second.")] = 50.0,
     port: Annotated[int, typer.Option(help="Inference port; 0 takes a free one.")] = 8001,
 ) -> None:
-    """Build real variants of a real model, serve them, and let live traffic find the one to promote."""
+    """Build real variants of a real model, serve them, and let live traffic find the one to promote.
+
+    Example: anabranch demo --fast
+    """
     from anabranch.cli.demo.run import Demo, DemoSettings
 
     terminal = terminal_of(context)

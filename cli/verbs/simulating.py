@@ -11,7 +11,8 @@ import typer
 from anabranch.cli import options
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
-from anabranch.cli.output import Format, encoded
+from anabranch.cli.format import Format
+from anabranch.cli.output import encoded
 from anabranch.cli.terminal import terminal_of
 
 DEFAULT_SEED = 2026
@@ -53,6 +54,8 @@ def simulate(
     """Test the decision engine's promises by simulation, beside other published rules.
 
     Exit status 1 says that a promise is missed.
+
+    Example: anabranch simulate --short --only V1,V2
     """
     from anabranch.bandit.validation.registry import Form, chosen
     from anabranch.cli.simulating import Plan, in_order, read_results, run_plan

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from anabranch.cli import options
+from anabranch.cli.completion import complete_model, complete_variant
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
-from anabranch.cli.output import Format
+from anabranch.cli.format import Format
+from anabranch.cli.places import DEFAULT_MODELS
 from anabranch.cli.terminal import terminal_of
-from anabranch.cli.verbs.running import DEFAULT_MODELS, Models
 
 _PLOT_WIDTH, _PLOT_HEIGHT = 100, 16
 
@@ -29,17 +30,23 @@ def register(app: typer.Typer) -> None:
 
 
 def variants(
-    context: typer.Context, models: Models = DEFAULT_MODELS, output: options.Output = Format.TABLE
+    context: typer.Context, models: options.Models = DEFAULT_MODELS, output: options.Output = Format.TABLE
 ) -> None:
-    """List the variants: size, accuracy, agreement with the reference, latency; see also the commands below."""
+    """List the variants: size, accuracy, agreement with the reference, latency; see also the commands below.
+
+    Example: anabranch variants -o yaml
+    """
     if context.invoked_subcommand is None:
         _list(context, models, output)
 
 
 def list_variants(
-    context: typer.Context, models: Models = DEFAULT_MODELS, output: options.Output = Format.TABLE
+    context: typer.Context, models: options.Models = DEFAULT_MODELS, output: options.Output = Format.TABLE
 ) -> None:
-    """List the variants: size, accuracy, agreement with the reference, latency."""
+    """List the variants: size, accuracy, agreement with the reference, latency.
+
+    Example: anabranch variants list --models .state/demo/models
+    """
     _list(context, models, output)
 
 
@@ -62,12 +69,15 @@ def _list(context: typer.Context, models: Path, output: Format) -> None:
 
 def show(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="The model.")],
-    variant: Annotated[str, typer.Argument(help="The variant.")],
-    models: Models = DEFAULT_MODELS,
+    model: Annotated[str, typer.Argument(help="The model.", autocompletion=complete_model)],
+    variant: Annotated[str, typer.Argument(help="The variant.", autocompletion=complete_variant)],
+    models: options.Models = DEFAULT_MODELS,
     output: options.Output = Format.TABLE,
 ) -> None:
-    """Show one variant: recipe, precisions, measurements, the offline gate, and which layer costs what."""
+    """Show one variant: recipe, precisions, measurements, the offline gate, and which layer costs what.
+
+    Example: anabranch variants show minilm onnx-int8-dynamic
+    """
     from anabranch.cli.comparing import details
     from anabranch.cli.output import encoded
     from anabranch.cli.variant_details import describe_variant
@@ -83,12 +93,14 @@ def show(
 
 def compare(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="The model; the only one by default.")] = "",
+    model: Annotated[
+        str, typer.Argument(help="The model; the only one by default.", autocompletion=complete_model)
+    ] = "",
     batch: Annotated[int, typer.Option(help="Requests a call: one of the measured batch sizes.")] = 1,
     svg: Annotated[
         Path | None, typer.Option(help="Also write the plot to this file.", metavar="FILE")
     ] = None,
-    models: Models = DEFAULT_MODELS,
+    models: options.Models = DEFAULT_MODELS,
     output: options.Output = Format.TABLE,
 ) -> None:
     """Compare a model's variants: accuracy against latency, size as the dot, and which of them nothing beats.
@@ -138,7 +150,8 @@ def add_remote(
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.", metavar="FILE")] = None,
     connections: Annotated[int, typer.Option(help="Connections of one worker.")] = 1,
     max_requests: Annotated[int, typer.Option(help="Most requests of one worker in flight.")] = 1024,
-    models: Models = DEFAULT_MODELS,
+    models: options.Models = DEFAULT_MODELS,
+    output: options.Output = Format.TABLE,
 ) -> None:
     """Take a model on another server (Triton, KServe, MLServer, Anabranch) in as a variant.
 
@@ -167,6 +180,11 @@ def add_remote(
     )
     terminal = terminal_of(context)
     assert manifest.remote is not None
+    if output is not Format.TABLE:
+        from anabranch.cli.output import encoded
+
+        terminal.say(encoded(manifest, output))
+        return
     terminal.say(f"{model}/{variant} is {remote_model or model} on {target} ({manifest.remote.server})")
     for what, specs in (("input", manifest.signatures[0].inputs), ("output", manifest.outputs)):
         for spec in specs:

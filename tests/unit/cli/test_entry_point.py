@@ -105,7 +105,7 @@ def test_the_version_is_printed_both_ways() -> None:
 def test_a_verb_that_is_nearly_right_is_corrected() -> None:
     ran = command("gte")
     assert ran.returncode == ExitCode.BAD_INPUT
-    assert "Did you mean 'get'?" in ran.stderr
+    assert "there is no verb 'gte', did you mean get?" in ran.stderr
 
 
 @pytest.mark.parametrize(

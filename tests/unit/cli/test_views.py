@@ -10,7 +10,8 @@ from anabranch.bandit.measures import LATENCY_SCALE
 from anabranch.bandit.spec import LATENCY
 from anabranch.bandit.state import ExperimentState, Totals
 from anabranch.cli.decision_views import decision_views
-from anabranch.cli.output import Format, encoded, json_line
+from anabranch.cli.format import Format
+from anabranch.cli.output import encoded, json_line
 from anabranch.cli.row_views import experiment_row
 from anabranch.cli.view_types import ArmState, ExperimentView, Limit, Unit
 from anabranch.cli.views import DECISIONS_SHOWN, experiment_view, with_rates
