@@ -133,7 +133,7 @@ def test_waiting_without_a_controller_ends_in_time_and_keeps_the_request(shell: 
     ran = shell("resume", "tiny", "--wait", "--timeout", "2")
     assert ran.code == 1
     assert "no tick answered within 2 s; the request stays" in ran.err
-    assert "is `anabranch serve` running on this store?" in ran.err
+    assert "is the server running? start it with `anabranch serve" in ran.err
     assert len(shell.store().pending("tiny")) == 1
     assert sum(shell.clock.waits) == pytest.approx(2.0)
 
