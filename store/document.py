@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from anabranch.bandit import hooks, spec
+from anabranch.store.bounded_yaml import UnreadableYaml, load_yaml
 from anabranch.store.document_problems import problems_beside, problems_of
 from anabranch.store.document_schema import (
     ExperimentDocument,
@@ -45,10 +45,9 @@ def read_document(text: str) -> dict[str, Any]:
         InvalidDocument: If the text is not YAML, or not one mapping.
     """
     try:
-        loaded = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # Not only YAMLError: a date such as 2024-02-30 or a very deep list fails in other ways.
-        raise InvalidDocument([f"not valid YAML: {error}"]) from error
+        loaded = load_yaml(text)
+    except UnreadableYaml as error:
+        raise InvalidDocument([str(error)]) from error
     if not isinstance(loaded, dict):
         raise InvalidDocument([f"the document is {type(loaded).__name__}, must be a mapping with apiVersion"])
     return loaded

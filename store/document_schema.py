@@ -12,6 +12,8 @@ from anabranch.bandit.lifecycle import Phase
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+# A name of a model or variant is a folder and a line in logs: no separators, no control characters, nothing hidden.
+_FOLDER_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"
 _NAME = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
 
 
@@ -202,9 +204,9 @@ class StepDocument(Strict):
 class SpecDocument(Strict):
     """What is compared, by what, and how."""
 
-    model: str = Field(min_length=1)
-    baseline: str = Field(min_length=1)
-    candidates: tuple[str, ...] = Field(min_length=1, max_length=100)
+    model: str = Field(pattern=_FOLDER_NAME)
+    baseline: str = Field(pattern=_FOLDER_NAME)
+    candidates: tuple[Annotated[str, Field(pattern=_FOLDER_NAME)], ...] = Field(min_length=1, max_length=100)
     unit: UnitDocument | None = None
     metrics: tuple[MetricDocument, ...] = Field(min_length=1)
     delta: float = Field(default=0.05, gt=0, lt=0.5)
