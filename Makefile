@@ -10,7 +10,7 @@ RUNTIME ?= cpu
 ARGS ?=
 comma := ,
 PIP := $(PY) -m pip --disable-pip-version-check
-CODE := bandit store variants wire router cli proto tests bench examples
+CODE := bandit store variants client wire router cli proto tests bench examples
 
 .PHONY: help setup setup-dev demo test conformance check format proto reference bench-setup bench-dataplane clean
 

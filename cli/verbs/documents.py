@@ -44,7 +44,7 @@ def apply(
 
     Example: anabranch apply -f experiment.yaml --dry-run
     """
-    from anabranch.cli.applying import Applied, check_applicable, failed_gates, outcome_of
+    from anabranch.router.applying import Applied, check_applicable, failed_gates, outcome_of
     from anabranch.store.document import parse
 
     terminal = terminal_of(context)
@@ -98,7 +98,7 @@ def diff(
 
     Example: anabranch diff -f experiment.yaml --exit-code
     """
-    from anabranch.cli.applying import unified
+    from anabranch.router.applying import unified
 
     terminal = terminal_of(context)
     document = _read(file)

@@ -16,7 +16,7 @@ from anabranch.bandit.verdicts import Outcome
 from anabranch.store.document import parse
 from anabranch.store.port import Conflict, StoredExperiment
 from anabranch.store.second_on_model import second_on_model
-from anabranch.variants.manifest import MANIFEST, read_manifest
+from anabranch.variants.manifest import MANIFEST, Manifest, read_manifest
 
 
 class Applied(StrEnum):
@@ -64,15 +64,26 @@ def failed_gates(experiment: Experiment, models: Path) -> dict[str, str]:
         experiment: What is applied.
         models: The folder of built variants.
     """
-    found: dict[str, str] = {}
-    for candidate in experiment.candidates:
-        folder = models / experiment.model / candidate
-        if not (folder / MANIFEST).is_file():
-            continue
-        gate = read_manifest(folder).gate
-        if gate is not None and gate.outcome is Outcome.FAIL:
-            found[candidate] = gate.reason
-    return found
+    folders = {candidate: models / experiment.model / candidate for candidate in experiment.candidates}
+    built = {
+        candidate: read_manifest(folder)
+        for candidate, folder in folders.items()
+        if (folder / MANIFEST).is_file()
+    }
+    return gate_failures(experiment, built)
+
+
+def gate_failures(experiment: Experiment, variants: Mapping[str, Manifest]) -> dict[str, str]:
+    """Candidates that the offline gate found worse than the reference, and the gate's sentence about each.
+
+    Args:
+        experiment: What is applied.
+        variants: The manifests of the model's variants, by name.
+    """
+    gates = {name: variants[name].gate for name in experiment.candidates if name in variants}
+    return {
+        name: gate.reason for name, gate in gates.items() if gate is not None and gate.outcome is Outcome.FAIL
+    }
 
 
 def unified(applied: Mapping[str, Any] | None, given: Mapping[str, Any], name: str, file: str) -> list[str]:

@@ -1,0 +1,199 @@
+"""The client for programs without an event loop.
+
+with Client("127.0.0.1:8002") as client:
+    client.apply(Path("experiment.yaml").read_text())
+    for experiment in client.watch("minilm-int8"):
+        print(experiment.phase, experiment.weights)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+
+from anabranch.client import asks, values
+from anabranch.client.asks import Ask
+from anabranch.client.channel import OPTIONS, metadata_of, tls_of
+from anabranch.client.errors import CallFailed, TookTooLong, failed
+from anabranch.client.feedback import Outcome, batches
+from anabranch.client.target import Credentials, parse_target
+
+T = TypeVar("T")
+
+
+class Client:
+    """Asks one server; its control port for experiments, either port for feedback. Threads may share it.
+
+    Args:
+        server: `HOST:PORT`; `grpcs://` before it asks for TLS, `grpc://` for none.
+        credentials: Who calls, and by what the server is known.
+        timeout_s: Seconds that a call may take; a watch has no end.
+
+    Raises:
+        BadTarget: The text names no server, or the token would leave in plain text.
+    """
+
+    def __init__(
+        self, server: str, credentials: Credentials | None = None, *, timeout_s: float = 30.0
+    ) -> None:
+        given = credentials or Credentials()
+        self._target = parse_target(server, given)
+        self._metadata = metadata_of(given)
+        self._timeout_s = timeout_s
+        self._channel = (
+            grpc.secure_channel(self._target.address, tls_of(given), options=OPTIONS)
+            if self._target.is_secure
+            else grpc.insecure_channel(self._target.address, options=OPTIONS)
+        )
+
+    def __enter__(self) -> Self:
+        """Use the client in a `with` statement."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Hang up."""
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._channel.close()
+
+    def who_am_i(self) -> values.Caller:
+        """Whom the server takes the caller for, and what they may do."""
+        return self._one(asks.who_am_i())
+
+    def apply(
+        self, document: str | Mapping[str, Any], *, dry_run: bool = False, force: bool = False
+    ) -> values.Applied:
+        """Create an experiment, or begin it anew with a changed document.
+
+        Args:
+            document: YAML, JSON, or the mapping itself.
+            dry_run: Check everything and change nothing.
+            force: Let in candidates that failed the offline gate.
+        """
+        return self._one(asks.apply(document, dry_run=dry_run, force=force))
+
+    def diff(self, document: str | Mapping[str, Any]) -> tuple[str, ...]:
+        """The unified difference from the applied document to this one; empty when they are the same."""
+        return self._one(asks.diff(document))
+
+    def experiments(self, model: str = "", *, with_state: bool = False) -> list[values.Experiment]:
+        """Every experiment that the caller may see, by name."""
+        return list(self._many(asks.experiments(model, with_state=with_state)))
+
+    def get(self, name: str, *, with_state: bool = False) -> values.Experiment:
+        """One experiment as it is now."""
+        return self._one(asks.get(name, with_state=with_state))
+
+    def watch(
+        self, name: str, *, keep_going: bool = False, timeout_s: float | None = None
+    ) -> Iterator[values.Experiment]:
+        """One experiment now and after every change, until it is over.
+
+        Args:
+            name: The experiment.
+            keep_going: Go on after that.
+            timeout_s: Seconds to watch at most.
+        """
+        return self._many(asks.watch(name, keep_going=keep_going), timeout_s=timeout_s)
+
+    def describe(self, name: str, *, decisions: int = 50) -> values.Described:
+        """One experiment, its last decisions and its audit log."""
+        return self._one(asks.describe(name, decisions))
+
+    def decisions(self, name: str, *, after: int = 0) -> list[values.Decision]:
+        """The decision log, or what came after a number in the current spec version."""
+        return list(self._many(asks.decisions(name, after)))
+
+    def events(self, experiment: str = "") -> list[values.Event]:
+        """The audit log of one experiment, or of all that the caller may see."""
+        return list(self._many(asks.events(experiment)))
+
+    def promote(self, name: str, variant: str = "") -> values.Request:
+        """Promote a candidate now, whatever the verdicts; the leading one when none is named."""
+        return self._one(asks.request(name, "promote", variant))
+
+    def pause(self, name: str) -> values.Request:
+        """Hold the experiment where it is."""
+        return self._one(asks.request(name, "pause", ""))
+
+    def resume(self, name: str) -> values.Request:
+        """Go on after a pause."""
+        return self._one(asks.request(name, "resume", ""))
+
+    def abort(self, name: str) -> values.Request:
+        """End the experiment; the baseline serves all traffic."""
+        return self._one(asks.request(name, "abort", ""))
+
+    def retry(self, name: str) -> values.Request:
+        """Begin an undecided, rolled back or aborted experiment again."""
+        return self._one(asks.request(name, "retry", ""))
+
+    def undo(self, name: str) -> values.Request:
+        """Take a promotion back."""
+        return self._one(asks.request(name, "undo", ""))
+
+    def wait(self, request: values.Request, *, timeout_s: float = 60.0) -> values.Decision:
+        """The decision that answers a request, once it is taken; its actions say what was refused.
+
+        Raises:
+            TookTooLong: None was, in this time; the request stays.
+        """
+        seen = self.watch(request.experiment, keep_going=True, timeout_s=timeout_s)
+        for experiment in seen:
+            if all(waiting.id != request.id for waiting in experiment.pending):
+                for decision in reversed(self.decisions(request.experiment)):
+                    if request.id in decision.handled:
+                        return decision
+        raise TookTooLong(f"no tick answered {request.verb} of {request.experiment}: the request stays")
+
+    def evidence(self, name: str) -> Iterator[str]:
+        """What every tick folded in, as JSON: what decisions are recomputed from."""
+        return self._many(asks.evidence(name))
+
+    def verify(self, name: str) -> values.Verification:
+        """Recompute every decision from the kept evidence, on the server."""
+        return self._one(asks.verify(name))
+
+    def variants(self, model: str = "") -> tuple[values.Variant, ...]:
+        """The variants that are served."""
+        return self._one(asks.variants(model))
+
+    def feedback(self, outcomes: Iterable[Outcome]) -> list[values.FeedbackResult]:
+        """Report outcomes; a result for each, in order. One that is sent twice counts once."""
+        return [result for batch in batches(outcomes) for result in self._one(asks.submit(batch))]
+
+    def _one(self, ask: Ask[T]) -> T:
+        call: grpc.UnaryUnaryMultiCallable[Any, Any] = self._channel.unary_unary(
+            ask.method,
+            request_serializer=type(ask.request).SerializeToString,
+            response_deserializer=ask.response.FromString,
+        )
+        try:
+            return ask.read(call(ask.request, timeout=self._timeout_s, metadata=self._metadata))
+        except grpc.RpcError as error:
+            raise self._failed(error) from None
+
+    def _many(self, ask: Ask[T], *, timeout_s: float | None = None) -> Iterator[T]:
+        call: grpc.UnaryStreamMultiCallable[Any, Any] = self._channel.unary_stream(
+            ask.method,
+            request_serializer=type(ask.request).SerializeToString,
+            response_deserializer=ask.response.FromString,
+        )
+        answers = call(ask.request, timeout=timeout_s, metadata=self._metadata)
+        try:
+            for message in answers:
+                yield ask.read(message)
+        except grpc.RpcError as error:
+            raise self._failed(error) from None
+        finally:
+            answers.cancel()
+
+    def _failed(self, error: grpc.RpcError) -> CallFailed:
+        return failed(error.code(), error.details(), self._target.address)

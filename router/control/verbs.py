@@ -1,0 +1,232 @@
+"""The verbs of the control service over a store: who may do what to which model, and nothing of gRPC.
+
+They block, and are called on threads. Names of models that the caller may not touch are never told, nor whether there
+is an experiment on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from anabranch.bandit.decision import Verb
+from anabranch.bandit.spec import Experiment
+from anabranch.proto import control_pb2 as pb
+from anabranch.router.access.authenticator import printable
+from anabranch.router.access.guard import NotAllowed
+from anabranch.router.admission import problems
+from anabranch.router.applying import check_applicable, gate_failures, outcome_of, unified
+from anabranch.router.control import messages
+from anabranch.router.control.errors import BadRequest, Refused
+from anabranch.store.access import GRANTS, Permission, Principal
+from anabranch.store.codec import evidence_text
+from anabranch.store.document import parse, read_document
+from anabranch.store.port import NotFound, Store, StoredExperiment
+from anabranch.store.verify import verify
+from anabranch.variants.manifest import Manifest
+
+_DECISIONS_SHOWN = 50
+_MOST_ARGUMENT = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What is served, where the control service runs beside it.
+
+    Attributes:
+        manifests: By model and variant.
+        baselines: By model, what serves until a promotion says otherwise.
+    """
+
+    manifests: Mapping[str, Mapping[str, Manifest]]
+    baselines: Mapping[str, str]
+
+
+class Verbs:
+    """What callers ask.
+
+    Args:
+        store: Where experiments are.
+        served: What is served now; None where nothing is known of it, as in a controller on its own.
+        wall_clock: Seconds since 1970.
+        version: The program's own.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        served: Callable[[], Served | None],
+        wall_clock: Callable[[], float],
+        version: str,
+    ) -> None:
+        self._store = store
+        self._served = served
+        self._wall_clock = wall_clock
+        self._version = version
+
+    def who_am_i(self, principal: Principal, _request: pb.WhoAmIRequest) -> pb.WhoAmIResponse:
+        """Whom the server takes the caller for."""
+        return pb.WhoAmIResponse(
+            actor=principal.actor,
+            role=principal.role.value,
+            models=sorted(principal.models),
+            permissions=sorted(GRANTS[principal.role]),
+            version=self._version,
+        )
+
+    def apply(self, principal: Principal, request: pb.ApplyRequest) -> pb.ApplyResponse:
+        """Create an experiment, or begin it anew with a changed document."""
+        document = read_document(request.document)
+        experiment = parse(document)
+        self._require(principal, Permission.CHANGE, experiment.model)
+        if request.force:
+            self._require(principal, Permission.OVERRIDE, experiment.model)
+        kept = self._store.experiments()
+        for other in kept:
+            # A name that is taken for another model must not become a way to that model's traffic.
+            if other.name == experiment.name and not principal.sees(_model(other)):
+                raise NotAllowed(f"the name {experiment.name} is taken: choose another name")
+        failed = self._check_served(experiment, is_forced=request.force)
+        outcome = outcome_of(experiment.name, document, kept)
+        if request.dry_run:
+            check_applicable(experiment, document, kept)
+            found = next((other for other in kept if other.name == experiment.name), None)
+            shown = None if found is None else self._message(found)
+            return pb.ApplyResponse(name=experiment.name, outcome=outcome.value, experiment=shown)
+        remark = f"gate overridden for {', '.join(failed)}" if failed else ""
+        stored = self._store.apply(document, principal.actor, self._wall_clock(), remark=remark)
+        return pb.ApplyResponse(name=experiment.name, outcome=outcome.value, experiment=self._message(stored))
+
+    def diff(self, principal: Principal, request: pb.DiffRequest) -> pb.DiffResponse:
+        """Compare a document with the one that is applied."""
+        document = read_document(request.document)
+        experiment = parse(document)
+        self._require(principal, Permission.READ, experiment.model)
+        applied = next((each for each in self._seen(principal) if each.name == experiment.name), None)
+        lines = unified(None if applied is None else applied.document, document, experiment.name, "given")
+        return pb.DiffResponse(name=experiment.name, lines=lines)
+
+    def experiments(self, principal: Principal, request: pb.ListRequest) -> Iterator[pb.Experiment]:
+        """Every experiment that the caller may see."""
+        for stored in self._seen(principal):
+            if request.model in ("", _model(stored)):
+                yield self._message(stored, with_state=request.with_state)
+
+    def get(self, principal: Principal, request: pb.GetRequest | pb.WatchRequest) -> pb.Experiment:
+        """One experiment."""
+        return self._message(self._find(principal, request.name), with_state=request.with_state)
+
+    def describe(self, principal: Principal, request: pb.DescribeRequest) -> pb.DescribeResponse:
+        """One experiment with its last decisions and its audit log."""
+        stored = self._find(principal, request.name)
+        last = max(1, request.decisions or _DECISIONS_SHOWN)
+        decisions = self._store.decisions(stored.name)[-last:]
+        return pb.DescribeResponse(
+            experiment=self._message(stored),
+            decisions=[messages.decision_message(decision) for decision in decisions],
+            events=[messages.event_message(event) for event in self._store.events(stored.name)],
+        )
+
+    def decisions(self, principal: Principal, request: pb.DecisionsRequest) -> Iterator[pb.Decision]:
+        """The decision log."""
+        stored = self._find(principal, request.name)
+        for kept in self._store.decisions(stored.name):
+            is_current = kept.spec_version == stored.spec_version
+            if request.after <= 0 or (is_current and kept.decision.number > request.after):
+                yield messages.decision_message(kept)
+
+    def events(self, principal: Principal, request: pb.EventsRequest) -> Iterator[pb.Event]:
+        """The audit log."""
+        if request.experiment:
+            found = self._store.events(self._find(principal, request.experiment).name)
+        else:
+            # What belongs to no experiment, such as tokens and refused attempts, is for those who watch over everybody.
+            sees_all = principal.may(Permission.AUDIT) and not principal.models
+            seen = {stored.name for stored in self._seen(principal)}
+            found = [event for event in self._store.events() if sees_all or event.experiment in seen]
+        yield from map(messages.event_message, found)
+
+    def request(self, principal: Principal, request: pb.CommandRequest) -> pb.Command:
+        """Ask something of an experiment."""
+        stored = self._find(principal, request.name)
+        self._require(principal, Permission.CHANGE, _model(stored))
+        try:
+            verb = Verb(request.verb)
+        except ValueError:
+            known = ", ".join(Verb)
+            raise BadRequest(f"verb {printable(request.verb)!r} must be one of {known}") from None
+        argument = request.argument
+        if argument and (verb is not Verb.PROMOTE or argument not in parse(stored.document).candidates):
+            candidates = ", ".join(parse(stored.document).candidates)
+            raise BadRequest(
+                f"argument {printable(argument)!r} must be empty, or for promote one of the candidates {candidates}"
+            )
+        command = self._store.request(stored.name, verb, argument, principal.actor, self._wall_clock())
+        return messages.command_message(command)
+
+    def evidence(self, principal: Principal, request: pb.EvidenceRequest) -> Iterator[pb.EvidenceBody]:
+        """What every tick folded in."""
+        stored = self._find(principal, request.name)
+        for evidence in self._store.evidence_log(stored.name):
+            yield pb.EvidenceBody(body_json=evidence_text(evidence))
+
+    def verify(self, principal: Principal, request: pb.VerifyRequest) -> pb.Verification:
+        """Recompute every decision."""
+        stored = self._find(principal, request.name)
+        return messages.verification_message(verify(self._store, stored.name))
+
+    def variants(self, principal: Principal, request: pb.VariantsRequest) -> pb.VariantsResponse:
+        """The variants that are served."""
+        served = self._served()
+        if served is None:
+            raise Refused("this server serves no variants: ask one that runs `anabranch serve`")
+        response = pb.VariantsResponse()
+        for model, manifests in served.manifests.items():
+            if not principal.sees(model) or request.model not in ("", model):
+                continue
+            baseline = self._store.baseline(model) or served.baselines.get(model)
+            for name, manifest in manifests.items():
+                message = messages.variant_message(
+                    manifest, model=model, name=name, is_baseline=name == baseline
+                )
+                response.variants.append(message)
+        return response
+
+    def _check_served(self, experiment: Experiment, *, is_forced: bool) -> Mapping[str, str]:
+        """Refuse what cannot begin on what is served; answers the candidates let in against the gate."""
+        served = self._served()
+        if served is None:
+            return {}
+        if found := problems(experiment, served.manifests):
+            raise Refused("\n".join(found))
+        failed = gate_failures(experiment, served.manifests[experiment.model])
+        if failed and not is_forced:
+            listed = [f"{variant} failed the offline gate: {why}" for variant, why in failed.items()]
+            raise Refused("\n".join([*listed, "leave these candidates out, or force"]))
+        return failed
+
+    def _message(self, stored: StoredExperiment, *, with_state: bool = False) -> pb.Experiment:
+        return messages.experiment_message(stored, self._store.pending(stored.name), with_state=with_state)
+
+    def _seen(self, principal: Principal) -> list[StoredExperiment]:
+        return [stored for stored in self._store.experiments() if principal.sees(_model(stored))]
+
+    def _find(self, principal: Principal, name: str) -> StoredExperiment:
+        seen = self._seen(principal)
+        for stored in seen:
+            if stored.name == name:
+                return stored
+        known = ", ".join(stored.name for stored in seen) or "none"
+        raise NotFound(f"no experiment {printable(name)!r}; there are: {known}")
+
+    def _require(self, principal: Principal, permission: Permission, model: str) -> None:
+        if not principal.may(permission, model):
+            mine = f" for {', '.join(sorted(principal.models))}" if principal.models else ""
+            raise NotAllowed(
+                f"{principal.actor} is {principal.role}{mine}: that does not allow to {permission} on model {printable(model)}"
+            )
+
+
+def _model(stored: StoredExperiment) -> str:
+    return str(stored.document["spec"]["model"])
