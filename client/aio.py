@@ -135,6 +135,10 @@ class AsyncClient:
         """Begin an undecided, rolled back or aborted experiment again."""
         return await self._one(asks.request(name, "retry", ""))
 
+    async def approve(self, name: str, gate: str = "") -> values.Request:
+        """Let a gate pass that waits for a person; the one that waits when none is named."""
+        return await self._one(asks.request(name, "approve", gate))
+
     async def undo(self, name: str) -> values.Request:
         """Take a promotion back."""
         return await self._one(asks.request(name, "undo", ""))

@@ -135,6 +135,10 @@ class Client:
         """Begin an undecided, rolled back or aborted experiment again."""
         return self._one(asks.request(name, "retry", ""))
 
+    def approve(self, name: str, gate: str = "") -> values.Request:
+        """Let a gate pass that waits for a person; the one that waits when none is named."""
+        return self._one(asks.request(name, "approve", gate))
+
     def undo(self, name: str) -> values.Request:
         """Take a promotion back."""
         return self._one(asks.request(name, "undo", ""))

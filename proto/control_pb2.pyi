@@ -351,9 +351,9 @@ class CommandRequest(_message.Message):
     ARGUMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     verb: _builtins.str
-    """`promote`, `pause`, `resume`, `abort`, `retry` or `undo`."""
+    """`promote`, `pause`, `resume`, `abort`, `retry`, `undo` or `approve`."""
     argument: _builtins.str
-    """For `promote`, the variant; empty means the leading one."""
+    """For `promote`, the variant; empty means the leading one. For `approve`, the gate; empty means the one that waits."""
     def __init__(
         self,
         *,

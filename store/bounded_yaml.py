@@ -39,14 +39,16 @@ def _check_shape(text: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            line = event.start_mark.line + 1
             raise UnreadableYaml(
-                f"line {line} uses the alias *{event.anchor}: aliases are not read, write the value out"
+                f"line {_line(event)} uses the alias *{event.anchor}: aliases are not read, write the value out"
             )
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MOST_DEPTH:
-                line = event.start_mark.line + 1
-                raise UnreadableYaml(f"line {line} is nested more than {MOST_DEPTH} deep")
+                raise UnreadableYaml(f"line {_line(event)} is nested more than {MOST_DEPTH} deep")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark is not None else 0

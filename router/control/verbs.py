@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from anabranch.bandit.decision import Verb
 from anabranch.bandit.spec import Experiment
@@ -25,8 +26,17 @@ from anabranch.store.port import NotFound, Store, StoredExperiment
 from anabranch.store.verify import verify
 from anabranch.variants.manifest import Manifest
 
-_DECISIONS_SHOWN = 50
-_MOST_ARGUMENT = 200
+ASKABLE: Final = (
+    Verb.PROMOTE,
+    Verb.PAUSE,
+    Verb.RESUME,
+    Verb.ABORT,
+    Verb.RETRY,
+    Verb.UNDO,
+    Verb.APPROVE,
+)
+"""What a caller may ask; what a gate answers is its webhook's to say, and a changed document goes through `Apply`."""
+_DECISIONS_SHOWN: Final = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,18 +161,22 @@ class Verbs:
         """Ask something of an experiment."""
         stored = self._find(principal, request.name)
         self._require(principal, Permission.CHANGE, _model(stored))
-        try:
-            verb = Verb(request.verb)
-        except ValueError:
-            known = ", ".join(Verb)
-            raise BadRequest(f"verb {printable(request.verb)!r} must be one of {known}") from None
+        verb = next((each for each in ASKABLE if each == request.verb), None)
+        if verb is None:
+            known = ", ".join(ASKABLE)
+            raise BadRequest(f"verb {printable(request.verb)!r} must be one of {known}")
         argument = request.argument
-        if argument and (verb is not Verb.PROMOTE or argument not in parse(stored.document).candidates):
-            candidates = ", ".join(parse(stored.document).candidates)
-            raise BadRequest(
-                f"argument {printable(argument)!r} must be empty, or for promote one of the candidates {candidates}"
-            )
-        command = self._store.request(stored.name, verb, argument, principal.actor, self._wall_clock())
+        if verb is Verb.PROMOTE and argument:
+            candidates = parse(stored.document).candidates
+            if argument not in candidates:
+                raise BadRequest(
+                    f"{printable(argument)!r} is no candidate; the candidates are {', '.join(candidates)}"
+                )
+        elif argument and verb is not Verb.APPROVE:
+            raise BadRequest(f"{verb} takes no argument, given {printable(argument)!r}: leave it out")
+        command = self._store.request(
+            stored.name, verb, printable(argument), principal.actor, self._wall_clock()
+        )
         return messages.command_message(command)
 
     def evidence(self, principal: Principal, request: pb.EvidenceRequest) -> Iterator[pb.EvidenceBody]:

@@ -122,7 +122,7 @@ def test_a_difference_is_shown_by_lines(bench: Bench, write: Write) -> None:
         (lambda client, write: client.apply({"kind": "x"}), errors.Invalid, "apiVersion"),
         (lambda client, write: client.apply(write(weight=20)), errors.Conflict, "abort it before"),
         (lambda client, write: client.apply(write("two")), errors.Conflict, "exp"),
-        (lambda client, write: client.promote("exp", "zzz"), errors.Invalid, "candidates a, b"),
+        (lambda client, write: client.promote("exp", "zzz"), errors.Invalid, "candidates are a, b"),
         (lambda client, write: client.variants(), errors.Refused, "serves no variants"),
         (lambda client, write: list(client.watch("nothing")), errors.NotFound, "there are: exp"),
         (lambda client, write: client.decisions("nothing"), errors.NotFound, "there are: exp"),

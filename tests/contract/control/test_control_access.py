@@ -14,12 +14,14 @@ import grpc
 import pytest
 from google.protobuf.message_factory import GetMessageClass
 
-from anabranch.client import errors
+from anabranch.bandit.decision import Verb
+from anabranch.client import asks, errors
 from anabranch.client.target import Credentials
 from anabranch.proto import control_pb2 as pb
 from anabranch.router.access.identities import InvalidIdentities, read_identities
 from anabranch.router.control.permissions import NEEDS, SERVICE
 from anabranch.router.control.port import LIMITS, PortSettings, Unprotected
+from anabranch.router.control.verbs import ASKABLE
 from anabranch.store.access import GRANTS, Role
 from anabranch.wire.seam import Tls
 
@@ -116,6 +118,18 @@ def test_only_an_admin_forces_a_candidate_past_the_gate(start: Start, write: Wri
         assert client.apply(write(), force=True).outcome == "created"
 
 
+@pytest.mark.parametrize(
+    "verb", [verb for verb in Verb if verb not in ASKABLE] + ["", "PROMOTE", "drop table"]
+)
+def test_what_is_nobodys_to_ask_is_refused_to_an_admin_too(start: Start, write: Write, verb: str) -> None:
+    bench = start()
+    with bench.client(bench.token("root", Role.ADMIN)) as client:
+        client.apply(write())
+        with pytest.raises(errors.Invalid, match="must be one of promote, pause"):
+            client._one(asks.request("exp", verb, "pre-rollout pass"))
+    assert bench.store.pending("exp") == ()
+
+
 def test_a_name_taken_on_another_model_is_no_way_to_its_traffic(start: Start, write: Write) -> None:
     bench = start()
     with bench.client(bench.token("root", Role.ADMIN)) as client:
@@ -152,7 +166,9 @@ def test_a_forged_token_is_refused_in_the_same_words_as_any_other(start: Start, 
         with pytest.raises(grpc.RpcError) as raised:
             call(b"", timeout=20, metadata=[("authorization", forged)])
     assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
-    assert str(raised.value.details()).startswith("the token is not valid here: it is unknown, expired or revoked")
+    assert str(raised.value.details()).startswith(
+        "the token is not valid here: it is unknown, expired or revoked"
+    )
     assert audit(bench) == [("ipv4:127.0.0.1", "refused WhoAmI")]
 
 
