@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
+from anabranch.router.logs import LogFormat, set_up_logging
 from anabranch.router.models import UnknownModel
 from anabranch.router.ports import check_port
 from anabranch.router.serve import Server, WorkerFailed
@@ -36,6 +36,7 @@ def run_server(
     wire: str,
     metrics_port: int | None,
     metrics_host: str,
+    log_format: str,
     max_message_bytes: int,
     tls_certificate: Path | None,
     tls_key: Path | None,
@@ -46,8 +47,7 @@ def run_server(
     say: Callable[[str], None],
 ) -> None:
     """Serve until SIGTERM or SIGINT."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    set_up_logging(_log_format(log_format), "supervisor")
     try:
         settings = Settings(
             models=models,
@@ -61,6 +61,7 @@ def run_server(
             wire=_wire(wire),
             metrics_port=metrics_port,
             metrics_host=metrics_host,
+            log_format=_log_format(log_format),
             max_message_bytes=max_message_bytes,
             tls_certificate=tls_certificate,
             tls_key=tls_key,
@@ -118,6 +119,16 @@ def _wire(name: str) -> WireKind:
     except ValueError as error:
         known = ", ".join(WireKind)
         raise CommandFailed(ExitCode.BAD_INPUT, f"wire {name!r} is unknown: use one of {known}") from error
+
+
+def _log_format(name: str) -> LogFormat:
+    try:
+        return LogFormat(name)
+    except ValueError as error:
+        known = ", ".join(LogFormat)
+        raise CommandFailed(
+            ExitCode.BAD_INPUT, f"log format {name!r} is unknown: use one of {known}"
+        ) from error
 
 
 def _baselines(given: Sequence[str]) -> dict[str, str]:

@@ -38,4 +38,4 @@ class Complaints:
             self._kept.clear()
         self._kept[subject] = (now, 0)
         more = f" (and {unsaid} more failures since the last line)" if unsaid else ""
-        _log.warning("%s: %s%s", subject, what, more)
+        _log.warning("%s: %s%s", subject, what, more, extra={"subject": subject})

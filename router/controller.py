@@ -122,7 +122,17 @@ class Controller:
             _log.warning("a tick of %s is dropped: %s", kept.name, conflict)
             return None
         if result.decision is not None:
-            _log.info("%s: %s", kept.name, result.decision.summary)
+            _log.info(
+                "%s: %s",
+                kept.name,
+                result.decision.summary,
+                extra={
+                    "experiment": kept.name,
+                    "model": experiment.model,
+                    "decision": result.decision.number,
+                    "phase": str(result.decision.phase),
+                },
+            )
         return result.decision
 
     def _routes(self) -> dict[str, Route]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from anabranch.router.logs import LogFormat
 from anabranch.wire.choice import WireKind
 from anabranch.wire.listen import tls_context
 from anabranch.wire.seam import MIB, Limits, Tls
@@ -39,6 +40,7 @@ class Settings:
         max_message_bytes: Largest request accepted, after decompression.
         metrics_port: Port of `/metrics`, plain HTTP and read only; 0 takes a free one, None opens none.
         metrics_host: Where it listens.
+        log_format: How every process of the server writes its log.
         tls_certificate: The port's certificate, followed by its chain, as PEM; absent, the port is plain.
         tls_key: The certificate's private key, as PEM.
         tls_client_ca: Authorities of client certificates, as PEM; with it, a client must show one.
@@ -61,6 +63,7 @@ class Settings:
     wire: WireKind = WireKind.NGH2
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
+    log_format: LogFormat = LogFormat.TEXT
     max_message_bytes: int = 64 * MIB
     tls_certificate: Path | None = None
     tls_key: Path | None = None

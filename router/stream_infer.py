@@ -161,7 +161,7 @@ class _Stream:
         try:
             self._infer(request, message, request.reply_part)
         except Exception:  # noqa: BLE001  # whatever a request meets ends that request alone
-            _log.exception("request %r of a stream failed", request.id)
+            _log.exception("request %r of a stream failed", request.id, extra={"request_id": request.id})
             request.fail(
                 Status.INTERNAL, "internal error: the server's log has the details under this request's id"
             )

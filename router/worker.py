@@ -25,6 +25,7 @@ from anabranch.router.generation import GenerationBackend
 from anabranch.router.hedge import Hedge
 from anabranch.router.infer import Inference
 from anabranch.router.link import LinkClient, WorkerReport
+from anabranch.router.logs import set_up_logging
 from anabranch.router.metrics.lag import LagProbe
 from anabranch.router.metrics.readings import Readings
 from anabranch.router.mirror import Mirror
@@ -258,8 +259,7 @@ async def _main(settings: Settings, lane: int, port: int, listeners: list[int], 
 if __name__ == "__main__":
     # A terminal that closes tells every process in it: the supervisor decides what it means.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     told: dict[str, Any] = orjson.loads(sys.stdin.buffer.read())
-    uvloop.run(
-        _main(settings_from(told["settings"]), told["lane"], told["port"], told["listeners"], told["line"])
-    )
+    settings = settings_from(told["settings"])
+    set_up_logging(settings.log_format, "worker", lane=told["lane"])
+    uvloop.run(_main(settings, told["lane"], told["port"], told["listeners"], told["line"]))

@@ -89,7 +89,13 @@ class ServedCall(ABC):
             return
         self._stats.handler_errors += 1
         request_id = self._request_id()
-        logger.error("the handler of %s failed, x-request-id %s", self.method, request_id, exc_info=error)
+        logger.error(
+            "the handler of %s failed, x-request-id %s",
+            self.method,
+            request_id,
+            exc_info=error,
+            extra={"method": self.method, "request_id": request_id},
+        )
         self.fail(Status.INTERNAL, INTERNAL_ERROR_MESSAGE, (("x-request-id", request_id),))
 
     def _request_id(self) -> str:

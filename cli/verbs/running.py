@@ -53,6 +53,9 @@ def serve(
     metrics_host: Annotated[
         str, typer.Option(help="Address of /metrics, which is read only and not encrypted.")
     ] = "127.0.0.1",
+    log_format: Annotated[
+        str, typer.Option(help="Lines of the log: text, or json for a collector.")
+    ] = "text",
     max_message_bytes: Annotated[
         int, typer.Option(help="Largest request accepted, after decompression.")
     ] = 64 << 20,
@@ -99,6 +102,7 @@ def serve(
         wire=wire,
         metrics_port=metrics_port,
         metrics_host=metrics_host,
+        log_format=log_format,
         max_message_bytes=max_message_bytes,
         tls_certificate=tls_cert,
         tls_key=tls_key,
