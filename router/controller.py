@@ -37,6 +37,7 @@ class Controller:
         baselines: By model, what serves until a promotion says otherwise.
         wall_clock: Seconds since 1970.
         publish: Takes every new snapshot; may be called from any thread.
+        decided: Told of every saved decision, with its experiment and model; must not raise.
 
     Attributes:
         ingested: What the last round read.
@@ -52,6 +53,7 @@ class Controller:
         baselines: Mapping[str, str],
         wall_clock: Callable[[], float],
         publish: Callable[[Snapshot], None],
+        decided: Callable[[str, str, Decision], None] | None = None,
     ) -> None:
         self._store = store
         self._journal = journal
@@ -59,6 +61,7 @@ class Controller:
         self._baselines = baselines
         self._wall_clock = wall_clock
         self._publish = publish
+        self._decided = decided or (lambda _experiment, _model, _decision: None)
         self._published: Mapping[str, Route] | None = None
         self._version = 0
         self._lock = threading.Lock()
@@ -133,6 +136,7 @@ class Controller:
                     "phase": str(result.decision.phase),
                 },
             )
+            self._decided(kept.name, experiment.model, result.decision)
         return result.decision
 
     def _routes(self) -> dict[str, Route]:

@@ -29,6 +29,7 @@ from anabranch.router.ports import Ports, check_port
 from anabranch.router.served import baselines_of, check_promotions, reload_problems
 from anabranch.router.settings import Settings, assignment_key, check_tls, hold_state, settings_text
 from anabranch.router.terminal import has_terminal
+from anabranch.router.traces import Traces, require_traces
 from anabranch.router.workers import Process, Workers
 from anabranch.store.sql import open_store
 
@@ -63,6 +64,7 @@ class Server:
         on_metrics: Callable[[str], None] | None = None,
     ) -> None:
         check_tls(settings)
+        require_traces(settings)
         check_port(settings.host, settings.port)
         manifests = find_manifests(settings.models)
         baselines = baselines_of(settings.baselines, manifests)
@@ -93,6 +95,8 @@ class Server:
         self._lag = LagProbe(self._loop)
         self._metrics = ServerMetrics(self._lag)
         self._metrics_port: MetricsPort | None = None
+        # Every decision has a span of its own: there are few.
+        self._traces = Traces(settings, "supervisor", draw=lambda: 0.0) if settings.trace_share > 0 else None
         self._store.watch(self._metrics.stated)
         self._link = LinkServer(settings.socket, on_report=self._heard)
         self._controller = Controller(
@@ -102,6 +106,7 @@ class Server:
             baselines=baselines,
             wall_clock=time.time,
             publish=self._publish,
+            decided=self._traces.decided if self._traces is not None else None,
         )
 
     async def run(self) -> None:
@@ -254,6 +259,8 @@ class Server:
         self._lag.stop()
         if self._metrics_port is not None:
             await asyncio.to_thread(self._metrics_port.close)
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
         self._store.close()
 
     def _read_to_the_end(self) -> None:

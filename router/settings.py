@@ -41,6 +41,8 @@ class Settings:
         metrics_port: Port of `/metrics`, plain HTTP and read only; 0 takes a free one, None opens none.
         metrics_host: Where it listens.
         log_format: How every process of the server writes its log.
+        trace_share: Share of the requests without a trace of their own that get a span; 0 sends none at all.
+        otlp_endpoint: Base address of the collector, OTLP over HTTP; empty: what OTEL_EXPORTER_OTLP_ENDPOINT says.
         tls_certificate: The port's certificate, followed by its chain, as PEM; absent, the port is plain.
         tls_key: The certificate's private key, as PEM.
         tls_client_ca: Authorities of client certificates, as PEM; with it, a client must show one.
@@ -64,6 +66,8 @@ class Settings:
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
     log_format: LogFormat = LogFormat.TEXT
+    trace_share: float = 0.0
+    otlp_endpoint: str = ""
     max_message_bytes: int = 64 * MIB
     tls_certificate: Path | None = None
     tls_key: Path | None = None
@@ -107,6 +111,10 @@ class Settings:
             problems.append(
                 f"worker_silence_s is {self.worker_silence_s:g}, must be at least {_LEAST_SILENCE_S:g}: a worker reports once a second"
             )
+        if not 0.0 <= self.trace_share <= 1.0:
+            problems.append(f"trace_share is {self.trace_share:g}, must be from 0 to 1")
+        if self.otlp_endpoint and not self.otlp_endpoint.startswith(("http://", "https://")):
+            problems.append(f"otlp_endpoint is {self.otlp_endpoint!r}, must begin with http:// or https://")
         problems += self._tls_problems()
         if problems:
             raise InvalidSettings("\n".join(problems))

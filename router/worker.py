@@ -12,6 +12,8 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import orjson
@@ -35,6 +37,8 @@ from anabranch.router.ports import hand_on
 from anabranch.router.recorder import Recorder
 from anabranch.router.routes import Routes
 from anabranch.router.settings import Settings, assignment_key, settings_from
+from anabranch.router.traced import TracedInference
+from anabranch.router.traces import Traces
 from anabranch.store.journal import JournalWriter
 from anabranch.variants.batcher import Dispatcher
 from anabranch.variants.batching import BatchPolicy
@@ -79,7 +83,13 @@ class Worker:
         self._backends: dict[tuple[str, str], Backend] = {}
         self._generations: GenerationPool | None = None
         self._mirror = Mirror(self._backends, self._recorder, wall_clock=time.time, loop_time=loop.time)
-        self._inference = Inference(
+        self._traces = None
+        new_inference: Callable[..., Inference] = Inference
+        if settings.trace_share > 0:
+            # Seeded by the operating system, apart from the draws of experiments.
+            self._traces = Traces(settings, "worker", draw=random.Random().random)
+            new_inference = partial(TracedInference, self._traces)
+        self._inference = new_inference(
             models=self._models,
             routes=self._routes,
             backends=self._backends,
@@ -144,6 +154,8 @@ class Worker:
                 generator.close()
         await asyncio.gather(*(variant.close() for variant in self._remotes()))
         self._journal.close()
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
 
     def _remotes(self) -> list[RemoteVariant]:
         found = [variant for model in self._models for variant in model.variants.values()]

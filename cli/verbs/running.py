@@ -56,6 +56,17 @@ def serve(
     log_format: Annotated[
         str, typer.Option(help="Lines of the log: text, or json for a collector.")
     ] = "text",
+    trace_share: Annotated[
+        float,
+        typer.Option(help="Share of the requests that get an OpenTelemetry span (extra otel); 0 sends none."),
+    ] = 0.0,
+    otlp_endpoint: Annotated[
+        str,
+        typer.Option(
+            help="Collector of spans, OTLP over HTTP, as http://host:4318; by default OTEL_EXPORTER_OTLP_ENDPOINT.",
+            metavar="URL",
+        ),
+    ] = "",
     max_message_bytes: Annotated[
         int, typer.Option(help="Largest request accepted, after decompression.")
     ] = 64 << 20,
@@ -103,6 +114,8 @@ def serve(
         metrics_port=metrics_port,
         metrics_host=metrics_host,
         log_format=log_format,
+        trace_share=trace_share,
+        otlp_endpoint=otlp_endpoint,
         max_message_bytes=max_message_bytes,
         tls_certificate=tls_cert,
         tls_key=tls_key,

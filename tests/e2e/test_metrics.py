@@ -5,6 +5,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
 Serve = Callable[..., Any]
@@ -30,7 +31,7 @@ def of(found: dict[tuple[str, ...], float], name: str) -> dict[tuple[str, ...], 
 def test_a_scrape_tells_what_clients_saw_and_where_the_experiment_stands(
     serve: Serve, experiment: Make, wait_until: Wait
 ) -> None:
-    served = serve(**{"metrics-port": 0, "workers": 2})
+    served = serve(**{"metrics-port": 0, "workers": 2, "log-format": "json"})
     assert served.metrics.startswith("http://127.0.0.1:")
     client = served.client()
     replies = [client.infer(number) for number in range(5)]
@@ -86,6 +87,11 @@ def test_a_scrape_tells_what_clients_saw_and_where_the_experiment_stands(
     after = of(scrape(served), "requests_total")
     assert all(after[labels] >= value for labels, value in requests.items()), "a counter never falls"
     assert served.stop() == 0
+    # ONNX Runtime writes its own errors past every logger.
+    written = [line for line in served.log.read_text().splitlines() if ":onnxruntime:" not in line]
+    lines = [orjson.loads(line) for line in written]
+    assert {line["role"] for line in lines} == {"supervisor", "worker"}
+    assert {line["experiment"] for line in lines if "experiment" in line} == {"held"}
     with contextlib.suppress(OSError):
         urllib.request.urlopen(served.metrics, timeout=5)
         raise AssertionError("the port is still open")
