@@ -105,7 +105,7 @@ def _opened(url: str, *, may_change_tables: bool) -> Iterator[Store]:
     try:
         store = open_store(url, schema=Schema.UPGRADE if may_change_tables else Schema.REQUIRE)
     except SchemaMismatch as error:
-        raise CommandFailed(ExitCode.FAILURE, str(error)) from error
+        raise CommandFailed(ExitCode.CONFLICT, str(error)) from error
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise CommandFailed(ExitCode.BAD_INPUT, f"the store {_shown(url)} cannot be used: {error}") from error
     except (DatabaseError, OSError) as error:

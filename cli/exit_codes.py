@@ -14,6 +14,9 @@ class ExitCode(IntEnum):
     NOT_FOUND = 3
     CONFLICT = 4
     REFUSED = 5
+    ROLLED_BACK = 10
+    HOLDING = 11
+    NOTHING_TO_DO = 12
     INTERRUPTED = 130
 
 
@@ -24,6 +27,9 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.NOT_FOUND: "no such experiment, variant or database",
     ExitCode.CONFLICT: "somebody else's experiment or change is in the way",
     ExitCode.REFUSED: "not possible in the experiment's phase, or refused by the offline gate",
+    ExitCode.ROLLED_BACK: "`tick --exit-code`: an experiment was rolled back or aborted",
+    ExitCode.HOLDING: "`tick --exit-code`: an experiment goes on; 0 means promoted",
+    ExitCode.NOTHING_TO_DO: "`tick --exit-code`: no experiment is going on",
     ExitCode.INTERRUPTED: "interrupted",
 }
 

@@ -28,6 +28,8 @@ _CODES = {
     "anabranch.store.document.InvalidDocument": ExitCode.BAD_INPUT,
     "anabranch.store.port.NotFound": ExitCode.NOT_FOUND,
     "anabranch.store.port.Conflict": ExitCode.CONFLICT,
+    "anabranch.store.migrate.SchemaMismatch": ExitCode.CONFLICT,
+    "anabranch.router.shared_key.KeyMismatch": ExitCode.CONFLICT,
     "anabranch.bandit.lifecycle.IllegalTransition": ExitCode.REFUSED,
     "anabranch.variants.errors.VariantError": ExitCode.REFUSED,
     "sqlalchemy.exc.OperationalError": ExitCode.FAILURE,

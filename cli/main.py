@@ -18,6 +18,8 @@ from anabranch.cli.terminal import Terminal, system_terminal
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "running": ("demo", "serve"),
+    "controlling": ("controller", "tick"),
+    "database": ("db",),
     "building": ("build",),
     "benching": ("bench",),
     "variants": ("variants",),

@@ -13,7 +13,7 @@ from anabranch.router.logs import LogFormat, set_up_logging
 from anabranch.router.models import UnknownModel
 from anabranch.router.ports import check_port
 from anabranch.router.serve import Server, WorkerFailed
-from anabranch.router.settings import InvalidSettings, Settings, StateInUse
+from anabranch.router.settings import ControllerPlace, InvalidSettings, Settings, StateInUse
 from anabranch.variants.errors import VariantError
 from anabranch.wire.choice import WireKind
 
@@ -45,6 +45,9 @@ def run_server(
     tls_client_ca: Path | None,
     worker_silence_s: float,
     tick_s: float,
+    controller: str,
+    lease_s: float,
+    assignment_key: Path | None,
     candidate_timeout_s: float,
     say: Callable[[str], None],
 ) -> None:
@@ -72,6 +75,9 @@ def run_server(
             tls_client_ca=tls_client_ca,
             worker_silence_s=worker_silence_s,
             tick_s=tick_s,
+            controller=_controller(controller),
+            lease_s=lease_s,
+            assignment_key_file=assignment_key,
             candidate_timeout_s=candidate_timeout_s,
         )
         asyncio.run(_serve(settings, say))
@@ -115,6 +121,16 @@ async def _serve(settings: Settings, say: Callable[[str], None]) -> None:
         on_metrics=lambda address: say(f"{METRICS}{address}"),
     )
     await server.run()
+
+
+def _controller(place: str) -> ControllerPlace:
+    try:
+        return ControllerPlace(place)
+    except ValueError as error:
+        known = ", ".join(ControllerPlace)
+        raise CommandFailed(
+            ExitCode.BAD_INPUT, f"controller {place!r} is unknown: use one of {known}"
+        ) from error
 
 
 def _wire(name: str) -> WireKind:

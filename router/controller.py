@@ -1,6 +1,7 @@
 """The controller: ingest, tick every experiment, save, then publish. Restartable at any point.
 
-A tick that dies between save and publish is repeated harmlessly: what is published is built from what is saved.
+A tick that dies between save and publish is repeated harmlessly: what is published is built from what is saved. Of
+several controllers over one store one leads, and ticks; the others ingest and publish what that one has saved.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from anabranch.bandit.routing import plain_route, route_of
 from anabranch.bandit.snapshot import Route, Snapshot
 from anabranch.bandit.step import tick
 from anabranch.router.admission import problems
+from anabranch.router.leadership import Alone, Leadership
 from anabranch.store.document import parse
 from anabranch.store.ingest import Ingested, ingest
+from anabranch.store.lease import LeaseLost
 from anabranch.store.port import Conflict, Store, StoredExperiment
 from anabranch.variants.manifest import Manifest
 
@@ -32,12 +35,13 @@ class Controller:
 
     Args:
         store: Where experiments and evidence are.
-        journal: Folder of the workers' journals.
+        journal: Folder of the workers' journals; None where others read them.
         manifests: The served variants, by model and name.
         baselines: By model, what serves until a promotion says otherwise.
         wall_clock: Seconds since 1970.
         publish: Takes every new snapshot; may be called from any thread.
         decided: Told of every saved decision, with its experiment and model; must not raise.
+        leadership: Whether it leads; by default there is no other.
 
     Attributes:
         ingested: What the last round read.
@@ -47,13 +51,14 @@ class Controller:
     def __init__(
         self,
         store: Store,
-        journal: Path,
+        journal: Path | None,
         *,
         manifests: Mapping[str, Mapping[str, Manifest]],
         baselines: Mapping[str, str],
         wall_clock: Callable[[], float],
         publish: Callable[[Snapshot], None],
         decided: Callable[[str, str, Decision], None] | None = None,
+        leadership: Leadership | None = None,
     ) -> None:
         self._store = store
         self._journal = journal
@@ -62,7 +67,10 @@ class Controller:
         self._wall_clock = wall_clock
         self._publish = publish
         self._decided = decided or (lambda _experiment, _model, _decision: None)
+        self._leadership = leadership or Alone()
         self._published: Mapping[str, Route] | None = None
+        # Experiments on variants that other replicas have, and this one does not.
+        self._unroutable: set[str] = set()
         self._version = 0
         self._lock = threading.Lock()
         self.ingested = Ingested()
@@ -71,12 +79,18 @@ class Controller:
     def run_once(self) -> list[Decision]:
         """One round over everything; answers what was decided."""
         with self._lock:
-            self.ingested = ingest(self._store, self._journal, limit=MOST_RECORDS)
+            if self._journal is not None:
+                self.ingested = ingest(self._store, self._journal, limit=MOST_RECORDS)
             for reason in self.ingested.corrupt:
                 _log.error("the journal is damaged, its lane is read no further: %s", reason)
-            decided = [decision for kept in self._store.experiments() if (decision := self._tick(kept))]
+            decided = self._tick_all() if self._leadership.hold() else []
             self.publish()
             return decided
+
+    def step_down(self) -> None:
+        """Let another controller lead from now on."""
+        with self._lock:
+            self._leadership.step_down()
 
     def serve(self, manifests: Mapping[str, Mapping[str, Manifest]], baselines: Mapping[str, str]) -> None:
         """Go on with other variants; see `Controller` for what they are."""
@@ -95,6 +109,17 @@ class Controller:
         self._version = max(self._version + 1, int(now * 1000))
         self._publish(Snapshot(version=self._version, published_s=now, routes=routes))
         self._published = routes
+
+    def _tick_all(self) -> list[Decision]:
+        decided: list[Decision] = []
+        for kept in self._store.experiments():
+            try:
+                if decision := self._tick(kept):
+                    decided.append(decision)
+            except LeaseLost as lost:
+                _log.warning("a tick of %s is dropped, and the round ends: %s", kept.name, lost)
+                break
+        return decided
 
     def _tick(self, kept: StoredExperiment) -> Decision | None:
         experiment = parse(kept.document)
@@ -120,6 +145,7 @@ class Controller:
                 evidence=evidence,
                 decision=result.decision,
                 new_baseline=new_baseline,
+                lease=self._leadership.lease,
             )
         except Conflict as conflict:
             _log.warning("a tick of %s is dropped: %s", kept.name, conflict)
@@ -149,6 +175,14 @@ class Controller:
             if kept.state.phase.is_over or kept.state.phase is Phase.PENDING:
                 continue
             experiment = parse(kept.document)
-            if experiment.model in routes:
+            if experiment.model not in routes:
+                continue
+            missing = problems(experiment, self._manifests)
+            if missing and kept.name not in self._unroutable:
+                _log.error(
+                    "%s is left out here, its model's baseline serves: %s", kept.name, "; ".join(missing)
+                )
+            (self._unroutable.add if missing else self._unroutable.discard)(kept.name)
+            if not missing:
                 routes[experiment.model] = route_of(experiment, kept.state, kept.id, kept.salt.hex())
         return routes

@@ -19,7 +19,10 @@ import orjson
 
 from anabranch.bandit.decision import Decision
 from anabranch.bandit.snapshot import Snapshot
+from anabranch.router.complaints import Complaints
 from anabranch.router.controller import MOST_RECORDS, Controller
+from anabranch.router.lanes import Lanes
+from anabranch.router.leadership import leadership_of
 from anabranch.router.link import LinkServer, WorkerReport
 from anabranch.router.metrics.lag import LagProbe
 from anabranch.router.metrics.port import PATH, MetricsPort
@@ -27,7 +30,15 @@ from anabranch.router.metrics.server import ServerMetrics
 from anabranch.router.models import find_manifests
 from anabranch.router.ports import Ports, check_port
 from anabranch.router.served import baselines_of, check_promotions, reload_problems
-from anabranch.router.settings import Settings, assignment_key, check_tls, hold_state, settings_text
+from anabranch.router.settings import (
+    Settings,
+    assignment_key,
+    check_tls,
+    hold_state,
+    settings_text,
+)
+from anabranch.router.shared_key import check_key
+from anabranch.router.standalone import complain
 from anabranch.router.terminal import has_terminal
 from anabranch.router.traces import Traces, require_traces
 from anabranch.router.workers import Process, Workers
@@ -53,6 +64,7 @@ class Server:
         InvalidSettings: If the files of TLS make no server.
         OSError: If the port is taken.
         LookupError: If a baseline was given, or promoted, that is not served.
+        KeyMismatch: If other replicas of the store sign with another key.
     """
 
     def __init__(
@@ -77,7 +89,9 @@ class Server:
         self._on_decision = on_decision or (lambda _decision: None)
         self._on_metrics = on_metrics or (lambda _address: None)
         self._store = open_store(settings.store_url)
+        check_key(settings, self._store.replicas)
         check_promotions(self._store, manifests, settings.models)
+        self._lanes = Lanes(self._store.next_lane, spare=settings.workers)
         self._has_failed = False
         self._had_terminal = has_terminal()
         self._stop = asyncio.Event()
@@ -92,6 +106,7 @@ class Server:
             on_ready=lambda: self._on_ready(self._ports.port),
             on_hopeless=self._give_up,
         )
+        self._complaints = Complaints(self._loop.time)
         self._lag = LagProbe(self._loop)
         self._metrics = ServerMetrics(self._lag)
         self._metrics_port: MetricsPort | None = None
@@ -107,6 +122,7 @@ class Server:
             wall_clock=time.time,
             publish=self._publish,
             decided=self._traces.decided if self._traces is not None else None,
+            leadership=leadership_of(settings, self._store.replicas),
         )
 
     async def run(self) -> None:
@@ -142,16 +158,17 @@ class Server:
                 for decision in await asyncio.to_thread(self._controller.run_once):
                     self._on_decision(decision)
                 self._link.heartbeat()
+                await asyncio.to_thread(self._lanes.refill)
                 self._count_tick(self._loop.time() - begun)
-            except Exception:  # noqa: BLE001  # a tick that fails is tried again: routing goes on by the last snapshot
+            except Exception as error:  # noqa: BLE001  # it is tried again: routing goes on by the last snapshot
                 self._metrics.tick_failed()
-                _log.exception("a tick failed")
+                complain(self._complaints, error)
             self._metrics.looked(self._workers.lanes, self._workers.restarts)
             await asyncio.sleep(max(0.0, self._settings.tick_s - (self._loop.time() - begun)))
 
     async def _start_worker(self, place: int) -> tuple[int, Process]:
         """Start a worker's process, and tell it what it needs."""
-        lane = await asyncio.to_thread(self._store.next_lane)
+        lane = await asyncio.to_thread(self._lanes.next)
         listeners = await self._ports.sockets(place)
         line = self._ports.line(place)
         inherited = [each.fileno() for each in (*listeners, line)]
@@ -267,6 +284,7 @@ class Server:
         self._controller.run_once()
         while self._controller.ingested.records:
             self._controller.run_once()
+        self._controller.step_down()
 
     def _publish(self, snapshot: Snapshot) -> None:
         self._loop.call_soon_threadsafe(self._link.publish, snapshot)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -13,6 +15,12 @@ from anabranch.router.logs import LogFormat
 from anabranch.wire.choice import WireKind
 from anabranch.wire.listen import tls_context
 from anabranch.wire.seam import MIB, Limits, Tls
+
+LEAST_LEASE_TICKS = 3
+"""Rounds that a lease must outlast: one that is late would cost the lead."""
+
+
+LEAST_KEY_BYTES = 32
 
 
 class InvalidSettings(ValueError):
@@ -23,6 +31,18 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # gRPC's own limit in most clients.
 _LARGEST_MESSAGE = 2**31 - 1
 _LEAST_SILENCE_S = 2.0
+
+
+def lease_problem(lease_s: float, tick_s: float) -> str:
+    """What is said of a lease that a late round would cost."""
+    return f"lease_s is {lease_s:g} and tick_s {tick_s:g}: the lease must last at least {LEAST_LEASE_TICKS} ticks"
+
+
+class ControllerPlace(StrEnum):
+    """Where the experiments of this server are moved on."""
+
+    INSIDE = "inside"
+    ELSEWHERE = "elsewhere"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +68,10 @@ class Settings:
         tls_client_ca: Authorities of client certificates, as PEM; with it, a client must show one.
         candidate_timeout_s: A candidate that has not answered for this long is stood in for by the baseline, also
             where the request has no deadline, or a later one.
+        assignment_key_file: The key that all replicas of the store have; absent, one is made in the state folder.
         tick_s: Time between two ticks of the controller.
+        controller: Whether this server's controller may lead, or another process does.
+        lease_s: Time after the leading controller's last round after which another one leads.
         snapshot_max_age_s: Without news for this long a worker serves baselines only.
         drain_s: Time for requests in flight when a worker ends.
         worker_silence_s: A worker that gives no sign of life for this long is killed and replaced.
@@ -77,7 +100,11 @@ class Settings:
     max_queue_delay_microseconds: int = 0
     # Longer than a batch of any in-process model takes; a client without a deadline waits no longer for a hung one.
     candidate_timeout_s: float = 10.0
+    assignment_key_file: Path | None = None
     tick_s: float = 1.0
+    controller: ControllerPlace = ControllerPlace.INSIDE
+    # Several rounds of a busy machine; until then an experiment of a dead controller stands still.
+    lease_s: float = 10.0
     snapshot_max_age_s: float = 60.0
     drain_s: float = 10.0
     # A worker reports once a second; a busy machine may hold it up for some.
@@ -103,6 +130,8 @@ class Settings:
             problems.append(
                 f"tick_s is {self.tick_s} and snapshot_max_age_s {self.snapshot_max_age_s}: both positive, the age larger"
             )
+        if self.lease_s < LEAST_LEASE_TICKS * self.tick_s:
+            problems.append(lease_problem(self.lease_s, self.tick_s))
         if not 1 <= self.max_message_bytes <= _LARGEST_MESSAGE:
             problems.append(
                 f"max_message_bytes is {self.max_message_bytes}, must be from 1 to {_LARGEST_MESSAGE}"
@@ -185,7 +214,12 @@ class Settings:
     @property
     def key_file(self) -> Path:
         """The key of assignment ids."""
-        return self.state / "assignment.key"
+        return self.assignment_key_file or self.state / "assignment.key"
+
+    @property
+    def place_file(self) -> Path:
+        """The name of this state folder among those of other replicas."""
+        return self.state / "place.id"
 
     @property
     def model_threads(self) -> int:
@@ -248,8 +282,14 @@ def settings_from(text: str) -> Settings:
 
 
 def assignment_key(settings: Settings) -> bytes:
-    """This installation's key of assignment ids, made at first use and readable by this user only."""
+    """This installation's key of assignment ids: the given one, or made at first use and readable by this user only.
+
+    Raises:
+        InvalidSettings: If the given one cannot be a key.
+    """
     path = settings.key_file
+    if settings.assignment_key_file is not None:
+        return _given_key(path)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -257,3 +297,29 @@ def assignment_key(settings: Settings) -> bytes:
     with os.fdopen(descriptor, "wb") as file:
         file.write(os.urandom(32))
     return path.read_bytes()
+
+
+def _given_key(path: Path) -> bytes:
+    try:
+        key = path.read_bytes()
+    except OSError as error:
+        raise InvalidSettings(
+            f"assignment_key_file is {path}, which cannot be read: {error.strerror}"
+        ) from error
+    if len(key) < LEAST_KEY_BYTES:
+        raise InvalidSettings(
+            f"assignment_key_file is {path}, which holds {len(key)} bytes, must be at least {LEAST_KEY_BYTES} random ones: "
+            "copy assignment.key from the state folder of another replica"
+        )
+    return key
+
+
+def place_of(settings: Settings) -> str:
+    """What tells this state folder from every other one; made at first use."""
+    try:
+        descriptor = os.open(settings.place_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        return settings.place_file.read_text()
+    with os.fdopen(descriptor, "w") as file:
+        file.write(f"{socket.gethostname()}-{os.urandom(4).hex()}")
+    return settings.place_file.read_text()

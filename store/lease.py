@@ -21,7 +21,7 @@ class Lease:
     """What a leading controller holds.
 
     Attributes:
-        holder: Whose it is; no two lives of controllers have one name.
+        holder: Whose it is, as `holder_name` makes it.
         token: Grows with every change of hands.
     """
 
@@ -59,18 +59,33 @@ class LeaseRecord:
         return -self.duration_s < now - self.renewed_s < self.duration_s
 
 
+def holder_name(place: str, life: str) -> str:
+    """The name of one life of a controller.
+
+    Args:
+        place: Where it lives, if it is the only one there at any time, so that its next life need not wait for the end of
+            a lease that nobody can hold any more. Any unique text where nothing sees to that.
+        life: Tells the lives at that place apart.
+    """
+    return f"{place}#{life}"
+
+
 def taken(record: LeaseRecord | None, holder: str, duration_s: float, now: float) -> LeaseRecord | None:
     """The lease once somebody has asked for it; None when another holds it.
 
     Args:
         record: As kept; None before the first.
-        holder: Who asks. The present holder renews it, also late, and keeps its token.
+        holder: Who asks. The present holder renews it, also late, and keeps its token; its next life gets a larger one.
         duration_s: How long it shall last from now.
         now: The store's time.
     """
     if record is not None and record.holder == holder:
         return replace(record, renewed_s=now, duration_s=duration_s)
-    if record is not None and record.is_held(now):
+    if record is not None and record.is_held(now) and _place(record.holder) != _place(holder):
         return None
     token = record.token + 1 if record is not None else 1
     return LeaseRecord(holder=holder, token=token, renewed_s=now, duration_s=duration_s)
+
+
+def _place(holder: str) -> str:
+    return holder.partition("#")[0]

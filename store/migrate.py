@@ -9,7 +9,12 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from anabranch.store.engine import READS
 from anabranch.store.locks import Lock, hold
+from anabranch.store.tables import METADATA
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+# Alembic takes a while to import: only those who change tables wait for it.
 if TYPE_CHECKING:
     from alembic.config import Config
 
@@ -22,8 +27,9 @@ class SchemaMismatch(Exception):
 
 def migration_config() -> Config:
     """Alembic's configuration for our migrations, without a file."""
-    # Imported where tables change: it would be a third of the time that a command takes to look.
     from alembic.config import Config
+
+    # Imported where tables change: it would be a third of the time that a command takes to look.
 
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS))
@@ -84,6 +90,16 @@ def require_current(engine: Engine) -> None:
             f"the database {'has no tables yet' if found is None else f'is at version {found}'}, this release needs {needed}: "
             "run `anabranch db upgrade`, or start a server of this release, which does it too"
         )
+
+
+def differences(engine: Engine) -> list[str]:
+    """What sets the database's tables apart from this release's; empty when nothing does."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return [str(each) for each in compare_metadata(context, METADATA)]
 
 
 def refuse_newer(found: str | None) -> None:

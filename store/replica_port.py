@@ -14,7 +14,7 @@ class ReplicaStore(Protocol):
         """Take the lease, or renew it; None while another holds it.
 
         Args:
-            holder: Who asks; no two lives of controllers have one name.
+            holder: Who asks, as `lease.holder_name` makes it.
             duration_s: How long it lasts unless it is renewed.
         """
         ...

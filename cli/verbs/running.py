@@ -85,6 +85,25 @@ def serve(
         float, typer.Option(help="Seconds without a sign of life after which a worker is replaced.")
     ] = 15.0,
     tick: Annotated[float, typer.Option(help="Seconds between two looks at the evidence.")] = 1.0,
+    controller: Annotated[
+        str,
+        typer.Option(
+            help="Where experiments are moved on: inside this server, or elsewhere, by `anabranch controller` or `tick`."
+        ),
+    ] = "inside",
+    lease: Annotated[
+        float,
+        typer.Option(
+            help="Of several servers on one store one moves experiments on: seconds after its last round until another does."
+        ),
+    ] = 10.0,
+    assignment_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="Key of assignment ids, the same for all servers of a store; made in the state folder by default.",
+            metavar="FILE",
+        ),
+    ] = None,
     candidate_timeout: Annotated[
         float,
         typer.Option(
@@ -122,6 +141,9 @@ def serve(
         tls_client_ca=tls_client_ca,
         worker_silence_s=worker_timeout,
         tick_s=tick,
+        controller=controller,
+        lease_s=lease,
+        assignment_key=assignment_key,
         candidate_timeout_s=candidate_timeout,
         say=terminal.say,
     )

@@ -22,7 +22,9 @@ from anabranch.router.routes import Routes
 from anabranch.store.records import Feedback, Pair, Record, Routed, unpack
 from anabranch.variants.batching import Answer, Done, Failure, FailureKind, QueueFull, Timing
 from anabranch.variants.errors import VariantError, VariantInputError
-from anabranch.variants.tensors import Array, Datatype, TensorSpec
+from anabranch.variants.manifest import VERSION, Manifest
+from anabranch.variants.recipes import Engine
+from anabranch.variants.tensors import Array, Datatype, Signature, TensorSpec
 from anabranch.wire.deadlines import DeadlineWheel
 from anabranch.wire.seam import Metadata, Status
 
@@ -318,3 +320,36 @@ def mirror_plan() -> Callable[..., MirrorPlan]:
         return MirrorPlan(fraction=fraction, arms=arms, noise_floor=noise_floor)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def describe() -> Callable[..., Manifest]:
+    """Describes variants of `m`, with as many classes as asked for."""
+
+    def manifest(variant: str, *, classes: int = 3) -> Manifest:
+        return Manifest(
+            version=VERSION,
+            model="m",
+            variant=variant,
+            engine=Engine.ONNX,
+            recipe={},
+            artifact="m.onnx",
+            files=(),
+            signatures=(
+                Signature(
+                    name="inputs", inputs=(TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 2)),)
+                ),
+            ),
+            outputs=(TensorSpec(name="logits", datatype=Datatype.FP32, shape=(-1, classes)),),
+            text=None,
+            sources={},
+            tools={},
+            cache_key="",
+            size_bytes=0,
+            build_s=0.0,
+            parity=None,
+            task=None,
+            latency=(),
+        )
+
+    return manifest

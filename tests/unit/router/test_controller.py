@@ -14,36 +14,10 @@ from anabranch.store.journal import JournalWriter
 from anabranch.store.memory import MemoryStore
 from anabranch.store.port import Conflict
 from anabranch.store.records import Flag, Routed
-from anabranch.variants.manifest import VERSION, Manifest
-from anabranch.variants.recipes import Engine
-from anabranch.variants.tensors import Datatype, Signature, TensorSpec
+from anabranch.variants.manifest import Manifest
 
 NOW = 1_000.0
-
-
-def manifest(variant: str, *, classes: int = 3) -> Manifest:
-    return Manifest(
-        version=VERSION,
-        model="m",
-        variant=variant,
-        engine=Engine.ONNX,
-        recipe={},
-        artifact="m.onnx",
-        files=(),
-        signatures=(
-            Signature(name="inputs", inputs=(TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 2)),)),
-        ),
-        outputs=(TensorSpec(name="logits", datatype=Datatype.FP32, shape=(-1, classes)),),
-        text=None,
-        sources={},
-        tools={},
-        cache_key="",
-        size_bytes=0,
-        build_s=0.0,
-        parity=None,
-        task=None,
-        latency=(),
-    )
+Describe = Callable[..., Manifest]
 
 
 def document(name: str = "exp", **fields: Any) -> dict[str, Any]:
@@ -61,12 +35,12 @@ def document(name: str = "exp", **fields: Any) -> dict[str, Any]:
 class Desk:
     """A controller, its store and journal, and what it published; it can die and begin again."""
 
-    def __init__(self, journal: Path) -> None:
+    def __init__(self, journal: Path, describe: Describe) -> None:
         self.store = MemoryStore()
         self.journal = journal
         self.now = NOW
         self.published: list[Snapshot] = []
-        self.manifests = {"m": {name: manifest(name) for name in ("base", "a")}}
+        self.manifests = {"m": {name: describe(name) for name in ("base", "a")}}
         self.controller = self.begin()
 
     def begin(self, publish: Callable[[Snapshot], None] | None = None, store: Any = None) -> Controller:
@@ -111,8 +85,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def desk(tmp_path: Path, describe: Describe) -> Desk:
+    return Desk(tmp_path, describe)
 
 
 def test_without_experiments_the_baselines_are_published_once(desk: Desk) -> None:
@@ -272,8 +246,8 @@ def test_what_is_not_served_is_refused_before_traffic_with_the_reason(
     assert all(route.experiment == "" for route in desk.published[-1].routes.values())
 
 
-def test_a_candidate_with_other_tensors_is_refused_with_both(desk: Desk) -> None:
-    desk.manifests["m"]["a"] = manifest("a", classes=4)
+def test_a_candidate_with_other_tensors_is_refused_with_both(desk: Desk, describe: Describe) -> None:
+    desk.manifests["m"]["a"] = describe("a", classes=4)
     desk.apply()
     (decision,) = desk.begin().run_once()
     assert desk.phase == "Aborted"
@@ -298,8 +272,8 @@ def test_damage_in_the_journal_is_reported_and_the_other_lanes_are_read(
     assert (totals["base"].requests, totals["a"].requests) == (5, 0)
 
 
-def test_another_experiment_is_not_held_up_by_one_that_waits(desk: Desk) -> None:
-    desk.manifests["n"] = {name: replace(manifest(name), model="n") for name in ("base", "a")}
+def test_another_experiment_is_not_held_up_by_one_that_waits(desk: Desk, describe: Describe) -> None:
+    desk.manifests["n"] = {name: replace(describe(name), model="n") for name in ("base", "a")}
     desk.apply()
     desk.apply(name="other", model="n")
     desk.begin()

@@ -42,7 +42,7 @@ def test_all_problems_are_reported_together() -> None:
             worker_silence_s=1.0,
         )
     said = str(caught.value).splitlines()
-    assert len(said) == 7
+    assert len(said) == 8
     for part in (
         "workers is 0, must be at least 1",
         "threads is -1, must be at least 0",

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from anabranch.store.lease import Lease, LeaseLost, LeaseRecord, taken
+from anabranch.store.lease import Lease, LeaseLost, LeaseRecord, holder_name, taken
 from anabranch.store.memory_replicas import MemoryReplicas
 
 DURATION_S = 10.0
@@ -123,3 +123,11 @@ def test_a_holder_that_renews_late_keeps_its_token_where_nobody_came_between() -
     record = LeaseRecord(holder="ann", token=7, renewed_s=1_000.0, duration_s=DURATION_S)
     after = taken(record, "ann", 20.0, 5_000.0)
     assert after == LeaseRecord(holder="ann", token=7, renewed_s=5_000.0, duration_s=20.0)
+
+
+def test_the_next_life_at_a_place_leads_at_once_and_fences_off_the_last_one() -> None:
+    record = LeaseRecord(holder=holder_name("here", "1"), token=7, renewed_s=1_000.0, duration_s=DURATION_S)
+    assert taken(record, holder_name("there", "2"), DURATION_S, 1_001.0) is None
+    after = taken(record, holder_name("here", "2"), DURATION_S, 1_001.0)
+    assert after is not None
+    assert after.lease == Lease(holder="here#2", token=8)

@@ -1,0 +1,102 @@
+"""Look at the tables of a store, and upgrade them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.table import Table
+from sqlalchemy import Engine
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from anabranch.cli.connection import sqlite_path
+from anabranch.cli.exit_codes import ExitCode
+from anabranch.cli.failures import CommandFailed
+from anabranch.store.engine import new_engine
+from anabranch.store.migrate import differences, found_version, known_versions, require_current, upgrade
+from anabranch.store.sizes import TableSize, table_sizes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TablesView:
+    """What is in a database.
+
+    Attributes:
+        found: The version of its tables; None where there are none.
+        needed: The version that this release needs.
+    """
+
+    found: str | None
+    needed: str
+    tables: tuple[TableSize, ...]
+
+
+def upgrade_tables(url: str) -> tuple[str | None, str]:
+    """Make the tables or bring them on; answers the versions before and after.
+
+    Raises:
+        CommandFailed: If the URL is none of a store's.
+        SchemaMismatch: If a newer release has upgraded the database.
+    """
+    with _engine(url, must_exist=False) as engine:
+        return upgrade(engine)
+
+
+def look_at(url: str) -> TablesView:
+    """The version and the sizes of the tables.
+
+    Raises:
+        CommandFailed: If there is no such database.
+    """
+    with _engine(url, must_exist=True) as engine:
+        found = found_version(engine)
+        sizes = table_sizes(engine) if found is not None else ()
+    return TablesView(found=found, needed=known_versions()[-1], tables=sizes)
+
+
+def check_tables(url: str) -> str:
+    """See that the tables are this release's; answers their version.
+
+    Raises:
+        SchemaMismatch: If their version is another one.
+        CommandFailed: If somebody has changed them by hand.
+    """
+    with _engine(url, must_exist=True) as engine:
+        require_current(engine)
+        if found := differences(engine):
+            raise CommandFailed(
+                ExitCode.CONFLICT,
+                "the tables are not what the migrations made them:\n"
+                + "\n".join(f"  {each}" for each in found),
+                "somebody has changed them by hand: take that back, or restore a backup",
+            )
+    return known_versions()[-1]
+
+
+def size_table(view: TablesView) -> Table:
+    """The sizes as a table, the largest first."""
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    drawn.add_column("TABLE")
+    drawn.add_column("ROWS", justify="right")
+    drawn.add_column("KIB", justify="right")
+    for size in view.tables:
+        drawn.add_row(size.table, f"{size.rows:,}", f"{size.size_bytes / 1024:,.0f}")
+    return drawn
+
+
+@contextmanager
+def _engine(url: str, *, must_exist: bool) -> Iterator[Engine]:
+    path = sqlite_path(url)
+    if must_exist and path is not None and not path.is_file():
+        raise CommandFailed(
+            ExitCode.NOT_FOUND, f"no database at {path}", "make one with `anabranch db upgrade`"
+        )
+    try:
+        engine = new_engine(url)
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        raise CommandFailed(ExitCode.BAD_INPUT, f"the store cannot be used: {error}") from error
+    try:
+        yield engine
+    finally:
+        engine.dispose()

@@ -1,0 +1,68 @@
+"""`db`: the tables of a store, for those who run databases."""
+
+from __future__ import annotations
+
+import typer
+
+from anabranch.cli import options
+from anabranch.cli.format import Format
+from anabranch.cli.places import DEFAULT_STORE
+from anabranch.cli.terminal import terminal_of
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    group = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+    group.callback()(database)
+    for command in (upgrade, current, check):
+        group.command()(command)
+    app.add_typer(group, name="db", rich_help_panel=options.RUN)
+
+
+def database() -> None:
+    """See and bring on the tables of a store; servers make and upgrade them by themselves where they may."""
+
+
+def upgrade(context: typer.Context, store: options.Store = DEFAULT_STORE) -> None:
+    """Make the tables, or bring them to this release's; of several that do it at once, one does.
+
+    Example: anabranch db upgrade --store postgresql://owner@db/anabranch
+    """
+    from anabranch.cli.database import upgrade_tables
+
+    terminal = terminal_of(context)
+    before, after = upgrade_tables(store)
+    if before == after:
+        terminal.say(f"at version {after}: nothing to do")
+    else:
+        terminal.say(f"upgraded from {before or 'nothing'} to version {after}")
+
+
+def current(
+    context: typer.Context, store: options.Store = DEFAULT_STORE, output: options.Output = Format.TABLE
+) -> None:
+    """Show the version of the tables, the one this release needs, and how large each table is.
+
+    Example: anabranch db current -o json
+    """
+    from anabranch.cli.database import look_at, size_table
+    from anabranch.cli.output import encoded
+
+    terminal = terminal_of(context)
+    view = look_at(store)
+    if output is not Format.TABLE:
+        terminal.say(encoded(view, output))
+        return
+    terminal.say(f"tables at version {view.found or 'none'}, this release needs {view.needed}")
+    if view.tables:
+        terminal.show(size_table(view))
+
+
+def check(context: typer.Context, store: options.Store = DEFAULT_STORE) -> None:
+    """See that the tables are exactly those that this release needs; the exit status says it as well.
+
+    Example: anabranch db check
+    """
+    from anabranch.cli.database import check_tables
+
+    terminal_of(context).say(f"the tables are those of version {check_tables(store)}")
