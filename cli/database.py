@@ -32,15 +32,29 @@ class TablesView:
     tables: tuple[TableSize, ...]
 
 
-def upgrade_tables(url: str) -> tuple[str | None, str]:
-    """Make the tables or bring them on; answers the versions before and after.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpgradeView:
+    """What an upgrade did.
+
+    Attributes:
+        found: The version that was found; None where there were no tables.
+        now: The version that it is now.
+    """
+
+    found: str | None
+    now: str
+
+
+def upgrade_tables(url: str) -> UpgradeView:
+    """Make the tables or bring them on.
 
     Raises:
         CommandFailed: If the URL is none of a store's.
         SchemaMismatch: If a newer release has upgraded the database.
     """
     with _engine(url, must_exist=False) as engine:
-        return upgrade(engine)
+        found, now = upgrade(engine)
+    return UpgradeView(found=found, now=now)
 
 
 def look_at(url: str) -> TablesView:
@@ -55,8 +69,8 @@ def look_at(url: str) -> TablesView:
     return TablesView(found=found, needed=known_versions()[-1], tables=sizes)
 
 
-def check_tables(url: str) -> str:
-    """See that the tables are this release's; answers their version.
+def check_tables(url: str) -> TablesView:
+    """See that the tables are this release's.
 
     Raises:
         SchemaMismatch: If their version is another one.
@@ -71,7 +85,7 @@ def check_tables(url: str) -> str:
                 + "\n".join(f"  {each}" for each in found),
                 "somebody has changed them by hand: take that back, or restore a backup",
             )
-    return known_versions()[-1]
+    return look_at(url)
 
 
 def size_table(view: TablesView) -> Table:

@@ -40,7 +40,7 @@ def _size_bytes(connection: Connection, table: str) -> int:
         statement = text("SELECT pg_total_relation_size(CAST(quote_ident(:table) AS regclass))")
     else:
         statement = text(
-            "SELECT sum(pgsize) FROM dbstat WHERE aggregate AND name IN"
+            "SELECT sum(pgsize) FROM dbstat WHERE aggregate = TRUE AND name IN"
             " (SELECT name FROM sqlite_master WHERE tbl_name = :table)"
         )
     return int(connection.execute(statement, {"table": table}).scalar_one() or 0)

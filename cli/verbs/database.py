@@ -23,19 +23,24 @@ def database() -> None:
     """See and bring on the tables of a store; servers make and upgrade them by themselves where they may."""
 
 
-def upgrade(context: typer.Context, store: options.Store = DEFAULT_STORE) -> None:
+def upgrade(
+    context: typer.Context, store: options.Store = DEFAULT_STORE, output: options.Output = Format.TABLE
+) -> None:
     """Make the tables, or bring them to this release's; of several that do it at once, one does.
 
     Example: anabranch db upgrade --store postgresql://owner@db/anabranch
     """
     from anabranch.cli.database import upgrade_tables
+    from anabranch.cli.output import encoded
 
+    view = upgrade_tables(store)
     terminal = terminal_of(context)
-    before, after = upgrade_tables(store)
-    if before == after:
-        terminal.say(f"at version {after}: nothing to do")
+    if output is not Format.TABLE:
+        terminal.say(encoded(view, output))
+    elif view.found == view.now:
+        terminal.say(f"at version {view.now}: nothing to do")
     else:
-        terminal.say(f"upgraded from {before or 'nothing'} to version {after}")
+        terminal.say(f"upgraded from {view.found or 'nothing'} to version {view.now}")
 
 
 def current(
@@ -58,11 +63,16 @@ def current(
         terminal.show(size_table(view))
 
 
-def check(context: typer.Context, store: options.Store = DEFAULT_STORE) -> None:
+def check(
+    context: typer.Context, store: options.Store = DEFAULT_STORE, output: options.Output = Format.TABLE
+) -> None:
     """See that the tables are exactly those that this release needs; the exit status says it as well.
 
     Example: anabranch db check
     """
     from anabranch.cli.database import check_tables
+    from anabranch.cli.output import encoded
 
-    terminal_of(context).say(f"the tables are those of version {check_tables(store)}")
+    view = check_tables(store)
+    said = f"the tables are those of version {view.found}"
+    terminal_of(context).say(said if output is Format.TABLE else encoded(view, output))

@@ -11,6 +11,8 @@ from anabranch.cli.reference import reference
 PAGE = Path(__file__).parents[3] / "docs" / "cli.md"
 NO_RESULT = {
     "serve": "serves until it is stopped",
+    "controller": "runs until it is stopped",
+    "db": "a group: its verbs have results",
     "demo": "draws what happens",
     "report": "is a document in formats of its own",
     "bench": "a group: its verbs have results",
