@@ -23,7 +23,7 @@ class Journal(Protocol):
         ...
 
     def append_body(self, body: bytes) -> None:
-        """Queue a record that is framed but for its checksum."""
+        """Queue a request in its binary form."""
         ...
 
     def commit(self) -> None:
@@ -66,7 +66,7 @@ class Recorder:
         self._journal.append(record)
 
     def record_body(self, body: bytes) -> None:
-        """The same, for a record that is framed already: `routed_body`."""
+        """The same, for a request in its binary form: `routed_body`."""
         if self._waiting >= _MOST_WAITING:
             self.dropped += 1
             return

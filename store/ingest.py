@@ -5,7 +5,7 @@ What a record means is decided here and nowhere else:
 - A record of an earlier spec version counts for nothing: its arms were others. So does one that cannot be
   counted at all: an unknown arm, a latency that is no number, a value outside its metric's range.
 - A routed request is evidence of the split when the experiment's coin drew it; with a sticky unit, only the
-  unit's first request is. Latency is what the client waited, infinite when nothing was answered. Times of tokens
+  unit's first request is, of those read together the first that was assigned. Latency is what the client waited, infinite when nothing was answered. Times of tokens
   are those of answers that were given, as the time of computing is: an answer that failed counts as an error.
 - A compared reply counts as agreeing or not; one that the candidate did not answer counts as not agreeing.
 - Feedback is evidence of the split when its request is. Feedback about a request that was sampled for mirroring
@@ -15,32 +15,22 @@ What a record means is decided here and nowhere else:
 
 from __future__ import annotations
 
-from collections import defaultdict
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from anabranch.bandit.evidence import Cell, PairCell
-from anabranch.bandit.measures import (
-    DIFFERENCE_SCALE,
-    LATENCY_SCALE,
-    feedback_scales,
-    worst_feedback,
-)
-from anabranch.bandit.scales import BinaryScale, GridScale
-from anabranch.bandit.spec import (
-    COMPUTE,
-    ERROR,
-    FEEDBACK_PREFIX,
-    FIRST_TOKEN,
-    LATENCY,
-    PER_TOKEN,
-    TOP1_AGREEMENT,
-)
-from anabranch.store.document import parse
-from anabranch.store.journal import CorruptSegment, SegmentName, read_records, segments
-from anabranch.store.port import FeedbackRow, Ingestion, PairRow, Store, UnitRow
-from anabranch.store.records import Feedback, Flag, Pair, Record, Routed, UnreadableRecord
+import numpy as np
+
+from anabranch.store.counting import Batch, BoolArray, count_pairs, count_requests, known, pairs_to_remember
+from anabranch.store.journal import Block, SegmentName, read_block, segments
+from anabranch.store.port import FeedbackRow, Ingestion, Store, UnitRow
+from anabranch.store.record_arrays import GENERATED, PAIR, ROUTED
+from anabranch.store.records import Feedback, Flag
+from anabranch.store.tally import Plan, Tally
+
+MOST_RECORDS = 100_000
+"""Records of one transaction, so that a backlog becomes neither one long transaction nor one large array."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,229 +42,256 @@ class Ingested:
         duplicates: Feedback that had been given before.
         strangers: Records of an experiment the store does not know, or feedback it cannot count.
         corrupt: Segments with bytes that fail their checksum, with the reason; reading stops there.
+        waiting_bytes: What the journal held beyond the limit; 0 when everything was read.
     """
 
     records: int = 0
     duplicates: int = 0
     strangers: int = 0
     corrupt: tuple[str, ...] = ()
+    waiting_bytes: int = 0
 
 
-@dataclass(slots=True)
-class _Tally:
-    """Counts of one experiment while a batch is read."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    """How a segment was found when nothing more could be read of it: until it grows there is nothing to do."""
 
-    arms: tuple[str, ...]
-    feedback: Mapping[str, BinaryScale | GridScale]
-    worst: Mapping[str, float]
-    first_epoch: int
-    cells: dict[tuple[int, int], _Counts] = field(default_factory=dict)
-    pairs: dict[tuple[int, int], _Counts] = field(default_factory=dict)
-
-    def knows(self, record: Record) -> bool:
-        """Whether the record belongs to this spec version and can be counted."""
-        if record.epoch < self.first_epoch or record.arm >= len(self.arms):
-            return False
-        # Not "< 0": what is no number is refused too.
-        if not isinstance(record, Routed):
-            return True
-        times = (record.latency_ms, record.compute_ms, record.first_token_ms, record.token_ms)
-        return all(time is None or time >= 0.0 for time in times)
-
-    def cell(self, epoch: int, arm: int) -> _Counts:
-        return self.cells.setdefault((epoch, arm), _Counts())
-
-    def pair(self, epoch: int, arm: int) -> _Counts:
-        return self.pairs.setdefault((epoch, arm), _Counts())
+    size: int
+    damage: str
 
 
-@dataclass(slots=True)
-class _Counts:
-    units: int = 0
-    requests: int = 0
-    masked: int = 0
-    failed: int = 0
-    metrics: dict[str, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
-
-    def count(self, source: str, index: int) -> None:
-        histogram = self.metrics[source]
-        histogram[index] = histogram.get(index, 0) + 1
-
-
-def ingest(store: Store, directory: Path, *, limit: int = 20_000) -> Ingested:
-    """Read what the journal has gained and append it to the experiments' logs, in one transaction.
+class Ingester:
+    """Reads a journal into a store, batch by batch; remembers only what saves looking twice.
 
     Args:
         store: Where the deltas go; it also knows how far every segment was read.
         directory: The journal.
-        limit: At most this many records, so that a backlog does not become one long transaction.
+        limit: At most about this many records a batch.
     """
-    tallies = {
-        kept.id: _Tally(
-            arms=(experiment := parse(kept.document)).arms,
-            feedback=feedback_scales(experiment),
-            worst=worst_feedback(experiment),
-            first_epoch=kept.first_epoch,
-        )
-        for kept in store.experiments()
-    }
-    corrupt: list[str] = []
-    with store.ingestion() as transaction:
-        batch: list[tuple[int, Record]] = []
-        for segment in segments(directory):
-            if len(batch) >= limit:
-                break
-            batch.extend(_read(transaction, directory, segment, limit - len(batch), corrupt))
-        known = [
-            (lane, record)
-            for lane, record in batch
-            if (tally := tallies.get(record.experiment)) is not None and tally.knows(record)
+
+    def __init__(self, store: Store, directory: Path, *, limit: int = MOST_RECORDS) -> None:
+        self._store = store
+        self._directory = directory
+        self._limit = limit
+        self._read: dict[SegmentName, _Read] = {}
+        self._plans: dict[int, tuple[int, Plan]] = {}
+
+    def ingest(self) -> Ingested:
+        """Read what the journal has gained and append it to the experiments' logs, in one transaction."""
+        sizes = self._sizes()
+        grown = [
+            name for name, size in sizes.items() if name not in self._read or self._read[name].size != size
         ]
-        _count_routed(transaction, tallies, known)
-        _count_pairs(transaction, tallies, known)
-        duplicates, unknown = _count_feedback(transaction, tallies, known)
-        for identifier, tally in tallies.items():
-            _append(transaction, identifier, tally)
-    return Ingested(
-        records=len(batch),
-        duplicates=duplicates,
-        strangers=len(batch) - len(known) + unknown,
-        corrupt=tuple(corrupt),
-    )
+        if not grown:
+            return Ingested(corrupt=self._damage())
+        tallies = {key: Tally(plan) for key, plan in self._load_plans().items()}
+        with self._store.ingestion() as transaction:
+            blocks = self._take(transaction, grown)
+            for name, (offset, block) in blocks.items():
+                if block.end != offset:
+                    transaction.advance(name, block.end)
+            duplicates, strangers = _count(transaction, tallies, blocks)
+            for identifier, tally in tallies.items():
+                if tally.cells or tally.pairs:
+                    transaction.add_delta(identifier, *tally.delta())
+        # Only now: what was rolled back must be read again.
+        records = sum(block.records for _, block in blocks.values())
+        waiting = self._remember(sizes, grown, blocks, is_full=records >= self._limit)
+        return Ingested(
+            records=records,
+            duplicates=duplicates,
+            strangers=strangers,
+            corrupt=self._damage(),
+            waiting_bytes=waiting,
+        )
 
+    def _sizes(self) -> dict[SegmentName, int]:
+        sizes = {}
+        for name in segments(self._directory):
+            try:
+                sizes[name] = os.stat(name.path(self._directory)).st_size
+            except FileNotFoundError:
+                continue  # removed since it was listed
+        for gone in self._read.keys() - sizes.keys():
+            del self._read[gone]
+        return sizes
 
-def _read(
-    transaction: Ingestion, directory: Path, segment: SegmentName, limit: int, corrupt: list[str]
-) -> list[tuple[int, Record]]:
-    start = offset = transaction.offset(segment)
-    found: list[tuple[int, Record]] = []
-    try:
-        for record, after in read_records(segment.path(directory), start, limit=limit):
-            found.append((segment.lane, record))
-            offset = after
-    except (CorruptSegment, UnreadableRecord) as error:
-        corrupt.append(str(error))
-    if offset != start:
-        transaction.advance(segment, offset)
-    return found
+    def _damage(self) -> tuple[str, ...]:
+        return tuple(read.damage for _, read in sorted(self._read.items()) if read.damage)
 
+    def _load_plans(self) -> dict[int, Plan]:
+        """The plans of the present spec versions; a document is read once."""
+        kept = self._store.experiments()
+        before = self._plans
+        self._plans = {
+            each.id: (each.spec_version, before[each.id][1])
+            if before.get(each.id, (0,))[0] == each.spec_version
+            else (each.spec_version, Plan.of(each))
+            for each in kept
+        }
+        return {key: plan for key, (_, plan) in self._plans.items()}
 
-def _count_routed(
-    transaction: Ingestion, tallies: Mapping[int, _Tally], batch: Iterable[tuple[int, Record]]
-) -> None:
-    routed = [(lane, record) for lane, record in batch if isinstance(record, Routed)]
-    new, early = transaction.add_units(
-        UnitRow(experiment=record.experiment, unit=record.unit, lane=lane, sequence=record.sequence)
-        for lane, record in routed
-        if Flag.STICKY in record.flags and Flag.EVIDENCE in record.flags
-    )
-    first = {(row.experiment, row.lane, row.sequence) for row in new}
-    for lane, record in routed:
-        counts = tallies[record.experiment].cell(record.epoch, record.arm)
-        counts.requests += 1
-        counts.masked += Flag.MASKED in record.flags
-        if Flag.EVIDENCE not in record.flags:
-            continue
-        if Flag.STICKY in record.flags and (record.experiment, lane, record.sequence) not in first:
-            continue
-        counts.units += 1
-        counts.count(LATENCY, LATENCY_SCALE.bin_of(record.latency_ms))
-        counts.count(ERROR, int(record.status != 0))
-        if record.status == 0:
-            counts.count(COMPUTE, LATENCY_SCALE.bin_of(record.compute_ms))
-            for source, value in ((FIRST_TOKEN, record.first_token_ms), (PER_TOKEN, record.token_ms)):
-                if value is not None:
-                    counts.count(source, LATENCY_SCALE.bin_of(value))
-    for row in early:
-        _credit_split(tallies[row.experiment], row)
+    def _take(
+        self, transaction: Ingestion, names: Iterable[SegmentName]
+    ) -> dict[SegmentName, tuple[int, Block]]:
+        """Read the segments from where each was left, up to the limit."""
+        offsets = transaction.offsets({name.lane for name in names})
+        left = self._limit
+        taken = {}
+        for name in names:
+            if left <= 0:
+                break
+            offset = offsets.get(name, 0)
+            block = read_block(name.path(self._directory), offset, limit=left)
+            taken[name] = (offset, block)
+            left -= block.records
+        return taken
 
-
-def _count_pairs(
-    transaction: Ingestion, tallies: Mapping[int, _Tally], batch: Iterable[tuple[int, Record]]
-) -> None:
-    remembered: list[PairRow] = []
-    for lane, record in batch:
-        if not isinstance(record, Pair):
-            continue
-        counts = tallies[record.experiment].pair(record.epoch, record.arm)
-        counts.requests += 1
-        counts.failed += record.status != 0
-        counts.count(TOP1_AGREEMENT, int(record.agrees and record.status == 0))
-        if record.arm and record.baseline_top1 >= 0 and (record.status != 0 or record.top1 >= 0):
-            remembered.append(
-                PairRow(
-                    experiment=record.experiment,
-                    lane=lane,
-                    sequence=record.sequence,
-                    arm=record.arm,
-                    epoch=record.epoch,
-                    baseline_top1=record.baseline_top1,
-                    top1=record.top1 if record.status == 0 else -1,
+    def _remember(
+        self,
+        sizes: Mapping[SegmentName, int],
+        grown: list[SegmentName],
+        blocks: Mapping[SegmentName, tuple[int, Block]],
+        *,
+        is_full: bool,
+    ) -> int:
+        """Note which segments are read to their end; answers how many bytes are left of the others."""
+        waiting = 0
+        last = {name.lane: name.index for name in sizes}
+        for name in grown:
+            size = sizes[name]
+            if name not in blocks:
+                waiting += size
+                continue
+            _, block = blocks[name]
+            is_cut_short = is_full and name == grown[len(blocks) - 1]
+            if is_cut_short and not block.damage and block.end < size:
+                waiting += size - block.end
+                continue
+            damage = block.damage
+            if not damage and block.end < size and name.index < last[name.lane]:
+                damage = (
+                    f"{name.path(self._directory).name} ends in the middle of a group, at byte {block.end} of {size}, "
+                    "though the next segment was begun: what stood there was lost"
                 )
+            # It may have grown while it was read: then it is looked at again.
+            self._read[name] = _Read(size=size, damage=damage)
+        return waiting
+
+
+def ingest(store: Store, directory: Path, *, limit: int = MOST_RECORDS) -> Ingested:
+    """One batch, by an ingester that remembers nothing."""
+    return Ingester(store, directory, limit=limit).ingest()
+
+
+def _count(
+    transaction: Ingestion,
+    tallies: Mapping[int, Tally],
+    blocks: Mapping[SegmentName, tuple[int, Block]],
+) -> tuple[int, int]:
+    """Count everything; answers how much feedback was given before, and how many records are strangers'."""
+    read = [(name.lane, block) for name, (_, block) in blocks.items()]
+    plain = _batch([(lane, block.requests) for lane, block in read], ROUTED)
+    generated = _batch([(lane, block.generated) for lane, block in read], GENERATED)
+    pairs = _batch([(lane, block.pairs) for lane, block in read], PAIR)
+    feedback = [record for _, block in read for record in block.feedback]
+    requests = [known(tallies, batch) for batch in (plain, generated)]
+    _count_requests(transaction, tallies, requests)
+    compared = known(tallies, pairs)
+    count_pairs(tallies, compared)
+    for pair, row in transaction.add_pairs(pairs_to_remember(tallies, compared)):
+        tallies[pair.experiment].credit_pair(pair, row)
+    duplicates, unknown = _count_feedback(transaction, tallies, feedback)
+    strangers = len(plain.records) + len(generated.records) + len(pairs.records)
+    return duplicates, strangers - sum(len(batch.records) for batch in (*requests, compared)) + unknown
+
+
+def _batch(parts: list[tuple[int, bytes]], dtype: np.dtype[np.void]) -> Batch:
+    data = b"".join(part for _, part in parts)
+    counts = [len(part) // dtype.itemsize for _, part in parts]
+    return Batch(
+        records=np.frombuffer(data, dtype),
+        lanes=np.repeat(np.array([lane for lane, _ in parts], np.int64), counts),
+    )
+
+
+def _count_requests(transaction: Ingestion, tallies: Mapping[int, Tally], batches: list[Batch]) -> None:
+    """Count requests of both kinds: a unit's first one may be of either."""
+    drawn = [batch.has(Flag.EVIDENCE) for batch in batches]
+    sticky = [evidence & batch.has(Flag.STICKY) for batch, evidence in zip(batches, drawn, strict=True)]
+    firsts, early = _first_requests(
+        transaction, [batch.only(chosen) for batch, chosen in zip(batches, sticky, strict=True)]
+    )
+    for batch, evidence, of_units, first in zip(batches, drawn, sticky, firsts, strict=True):
+        evidence[of_units] = first
+        count_requests(tallies, batch, evidence)
+    for row in early:
+        tallies[row.experiment].credit_split(row)
+
+
+def _first_requests(
+    transaction: Ingestion, batches: list[Batch]
+) -> tuple[list[BoolArray], list[FeedbackRow]]:
+    """Which requests of sticky units are the first of their unit, and feedback about them that came before."""
+    lanes = np.concatenate([batch.lanes for batch in batches])
+    sequences = np.concatenate([batch.records["sequence"] for batch in batches])
+    units = np.zeros(len(lanes), np.dtype([("experiment", "<u4"), ("unit", "V16")]))
+    for field in ("experiment", "unit"):
+        units[field] = np.concatenate([batch.records[field] for batch in batches])
+    is_first = np.zeros(len(lanes), np.bool_)
+    early: list[FeedbackRow] = []
+    if len(lanes):
+        order = np.lexsort((sequences, lanes))
+        _, found = np.unique(units[order].view("V20"), return_index=True)
+        places = order[np.sort(found)]
+        rows = [
+            UnitRow(experiment=experiment, unit=unit, lane=lane, sequence=sequence)
+            for experiment, unit, lane, sequence in zip(
+                units["experiment"][places].tolist(),
+                _sixteens(units["unit"][places].tobytes()),
+                lanes[places].tolist(),
+                sequences[places].tolist(),
+                strict=True,
             )
-    for pair, feedback in transaction.add_pairs(remembered):
-        _credit_pair(tallies[pair.experiment], pair, feedback)
+        ]
+        new, early = transaction.add_units(rows)
+        fresh = {(row.experiment, row.unit) for row in new}
+        is_first[places] = [(row.experiment, row.unit) in fresh for row in rows]
+    ends = np.cumsum([len(batch.lanes) for batch in batches])
+    return np.split(is_first, ends[:-1]), early
+
+
+def _sixteens(data: bytes) -> list[bytes]:
+    return [data[start : start + 16] for start in range(0, len(data), 16)]
 
 
 def _count_feedback(
-    transaction: Ingestion, tallies: Mapping[int, _Tally], batch: Iterable[tuple[int, Record]]
+    transaction: Ingestion, tallies: Mapping[int, Tally], records: list[Feedback]
 ) -> tuple[int, int]:
-    records = [record for _, record in batch if isinstance(record, Feedback)]
-    countable = [row for record in records if _is_countable(tallies[record.experiment], row := _row(record))]
-    flags = {(r.experiment, r.lane, r.sequence): r.flags for r in records}
+    countable = []
+    flags = {}
+    for record in records:
+        tally = tallies.get(record.experiment)
+        if tally is None or record.epoch < tally.plan.first_epoch or record.arm >= len(tally.plan.arms):
+            continue
+        row = _row(record)
+        if tally.is_countable(row):
+            countable.append(row)
+            flags[_assignment(row)] = record.flags
     new, matched = transaction.add_feedback(countable)
     for pair, feedback in matched:
-        _credit_pair(tallies[pair.experiment], pair, feedback)
+        tallies[pair.experiment].credit_pair(pair, feedback)
     drawn = [row for row in new if Flag.EVIDENCE in flags[_assignment(row)]]
     sticky = [row for row in drawn if Flag.STICKY in flags[_assignment(row)]]
     firsts = {_assignment(row) for row in transaction.of_first_requests(sticky)}
     for row in drawn:
         if Flag.STICKY not in flags[_assignment(row)] or _assignment(row) in firsts:
-            _credit_split(tallies[row.experiment], row)
+            tallies[row.experiment].credit_split(row)
     return len(countable) - len(new), len(records) - len(countable)
-
-
-def _credit_split(tally: _Tally, row: FeedbackRow) -> None:
-    if not _is_countable(tally, row) or (row.sampled and _is_classified(tally, row)):
-        return
-    value = float(row.value == row.top1) if row.is_label else row.value
-    tally.cell(row.epoch, row.arm).count(
-        FEEDBACK_PREFIX + row.metric, tally.feedback[row.metric].bin_of(value)
-    )
 
 
 def _assignment(row: FeedbackRow) -> tuple[int, int, int]:
     return row.experiment, row.lane, row.sequence
-
-
-def _is_classified(tally: _Tally, row: FeedbackRow) -> bool:
-    """Whether the feedback says if a class was right, so that compared replies can be credited too."""
-    return isinstance(tally.feedback[row.metric], BinaryScale) and row.top1 >= 0
-
-
-def _is_countable(tally: _Tally, row: FeedbackRow) -> bool:
-    scale = tally.feedback.get(row.metric)
-    if scale is None:
-        return False
-    if row.is_label:
-        return isinstance(scale, BinaryScale) and row.top1 >= 0
-    return scale.low <= row.value <= scale.high and (isinstance(scale, GridScale) or row.value in (0.0, 1.0))
-
-
-def _credit_pair(tally: _Tally, pair: PairRow, feedback: FeedbackRow) -> None:
-    is_about_pair = feedback.arm == 0 and feedback.sampled and _is_countable(tally, feedback)
-    if not is_about_pair or not _is_classified(tally, feedback):
-        return
-    if feedback.is_label:
-        difference = int(pair.top1 == feedback.value) - int(pair.baseline_top1 == feedback.value)
-    elif pair.top1 == pair.baseline_top1:
-        difference = 0
-    else:
-        # Without the label nobody knows what a differing reply would have got: the worst is assumed.
-        difference = int(tally.worst[feedback.metric] - feedback.value)
-    tally.pair(pair.epoch, pair.arm).count(
-        FEEDBACK_PREFIX + feedback.metric, DIFFERENCE_SCALE.bin_of(difference)
-    )
 
 
 def _row(record: Feedback) -> FeedbackRow:
@@ -291,30 +308,3 @@ def _row(record: Feedback) -> FeedbackRow:
         value=record.value,
         at_s=record.at_s,
     )
-
-
-def _append(transaction: Ingestion, identifier: int, tally: _Tally) -> None:
-    if not tally.cells and not tally.pairs:
-        return
-    cells = [
-        Cell(
-            epoch=epoch,
-            variant=tally.arms[arm],
-            units=counts.units,
-            requests=counts.requests,
-            masked=counts.masked,
-            metrics=counts.metrics,
-        )
-        for (epoch, arm), counts in sorted(tally.cells.items())
-    ]
-    pairs = [
-        PairCell(
-            epoch=epoch,
-            variant=tally.arms[arm],
-            pairs=counts.requests,
-            failed=counts.failed,
-            metrics=counts.metrics,
-        )
-        for (epoch, arm), counts in sorted(tally.pairs.items())
-    ]
-    transaction.add_delta(identifier, cells, pairs)

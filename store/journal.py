@@ -1,8 +1,10 @@
-"""The journal: append-only segments per lane, group-committed, readable up to the last whole record.
+"""The journal: append-only segments per lane, group-committed, readable up to the last whole commit.
 
-A lane is one life of one worker. Its segments are `<lane>-<index>.journal`; each begins with a header and
-holds frames of (CRC-32, length, kind, payload). `commit` hands the bytes to the kernel with one write: they
-survive the death of the process, by any signal; the death of the machine may cost the last unsynced second.
+A lane is one life of one worker. Its segments are `<lane>-<index>.journal`; each begins with a header and holds one
+group for every commit: a head (CRC-32 of the rest, number of requests, number and bytes of other records), then the
+requests, all of one size, so that they are read as an array, then the other records, each after its length and kind.
+`commit` hands a group to the kernel with one write: it survives the death of the process, by any signal; the death of
+the machine may cost the last unsynced second. A group that is not whole was never acknowledged to anybody.
 """
 
 from __future__ import annotations
@@ -11,16 +13,31 @@ import os
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from zlib import crc32
 
-from anabranch.store.records import Record, pack, unpack
+from anabranch.store.records import (
+    GENERATED_BYTES,
+    PAIR_BYTES,
+    ROUTED_BYTES,
+    Feedback,
+    Kind,
+    Record,
+    UnreadableRecord,
+    pack,
+    unpack,
+)
 
 SEGMENT_BYTES = 64 << 20
-_MAGIC = b"ANBRJ001"
-_HEADER = struct.Struct("<8sI")
-_FRAME = struct.Struct("<IHB")
+_MAGIC = b"ANBRJ002"
+_HEADER = struct.Struct("<8sI4x")
+_COUNTS = struct.Struct("<III")
+_HEAD = struct.Struct("<IIII")
+_OTHER = struct.Struct("<HB")
+# A writer that could not write for long has some ten MiB in one group; a length beyond this is no length.
+_MOST_GROUP_BYTES = 256 << 20
+_READ_BYTES = 4 << 20
 _NAME = re.compile(r"^(\d{8})-(\d{6})\.journal$")
 
 
@@ -58,7 +75,8 @@ class JournalWriter:
         self._lane = lane
         self._segment_bytes = segment_bytes
         self._index = 0
-        self._pending: list[bytes] = []
+        self._requests: list[bytes] = []
+        self._others: list[bytes] = []
         self._written = 0
         self.written_bytes = 0
         self._descriptor = self._open()
@@ -66,22 +84,28 @@ class JournalWriter:
     def append(self, record: Record) -> None:
         """Queue a record for the next commit."""
         kind, payload = pack(record)
-        self.append_body(_FRAME.pack(0, len(payload), kind)[4:] + payload)
+        if kind is Kind.ROUTED:
+            self._requests.append(payload)
+        else:
+            self._others.append(_OTHER.pack(len(payload), kind) + payload)
 
     def append_body(self, body: bytes) -> None:
-        """Queue a record that is framed but for its checksum: `routed_body`."""
-        self._pending.append(crc32(body).to_bytes(4, "little") + body)
+        """Queue a request that is in its binary form: `routed_body`."""
+        self._requests.append(body)
 
     def commit(self) -> None:
         """Write what is queued.
 
         Raises:
             OSError: If the disk refuses; the queued records stay for the next attempt, and a part that
-                was written is cut off again, so that the segment ends with a whole record.
+                was written is cut off again, so that the segment ends with a whole group.
         """
-        if not self._pending:
+        requests, others = self._requests, self._others
+        if not (requests or others):
             return
-        block = b"".join(self._pending)
+        rest = b"".join(others)
+        body = b"".join((_COUNTS.pack(len(requests), len(others), len(rest)), *requests, rest))
+        block = crc32(body).to_bytes(4, "little") + body
         done = 0
         try:
             while done < len(block):
@@ -91,7 +115,8 @@ class JournalWriter:
                 os.ftruncate(self._descriptor, self._written)
                 os.lseek(self._descriptor, self._written, os.SEEK_SET)
             raise
-        self._pending.clear()
+        requests.clear()
+        others.clear()
         self._written += done
         self.written_bytes += done
         if self._written >= self._segment_bytes:
@@ -116,38 +141,155 @@ class JournalWriter:
         return descriptor
 
 
-def read_records(path: Path, offset: int, *, limit: int = 50_000) -> Iterator[tuple[Record, int]]:
-    """Read whole records from an offset, each with the offset after it.
+@dataclass(slots=True, kw_only=True)
+class Block:
+    """What was read of a segment, apart by kind, in the order of writing within each.
 
-    Stops at the first frame that is not complete: the writer is in the middle of it, or died there.
+    Attributes:
+        requests: Binary forms of `Routed` without times of tokens, one after the other.
+        generated: The same with times of tokens.
+        pairs: Binary forms of `Pair`.
+        feedback: Few, and of different lengths.
+        records: How many records all of that is.
+        end: Offset after the last whole group that was read.
+        damage: Why reading cannot go on beyond `end`; empty where it can.
+    """
+
+    requests: bytes = b""
+    generated: bytes = b""
+    pairs: bytes = b""
+    feedback: list[Feedback] = field(default_factory=list)
+    records: int = 0
+    end: int
+    damage: str = ""
+
+
+def read_block(path: Path, offset: int, *, limit: int) -> Block:
+    """Read whole groups from an offset, until the limit, damage, or the end of what is whole.
+
+    Args:
+        path: The segment.
+        offset: Where to start: 0, or an end of an earlier block.
+        limit: Reading stops once it has so many records; the last group is read whole.
+    """
+    requests: list[memoryview] = []
+    others: dict[int, list[bytes]] = {Kind.GENERATED: [], Kind.PAIR: []}
+    block = Block(end=offset)
+    try:
+        for count, other_count, view, after in _groups(path, offset):
+            split = count * ROUTED_BYTES
+            if other_count:
+                # All of a group or nothing of it: what cannot be read must leave no part behind.
+                found = list(_others(view[split:].tobytes(), other_count))
+                block.feedback += [_feedback(payload) for kind, payload in found if kind == Kind.FEEDBACK]
+                for kind, payload in found:
+                    if kind != Kind.FEEDBACK:
+                        others[kind].append(payload)
+            requests.append(view[:split])
+            block.records += count + other_count
+            block.end = after
+            if block.records >= limit:
+                break
+    except (CorruptSegment, UnreadableRecord) as error:
+        block.damage = str(error)
+    block.requests = b"".join(requests)
+    block.generated = b"".join(others[Kind.GENERATED])
+    block.pairs = b"".join(others[Kind.PAIR])
+    return block
+
+
+def read_records(path: Path, offset: int, *, limit: int = 50_000) -> Iterator[tuple[Record, int]]:
+    """Read the records of whole groups one by one, each with the offset after its group.
+
+    Stops at the first group that is not complete: the writer is in the middle of it, or died there.
 
     Args:
         path: The segment.
         offset: Where to start; 0 is the beginning.
-        limit: At most this many records.
+        limit: Reading stops once it has so many records; the last group is read whole.
 
     Raises:
-        CorruptSegment: If the header is wrong, or a whole frame fails its checksum.
+        CorruptSegment: If the header is wrong, or a whole group fails its checksum.
+        UnreadableRecord: If a record is of no known kind.
     """
-    with path.open("rb") as file:
+    for count, other_count, view, after in _groups(path, offset):
+        requests = (
+            (Kind.ROUTED, view[start : start + ROUTED_BYTES].tobytes())
+            for start in range(0, count * ROUTED_BYTES, ROUTED_BYTES)
+        )
+        for kind, payload in (*requests, *_others(view[count * ROUTED_BYTES :].tobytes(), other_count)):
+            yield unpack(kind, payload), after
+        limit -= count + other_count
+        if limit <= 0:
+            return
+
+
+def _groups(path: Path, offset: int) -> Iterator[tuple[int, int, memoryview, int]]:
+    """Whole groups: number of requests, number of other records, both one after the other, and the offset after it."""
+    with path.open("rb", buffering=0) as file:
         if offset == 0:
             header = file.read(_HEADER.size)
             if len(header) < _HEADER.size:
                 return
-            if header[: len(_MAGIC)] != _MAGIC:
-                raise CorruptSegment(f"{path.name} begins with {header[:8]!r}, must begin with {_MAGIC!r}")
+            _check_header(path, header)
             offset = _HEADER.size
         else:
             file.seek(offset)
-        for _ in range(limit):
-            head = file.read(_FRAME.size)
-            if len(head) < _FRAME.size:
-                return
-            checksum, length, kind = _FRAME.unpack(head)
-            payload = file.read(length)
-            if len(payload) < length:
-                return
-            if crc32(head[4:] + payload) != checksum:
-                raise CorruptSegment(f"{path.name}: the record at byte {offset} fails its checksum")
-            offset += _FRAME.size + length
-            yield unpack(kind, payload), offset
+        held, start = b"", offset
+        while more := file.read(_READ_BYTES):
+            held = held[offset - start :] + more
+            start = offset
+            view = memoryview(held)
+            while (at := offset - start) + _HEAD.size <= len(held):
+                checksum, count, other_count, other_bytes = _HEAD.unpack_from(held, at)
+                body = at + _HEAD.size
+                end = body + count * ROUTED_BYTES + other_bytes
+                if end - at > _MOST_GROUP_BYTES:
+                    raise CorruptSegment(
+                        f"{path.name}: the group at byte {offset} says it has {end - at} bytes, "
+                        f"at most {_MOST_GROUP_BYTES} are written: what stands there was damaged"
+                    )
+                if end > len(held):
+                    break
+                if crc32(view[at + 4 : end]) != checksum:
+                    raise CorruptSegment(f"{path.name}: the group at byte {offset} fails its checksum")
+                offset = start + end
+                yield count, other_count, view[body:end], offset
+
+
+def _check_header(path: Path, header: bytes) -> None:
+    magic = header[: len(_MAGIC)]
+    if magic == _MAGIC:
+        return
+    if magic[:5] == _MAGIC[:5]:
+        raise CorruptSegment(
+            f"{path.name} is in journal format {magic[5:].decode('ascii', 'replace')}, this version reads "
+            f"{_MAGIC[5:].decode()}: have the version that wrote it read it to its end, then move it away"
+        )
+    raise CorruptSegment(f"{path.name} begins with {magic!r}, must begin with {_MAGIC!r}")
+
+
+def _others(rest: bytes, count: int) -> Iterator[tuple[int, bytes]]:
+    """Kind and payload of the records of a group that are not plain requests.
+
+    Raises:
+        UnreadableRecord: If one is of no known kind, or of the wrong size.
+    """
+    at = 0
+    for _ in range(count):
+        length, kind = _OTHER.unpack_from(rest, at)
+        at += _OTHER.size
+        payload = rest[at : at + length]
+        at += length
+        if kind != Kind.FEEDBACK and length != _SIZES.get(kind):
+            raise UnreadableRecord(f"record of kind {kind} with {length} bytes: known are {_SIZES}")
+        yield kind, payload
+
+
+def _feedback(payload: bytes) -> Feedback:
+    record = unpack(Kind.FEEDBACK, payload)
+    assert isinstance(record, Feedback)
+    return record
+
+
+_SIZES = {Kind.GENERATED.value: GENERATED_BYTES, Kind.PAIR.value: PAIR_BYTES}

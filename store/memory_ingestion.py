@@ -65,6 +65,10 @@ class MemoryIngestion:
         """See `port.Ingestion.offset`."""
         return self._offsets.get(segment, 0)
 
+    def offsets(self, lanes: Collection[int]) -> dict[SegmentName, int]:
+        """See `port.Ingestion.offsets`."""
+        return {name: offset for name, offset in self._offsets.items() if name.lane in lanes}
+
     def advance(self, segment: SegmentName, offset: int) -> None:
         """See `port.Ingestion.advance`."""
         self._offsets[segment] = offset

@@ -126,6 +126,10 @@ class Ingestion(Protocol):
         """How far the segment has been read; 0 for a new one."""
         ...
 
+    def offsets(self, lanes: Collection[int]) -> dict[SegmentName, int]:
+        """How far the segments of some lanes have been read; new ones are left out."""
+        ...
+
     def advance(self, segment: SegmentName, offset: int) -> None:
         """Remember how far the segment has been read."""
         ...

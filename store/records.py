@@ -119,12 +119,14 @@ class Feedback:
 
 Record = Routed | Pair | Feedback
 
-_ROUTED = struct.Struct("<dIIBBBfffHfQ16s")
+# Widest fields first, to a round 64 bytes: a journal's requests are read as one array (`record_arrays.ROUTED`).
+_ROUTED = struct.Struct("<dQ16sIIffffHBBB3x")
+ROUTED_BYTES = _ROUTED.size
 # Time to the first token, and of every further one (NaN where there was none).
 _TOKENS = struct.Struct("<ff")
-# Length and kind go before it.
-_ROUTED_BODY = struct.Struct("<HBdIIBBBfffHfQ16s")
-_PAIR = struct.Struct("<dIIBBBiiffQ")
+GENERATED_BYTES = ROUTED_BYTES + _TOKENS.size
+_PAIR = struct.Struct("<dQIIiiffBBB5x")
+PAIR_BYTES = _PAIR.size
 _FEEDBACK = struct.Struct("<dIIBBIQi?d")
 _FLAGS = {value: Flag(value) for value in range(32)}
 
@@ -144,23 +146,21 @@ def routed_body(
     sequence: int,
     unit: bytes,
 ) -> bytes:
-    """A `Routed` from its fields, as the journal frames it but for the checksum: a request has no time for a record."""
-    return _ROUTED_BODY.pack(
-        _ROUTED.size,
-        Kind.ROUTED,
+    """A `Routed` in its binary form from its fields: a request has no time for a record."""
+    return _ROUTED.pack(
         at_s,
+        sequence,
+        unit,
         experiment,
         epoch,
-        arm,
-        flags,
-        status,
         latency_ms,
         queue_ms,
         compute_ms,
-        batch_rows if batch_rows < 65536 else 65535,
         propensity,
-        sequence,
-        unit,
+        batch_rows if batch_rows < 65536 else 65535,
+        arm,
+        flags,
+        status,
     )
 
 
@@ -171,7 +171,7 @@ class UnreadableRecord(ValueError):
 def pack(record: Record) -> tuple[Kind, bytes]:
     """The kind and the payload of a record."""
     if isinstance(record, Routed):
-        routed = _ROUTED.pack(
+        routed = routed_body(
             record.at_s,
             record.experiment,
             record.epoch,
@@ -181,7 +181,7 @@ def pack(record: Record) -> tuple[Kind, bytes]:
             record.latency_ms,
             record.queue_ms,
             record.compute_ms,
-            min(record.batch_rows, 65535),
+            record.batch_rows,
             record.propensity,
             record.sequence,
             record.unit,
@@ -193,16 +193,16 @@ def pack(record: Record) -> tuple[Kind, bytes]:
     if isinstance(record, Pair):
         return Kind.PAIR, _PAIR.pack(
             record.at_s,
+            record.sequence,
             record.experiment,
             record.epoch,
-            record.arm,
-            record.status,
-            record.agrees,
             record.baseline_top1,
             record.top1,
             record.max_abs,
             record.cosine,
-            record.sequence,
+            record.arm,
+            record.status,
+            record.agrees,
         )
     return Kind.FEEDBACK, _FEEDBACK.pack(
         record.at_s,
@@ -239,7 +239,7 @@ def unpack(kind: int, payload: bytes) -> Record:
 
 
 def _unpack_routed(payload: bytes) -> Routed:
-    at_s, experiment, epoch, arm, flags, status, latency, queue, compute, rows, propensity, sequence, unit = (
+    at_s, sequence, unit, experiment, epoch, latency, queue, compute, propensity, rows, arm, flags, status = (
         _ROUTED.unpack(payload)
     )
     return Routed(
@@ -266,7 +266,7 @@ def _unpack_generated(payload: bytes) -> Routed:
 
 
 def _unpack_pair(payload: bytes) -> Pair:
-    at_s, experiment, epoch, arm, status, agrees, baseline_top1, top1, max_abs, cosine, sequence = (
+    at_s, sequence, experiment, epoch, baseline_top1, top1, max_abs, cosine, arm, status, agrees = (
         _PAIR.unpack(payload)
     )
     return Pair(

@@ -64,6 +64,16 @@ class SqlIngestion:
         ).scalar()
         return int(found or 0)
 
+    def offsets(self, lanes: Collection[int]) -> dict[SegmentName, int]:
+        """See `port.Ingestion.offsets`."""
+        wanted = sorted(lanes)
+        found = {}
+        for start in range(0, len(wanted), _CHUNK):
+            chosen = CURSOR.c.lane.in_(wanted[start : start + _CHUNK])
+            for row in self._connection.execute(select(*CURSOR.c).where(chosen)):
+                found[SegmentName(lane=row.lane, index=row.segment)] = int(row.offset)
+        return found
+
     def advance(self, segment: SegmentName, offset: int) -> None:
         """See `port.Ingestion.advance`."""
         row = {"lane": segment.lane, "segment": segment.index, "offset": offset}

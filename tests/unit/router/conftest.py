@@ -19,7 +19,7 @@ from anabranch.router.mirror import Mirror
 from anabranch.router.models import Models, ServedModel, Variant
 from anabranch.router.recorder import Recorder
 from anabranch.router.routes import Routes
-from anabranch.store.records import Feedback, Pair, Record, Routed, unpack
+from anabranch.store.records import Feedback, Kind, Pair, Record, Routed, unpack
 from anabranch.variants.batching import Answer, Done, Failure, FailureKind, QueueFull, Timing
 from anabranch.variants.errors import VariantError, VariantInputError
 from anabranch.variants.manifest import VERSION, Manifest
@@ -84,8 +84,7 @@ class ListJournal:
         self.pending.append(record)
 
     def append_body(self, body: bytes) -> None:
-        # After a length in two bytes and the kind.
-        self.pending.append(unpack(body[2], body[3:]))
+        self.pending.append(unpack(Kind.ROUTED, body))
 
     def commit(self) -> None:
         if self.is_full:

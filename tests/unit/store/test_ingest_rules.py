@@ -331,6 +331,7 @@ def test_a_torn_end_is_read_when_it_is_whole(store: Store, tmp_path: Path) -> No
     writer = JournalWriter(tmp_path, 1)
     for sequence in range(3):
         writer.append(routed(sequence))
+        writer.commit()
     writer.close()
     path = SegmentName(lane=1, index=0).path(tmp_path)
     whole = path.read_bytes()
@@ -347,6 +348,7 @@ def test_a_corrupt_segment_is_reported_and_the_other_lanes_go_on(store: Store, t
         writer = JournalWriter(tmp_path, lane)
         for sequence in range(3):
             writer.append(routed(sequence))
+            writer.commit()
         writer.close()
     path = SegmentName(lane=1, index=0).path(tmp_path)
     damaged = bytearray(path.read_bytes())

@@ -2,19 +2,29 @@ import errno
 import math
 import os
 import signal
+import struct
 import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anabranch.store.journal import CorruptSegment, JournalWriter, SegmentName, read_records, segments
+from anabranch.store.journal import (
+    CorruptSegment,
+    JournalWriter,
+    SegmentName,
+    read_block,
+    read_records,
+    segments,
+)
 from anabranch.store.records import (
+    PAIR_BYTES,
     Feedback,
     Flag,
+    Kind,
     Pair,
     Record,
     Routed,
@@ -132,16 +142,18 @@ def test_an_infinite_latency_survives() -> None:
 def test_a_request_written_from_its_fields_is_the_same_record(record: Routed) -> None:
     kind, payload = pack(record)
     written = [item.name for item in fields(Routed) if item.name not in ("first_token_ms", "token_ms")]
-    body = routed_body(*(getattr(record, name) for name in written))
-    assert body == len(payload).to_bytes(2, "little") + bytes([kind]) + payload
+    assert kind is Kind.ROUTED
+    assert routed_body(*(getattr(record, name) for name in written)) == payload
 
 
-def test_records_framed_beforehand_are_read_back_among_the_others(tmp_path: Path) -> None:
+def test_requests_in_binary_form_are_read_back_before_the_other_records_of_their_commit(
+    tmp_path: Path,
+) -> None:
     writer = JournalWriter(tmp_path, 4)
     writer.append(A_PAIR)
     writer.append_body(routed_body(1.0, 1, 2, 1, Flag.EVIDENCE, 0, 5.0, 0.0, 4.0, 70_000, 0.5, 9, bytes(16)))
     writer.close()
-    pair, request = everything(SegmentName(lane=4, index=0).path(tmp_path))
+    request, pair = everything(SegmentName(lane=4, index=0).path(tmp_path))
     assert pair == A_PAIR
     assert isinstance(request, Routed)
     assert (request.sequence, request.batch_rows) == (9, 65_535)
@@ -168,18 +180,18 @@ def test_reading_goes_on_from_an_offset(tmp_path: Path) -> None:
     writer = JournalWriter(tmp_path, 1)
     for _ in range(3):
         writer.append(A_PAIR)
-    writer.commit()
+        writer.commit()
     path = SegmentName(lane=1, index=0).path(tmp_path)
     offsets = [offset for _, offset in read_records(path, 0)]
     assert len(list(read_records(path, offsets[0]))) == 2
     assert list(read_records(path, offsets[2])) == []
 
 
-def test_every_cut_of_a_segment_reads_as_its_whole_records(tmp_path: Path) -> None:
+def test_every_cut_of_a_segment_reads_as_its_whole_commits(tmp_path: Path) -> None:
     writer = JournalWriter(tmp_path, 1)
     for _ in range(3):
         writer.append(A_PAIR)
-    writer.commit()
+        writer.commit()
     path = SegmentName(lane=1, index=0).path(tmp_path)
     whole = path.read_bytes()
     ends = [offset for _, offset in read_records(path, 0)]
@@ -196,7 +208,7 @@ def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
     spoiled = bytearray(path.read_bytes())
     spoiled[-1] ^= 1
     path.write_bytes(spoiled)
-    with pytest.raises(CorruptSegment, match="byte 12 fails its checksum"):
+    with pytest.raises(CorruptSegment, match="byte 16 fails its checksum"):
         everything(path)
 
 
@@ -205,6 +217,74 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"something else entirely")
     with pytest.raises(CorruptSegment, match="must begin with"):
         everything(path)
+
+
+def test_a_journal_of_an_earlier_format_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "00000001-000000.journal"
+    path.write_bytes(b"ANBRJ001" + bytes(80))
+    with pytest.raises(CorruptSegment, match="is in journal format 001, this version reads 002"):
+        everything(path)
+    assert "format 001" in read_block(path, 0, limit=10).damage
+
+
+@given(st.lists(st.lists(records, max_size=4), max_size=6))
+@settings(max_examples=30, deadline=None)
+def test_a_block_holds_what_the_records_one_by_one_are(
+    tmp_path_factory: pytest.TempPathFactory, commits: list[list[Record]]
+) -> None:
+    folder = tmp_path_factory.mktemp("journal")
+    writer = JournalWriter(folder, 1)
+    for commit in commits:
+        for record in commit:
+            writer.append(record)
+        writer.commit()
+    writer.close()
+    path = SegmentName(lane=1, index=0).path(folder)
+    block = read_block(path, 0, limit=100)
+    assert block.records == sum(map(len, commits))
+    assert block.end == (path.stat().st_size if block.records else 0)
+    assert block.damage == ""
+    found = everything(path)
+    binary = {Kind.ROUTED: block.requests, Kind.GENERATED: block.generated, Kind.PAIR: block.pairs}
+    for kind, data in binary.items():
+        assert data == b"".join(payload for own, payload in map(pack, found) if own is kind)
+    assert block.feedback == [record for record in found if isinstance(record, Feedback)]
+
+
+def test_a_block_stops_after_the_commit_that_reaches_the_limit(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path, 1)
+    for _ in range(3):
+        writer.append(A_PAIR)
+        writer.append(A_PAIR)
+        writer.commit()
+    path = SegmentName(lane=1, index=0).path(tmp_path)
+    first = read_block(path, 0, limit=3)
+    assert first.records == 4
+    assert read_block(path, first.end, limit=3).records == 2
+
+
+def test_a_length_that_no_writer_writes_is_damage_and_no_reason_to_wait(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path, 1)
+    writer.append(A_PAIR)
+    writer.commit()
+    path = SegmentName(lane=1, index=0).path(tmp_path)
+    spoiled = bytearray(path.read_bytes())
+    spoiled[23] ^= 0x7F  # the highest byte of the number of requests
+    path.write_bytes(spoiled)
+    assert "what stands there was damaged" in read_block(path, 0, limit=10).damage
+
+
+def test_nothing_is_taken_of_a_group_with_an_unknown_record(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path, 1)
+    writer.append(A_PAIR)
+    writer.commit()
+    whole = SegmentName(lane=1, index=0).path(tmp_path).stat().st_size
+    writer.append(A_PAIR)
+    writer._others.append(struct.pack("<HB", 2, 9) + b"??")
+    writer.commit()
+    block = read_block(SegmentName(lane=1, index=0).path(tmp_path), 0, limit=10)
+    assert (block.records, block.end, len(block.pairs)) == (1, whole, PAIR_BYTES)
+    assert "kind 9" in block.damage
 
 
 def test_segments_rotate_and_lose_nothing(tmp_path: Path) -> None:
