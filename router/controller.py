@@ -10,7 +10,6 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
 
 from anabranch.bandit.decision import Command, Decision, Verb
 from anabranch.bandit.lifecycle import Phase
@@ -19,15 +18,14 @@ from anabranch.bandit.snapshot import Route, Snapshot
 from anabranch.bandit.step import tick
 from anabranch.router.admission import problems
 from anabranch.router.leadership import Alone, Leadership
+from anabranch.router.reading import JournalReader
 from anabranch.store.document import parse
-from anabranch.store.ingest import Ingested, ingest
+from anabranch.store.ingest import Ingested
 from anabranch.store.lease import LeaseLost
 from anabranch.store.port import Conflict, Store, StoredExperiment
 from anabranch.variants.manifest import Manifest
 
 _log = logging.getLogger(__name__)
-MOST_RECORDS: Final = 20_000
-"""Records of one round: a backlog must not become one long transaction."""
 
 
 class Controller:
@@ -61,7 +59,7 @@ class Controller:
         leadership: Leadership | None = None,
     ) -> None:
         self._store = store
-        self._journal = journal
+        self._reader = None if journal is None else JournalReader(store, journal)
         self._manifests = manifests
         self._baselines = baselines
         self._wall_clock = wall_clock
@@ -79,10 +77,8 @@ class Controller:
     def run_once(self) -> list[Decision]:
         """One round over everything; answers what was decided."""
         with self._lock:
-            if self._journal is not None:
-                self.ingested = ingest(self._store, self._journal, limit=MOST_RECORDS)
-            for reason in self.ingested.corrupt:
-                _log.error("the journal is damaged, its lane is read no further: %s", reason)
+            if self._reader is not None:
+                self.ingested = self._reader.read()
             decided = self._tick_all() if self._leadership.hold() else []
             self.publish()
             return decided

@@ -20,7 +20,7 @@ import orjson
 from anabranch.bandit.decision import Decision
 from anabranch.bandit.snapshot import Snapshot
 from anabranch.router.complaints import Complaints
-from anabranch.router.controller import MOST_RECORDS, Controller
+from anabranch.router.controller import Controller
 from anabranch.router.lanes import Lanes
 from anabranch.router.leadership import leadership_of
 from anabranch.router.link import LinkServer, WorkerReport
@@ -202,7 +202,7 @@ class Server:
     def _count_tick(self, took_s: float) -> None:
         ingested = self._controller.ingested
         self._metrics.ticked(
-            took_s, ingested, self._controller.experiments, caught_up=ingested.records < MOST_RECORDS
+            took_s, ingested, self._controller.experiments, caught_up=not ingested.waiting_bytes
         )
 
     def _open_metrics(self) -> None:

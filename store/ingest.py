@@ -51,6 +51,16 @@ class Ingested:
     corrupt: tuple[str, ...] = ()
     waiting_bytes: int = 0
 
+    def followed_by(self, later: Ingested) -> Ingested:
+        """This and the next ingestion as one."""
+        return Ingested(
+            records=self.records + later.records,
+            duplicates=self.duplicates + later.duplicates,
+            strangers=self.strangers + later.strangers,
+            corrupt=later.corrupt,
+            waiting_bytes=later.waiting_bytes,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Read:

@@ -213,6 +213,10 @@ class Controllers:
         "ingestion_lag_seconds",
         "Time since everything in the journal had been read; about a tick when all is well.",
     )
+    waiting: Final = _gauge(
+        "ingestion_waiting_bytes",
+        "Bytes of the journal that the last round did not come to; 0 when it read everything.",
+    )
     store_duration: Final = _histogram(
         "store_statement_duration_seconds", "Time of one statement of the database."
     )

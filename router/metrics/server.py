@@ -75,6 +75,7 @@ class ServerMetrics:
         tally.add(CONTROLLER.duplicates, ingested.duplicates)
         tally.add(CONTROLLER.strangers, ingested.strangers)
         tally.shows(CONTROLLER.corrupt, len(ingested.corrupt))
+        tally.shows(CONTROLLER.waiting, ingested.waiting_bytes)
         tally.shows(CONTROLLER.last_tick, now)
 
     def tick_failed(self) -> None:
