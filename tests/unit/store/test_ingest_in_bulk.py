@@ -125,7 +125,7 @@ def _write(folder: Path, lanes: list[list[list[Record]]]) -> None:
 def _damage(folder: Path, data: st.DataObject) -> None:
     """Cut a segment off, or change one of its bytes."""
     paths = [name.path(folder) for name in segments(folder)]
-    for path in data.draw(st.lists(st.sampled_from(paths), max_size=2)):
+    for path in data.draw(st.lists(st.sampled_from(paths), max_size=2, unique=True)):
         whole = bytearray(path.read_bytes())
         place = data.draw(st.integers(0, len(whole) - 1))
         if data.draw(st.booleans()):
