@@ -177,15 +177,16 @@ def read_block(path: Path, offset: int, *, limit: int) -> Block:
     block = Block(end=offset)
     try:
         for count, other_count, view, after in _groups(path, offset):
-            split = count * ROUTED_BYTES
             if other_count:
+                split = count * ROUTED_BYTES
                 # All of a group or nothing of it: what cannot be read must leave no part behind.
                 found = list(_others(view[split:].tobytes(), other_count))
                 block.feedback += [_feedback(payload) for kind, payload in found if kind == Kind.FEEDBACK]
                 for kind, payload in found:
                     if kind != Kind.FEEDBACK:
                         others[kind].append(payload)
-            requests.append(view[:split])
+                view = view[:split]
+            requests.append(view)
             block.records += count + other_count
             block.end = after
             if block.records >= limit:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table, insert, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
@@ -13,10 +13,12 @@ from anabranch.store import codec
 from anabranch.store.journal import SegmentName
 from anabranch.store.locks import Lock, hold
 from anabranch.store.port import FeedbackRow, PairRow, UnitRow
+from anabranch.store.sqlite_bulk import insert_new, select_by_key
 from anabranch.store.tables import CURSOR, DELTA, FEEDBACK, PAIR, UNIT
 
 _CHUNK = 500  # Keys a statement: SQLite allows 32,766 bound values in one.
 _KEY = ("experiment_id", "lane", "sequence")
+_Row = TypeVar("_Row", UnitRow, PairRow, FeedbackRow)
 
 
 def upsert(
@@ -82,8 +84,7 @@ class SqlIngestion:
     def add_units(self, rows: Iterable[UnitRow]) -> tuple[list[UnitRow], list[FeedbackRow]]:
         """See `port.Ingestion.add_units`."""
         self._be_alone()
-        values = {(row.experiment, row.unit): _unit_values(row) for row in reversed(list(rows))}
-        new = [_unit(row) for row in upsert(self._connection, UNIT, list(values.values()))]
+        new = self._add({(row.experiment, row.unit): row for row in reversed(list(rows))}, UNIT, _unit_values)
         known = self._by_assignment(FEEDBACK, new)
         return new, [_feedback(row) for found in known.values() for row in found]
 
@@ -97,11 +98,8 @@ class SqlIngestion:
     def add_pairs(self, rows: Iterable[PairRow]) -> list[tuple[PairRow, FeedbackRow]]:
         """See `port.Ingestion.add_pairs`."""
         self._be_alone()
-        values = {
-            (row.experiment, row.lane, row.sequence, row.arm): _pair_values(row)
-            for row in reversed(list(rows))
-        }
-        new = [_pair(row) for row in upsert(self._connection, PAIR, list(values.values()))]
+        by_key = {(*_assignment(row), row.arm): row for row in reversed(list(rows))}
+        new = self._add(by_key, PAIR, _pair_values)
         known = self._by_assignment(FEEDBACK, new)
         return [(pair, _feedback(row)) for pair in new for row in known.get(_assignment(pair), ())]
 
@@ -110,11 +108,8 @@ class SqlIngestion:
     ) -> tuple[list[FeedbackRow], list[tuple[PairRow, FeedbackRow]]]:
         """See `port.Ingestion.add_feedback`."""
         self._be_alone()
-        values = {
-            (row.experiment, row.lane, row.sequence, row.metric): _feedback_values(row)
-            for row in reversed(list(rows))
-        }
-        new = [_feedback(row) for row in upsert(self._connection, FEEDBACK, list(values.values()))]
+        by_key = {(*_assignment(row), row.metric): row for row in reversed(list(rows))}
+        new = self._add(by_key, FEEDBACK, _feedback_values)
         known = self._by_assignment(PAIR, [row for row in new if row.sampled])
         matched = [(_pair(row), feedback) for feedback in new for row in known.get(_assignment(feedback), ())]
         return new, matched
@@ -140,18 +135,42 @@ class SqlIngestion:
             hold(self._connection, Lock.INGESTION)
             self._is_alone = True
 
+    def _add(
+        self, rows: Mapping[tuple[Any, ...], _Row], table: Table, values_of: Callable[[_Row], dict[str, Any]]
+    ) -> list[_Row]:
+        """Insert rows by their keys; answers the new ones."""
+        values = [values_of(row) for row in rows.values()]
+        key = [column.name for column in table.c if column.primary_key]
+        if self._connection.dialect.name == "sqlite":
+            columns = table.c.keys()
+            tuples = [tuple(each[name] for name in columns) for each in values]
+            given = list(rows.values())
+            return [given[number] for number in insert_new(self._connection, table, tuples, key)]
+        new = {tuple(row._mapping[name] for name in key) for row in upsert(self._connection, table, values)}
+        return [
+            row
+            for row, each in zip(rows.values(), values, strict=True)
+            if tuple(each[name] for name in key) in new
+        ]
+
     def _by_assignment(
         self, table: Table, rows: Sequence[UnitRow | PairRow | FeedbackRow]
     ) -> dict[tuple[int, int, int], list[Any]]:
-        columns = table.c
-        key = tuple_(*(columns[name] for name in _KEY))
         wanted = list(dict.fromkeys(_assignment(row) for row in rows))
         found: dict[tuple[int, int, int], list[Any]] = {}
+        for row in self._select(table, wanted):
+            found.setdefault((row.experiment_id, row.lane, row.sequence), []).append(row)
+        return found
+
+    def _select(self, table: Table, wanted: Sequence[tuple[int, int, int]]) -> Iterator[Any]:
+        if self._connection.dialect.name == "sqlite":
+            yield from select_by_key(self._connection, table, _KEY, wanted)
+            return
+        columns = table.c
+        key = tuple_(*(columns[name] for name in _KEY))
         for start in range(0, len(wanted), _CHUNK):
             chunk = wanted[start : start + _CHUNK]
-            for row in self._connection.execute(select(*columns).where(key.in_(chunk))):
-                found.setdefault((row.experiment_id, row.lane, row.sequence), []).append(row)
-        return found
+            yield from self._connection.execute(select(*columns).where(key.in_(chunk)))
 
 
 def _assignment(row: UnitRow | PairRow | FeedbackRow) -> tuple[int, int, int]:
@@ -165,15 +184,6 @@ def _unit_values(row: UnitRow) -> dict[str, Any]:
         "lane": row.lane,
         "sequence": row.sequence,
     }
-
-
-def _unit(row: Any) -> UnitRow:
-    return UnitRow(
-        experiment=row.experiment_id,
-        unit=bytes.fromhex(row.unit),
-        lane=row.lane,
-        sequence=row.sequence,
-    )
 
 
 def _pair_values(row: PairRow) -> dict[str, Any]:
@@ -224,9 +234,9 @@ def _feedback(row: Any) -> FeedbackRow:
         metric=row.metric,
         epoch=row.epoch,
         arm=row.arm,
-        sampled=row.sampled,
+        sampled=bool(row.sampled),
         top1=row.top1,
-        is_label=row.is_label,
+        is_label=bool(row.is_label),
         value=row.value,
         at_s=row.at_s,
     )
