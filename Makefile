@@ -10,7 +10,7 @@ RUNTIME ?= cpu
 ARGS ?=
 comma := ,
 PIP := $(PY) -m pip --disable-pip-version-check
-CODE := bandit store variants client wire router cli proto tests bench examples
+CODE := bandit store variants client wire router cli proto tests bench examples deploy
 
 .PHONY: help setup setup-dev demo test conformance check format proto reference bench-setup bench-dataplane clean
 
@@ -60,6 +60,7 @@ proto: setup-dev  ## regenerate the committed protobuf code
 
 reference: setup-dev  ## write the pages of docs/ that come from the code
 	$(PY) -m anabranch.router.metrics.document > docs/metrics.md
+	$(PY) deploy/grafana/dashboard.py > deploy/grafana/dashboards/anabranch.json
 	$(PY) -m anabranch.cli.reference > docs/cli.md
 
 bench-setup: setup-dev  ## install the peers of the benches below .cache/bench (Debian: apt-get, see the message)

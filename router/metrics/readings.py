@@ -21,7 +21,7 @@ from anabranch.store.journal import JournalWriter
 from anabranch.variants.remote import RemoteVariant
 from anabranch.wire.seam import Wire
 
-_REFUSED: Final = "refused: "
+_REFUSED: Final = ("INVALID_ARGUMENT", "NOT_FOUND")
 _BASELINE_ONLY: Final = {"no unit: baseline": "no_unit", "unrecordable: baseline": "unrecordable"}
 _WIRE_PROBLEMS: Final = (
     "connections_refused",
@@ -101,9 +101,8 @@ class Readings:
 
     def _read_requests(self, tally: Tally) -> None:
         counts: Counter[str] = self._inference.counts
-        for name, count in counts.items():
-            if name.startswith(_REFUSED):
-                tally.total(REQUESTS.refused, count, name.removeprefix(_REFUSED))
+        for name in _REFUSED:
+            tally.total(REQUESTS.refused, counts[f"refused: {name}"], name)
         for name, reason in _BASELINE_ONLY.items():
             tally.total(REQUESTS.baseline_only, counts[name], reason)
         tally.total(REQUESTS.baseline_only, self._stale_requests, "no_snapshot")
