@@ -21,7 +21,7 @@ from anabranch.router.leadership import Alone, Leadership
 from anabranch.router.reading import JournalReader
 from anabranch.store.document import parse
 from anabranch.store.ingest import Ingested
-from anabranch.store.lease import LeaseLost
+from anabranch.store.lease import Lease, LeaseLost
 from anabranch.store.port import Conflict, Store, StoredExperiment
 from anabranch.variants.manifest import Manifest
 
@@ -82,6 +82,11 @@ class Controller:
             decided = self._tick_all() if self._leadership.hold() else []
             self.publish()
             return decided
+
+    @property
+    def lease(self) -> Lease | None:
+        """What it leads by; None while another does."""
+        return self._leadership.lease
 
     def step_down(self) -> None:
         """Let another controller lead from now on."""

@@ -159,7 +159,7 @@ class Server:
                     self._on_decision(decision)
                 self._link.heartbeat()
                 await asyncio.to_thread(self._lanes.refill)
-                self._count_tick(self._loop.time() - begun)
+                await asyncio.to_thread(self._count_tick, self._loop.time() - begun)
             except Exception as error:  # noqa: BLE001  # it is tried again: routing goes on by the last snapshot
                 self._metrics.tick_failed()
                 complain(self._complaints, error)
@@ -200,9 +200,13 @@ class Server:
         self._metrics.heard(report)
 
     def _count_tick(self, took_s: float) -> None:
-        ingested = self._controller.ingested
+        controller = self._controller
         self._metrics.ticked(
-            took_s, ingested, self._controller.experiments, caught_up=not ingested.waiting_bytes
+            took_s,
+            controller.ingested,
+            controller.experiments,
+            own=controller.lease,
+            leader=self._store.replicas.leader(),
         )
 
     def _open_metrics(self) -> None:

@@ -368,6 +368,18 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 unit="s",
             ),
             Panel(
+                title="Leading controller",
+                queries=[
+                    ("max by (instance) (anabranch_leading)", "{{instance}} leads"),
+                    ("changes(max(anabranch_lease_token)[10m:])", "changes in 10 min"),
+                ],
+            ),
+            Panel(
+                title="Journal waiting to be read",
+                queries=[("max by (instance) (anabranch_ingestion_waiting_bytes)", "{{instance}}")],
+                unit="bytes",
+            ),
+            Panel(
                 title="Controller's rounds and database, p95",
                 queries=[
                     (

@@ -217,6 +217,11 @@ class Controllers:
         "ingestion_waiting_bytes",
         "Bytes of the journal that the last round did not come to; 0 when it read everything.",
     )
+    leading: Final = _gauge("leading", "1 while this server's controller moves the experiments on.")
+    led: Final = _gauge(
+        "led", "1 while some controller over the same store does, this one or another: one must."
+    )
+    lease_token: Final = _gauge("lease_token", "Grows whenever another controller takes over.")
     store_duration: Final = _histogram(
         "store_statement_duration_seconds", "Time of one statement of the database."
     )

@@ -20,6 +20,7 @@ from anabranch.router.metrics.lag import LagProbe
 from anabranch.router.metrics.meter import buckets_of
 from anabranch.router.metrics.samples import Sample, Tally, Totals
 from anabranch.store.ingest import Ingested
+from anabranch.store.lease import Lease, LeaseRecord
 from anabranch.store.port import StoredExperiment
 
 _OWN: Final = -1
@@ -55,7 +56,13 @@ class ServerMetrics:
         self._statements.append((took_s, was_refused))
 
     def ticked(
-        self, took_s: float, ingested: Ingested, experiments: Iterable[StoredExperiment], *, caught_up: bool
+        self,
+        took_s: float,
+        ingested: Ingested,
+        experiments: Iterable[StoredExperiment],
+        *,
+        own: Lease | None,
+        leader: LeaseRecord | None,
     ) -> None:
         """A round of the controller has ended.
 
@@ -63,11 +70,12 @@ class ServerMetrics:
             took_s: Its time.
             ingested: What it read.
             experiments: All experiments.
-            caught_up: Whether it read all that was in the journal.
+            own: What this server's controller leads by, if it does.
+            leader: Who leads.
         """
         now = self._wall_clock()
         self._experiments = tuple(experiments)
-        if caught_up:
+        if not ingested.waiting_bytes:
             self._caught_up_s = now - took_s
         tally = self._tally
         tally.measured(CONTROLLER.tick, buckets_of(CONTROLLER.tick, np.array([took_s])))
@@ -77,6 +85,9 @@ class ServerMetrics:
         tally.shows(CONTROLLER.corrupt, len(ingested.corrupt))
         tally.shows(CONTROLLER.waiting, ingested.waiting_bytes)
         tally.shows(CONTROLLER.last_tick, now)
+        tally.shows(CONTROLLER.leading, float(own is not None))
+        tally.shows(CONTROLLER.led, float(leader is not None))
+        tally.shows(CONTROLLER.lease_token, leader.token if leader is not None else 0)
 
     def tick_failed(self) -> None:
         """A round of the controller failed."""
