@@ -13,7 +13,6 @@ from anabranch.wire.grpc_framing import (
     Headers,
     MessageReader,
     check_encoding,
-    frame_prefix,
     is_grpc,
     too_large,
 )
@@ -107,8 +106,7 @@ class ClientConnection:
         elif call.extra:
             headers = [*headers, *call.extra]
         if isinstance(call, UnaryCall):
-            message = call.message
-            stream_id = self.http2.request(headers, frame_prefix(message), message)
+            stream_id = self.http2.request(headers, call.message, b"")
         else:
             stream_id = self.http2.open_request(headers)
         if not stream_id:
@@ -155,6 +153,20 @@ class ClientConnection:
             if not self.greeting.done():
                 self.greeting.set_result("")
             self._channel.opened(self)
+
+    def on_answer(self, stream_id: int, headers: Headers, message: bytes, trailers: Headers) -> None:
+        """End the call with a whole response."""
+        self.served = True
+        self.open_streams -= 1
+        call = self._calls.pop(stream_id, None)
+        if call is None:
+            return
+        assert isinstance(call, UnaryCall)
+        call.connection = None
+        call.headers = headers
+        call.body = message
+        call.trailers = trailers
+        call.complete()
 
     def on_response(self, stream_id: int, headers: Headers, end_stream: bool) -> None:
         """Take a response's headers."""

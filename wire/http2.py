@@ -1,4 +1,4 @@
-"""HTTP/2 server connections: the `http2` modules alone know the engine, ngh2 (Cython over libnghttp2).
+"""HTTP/2 server connections: the `http2` modules alone use the engine, which is libnghttp2.
 
 A connection turns the engine's events into calls of a `Receiver`, and writes what the engine has to say when the flusher
 asks.
@@ -7,10 +7,10 @@ asks.
 import asyncio
 import socket
 import ssl
+from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
-import ngh2
-
+from anabranch.wire.engine import EngineError, Event, new_engine
 from anabranch.wire.flush import Flusher
 from anabranch.wire.grpc_framing import Headers
 from anabranch.wire.http2_responses import Http2Responses
@@ -24,9 +24,13 @@ _SHUTDOWN_PING: Final = b"shutdown"
 _LINGER_S: Final = 1.0
 # Streams already on their way when a client is asked for no more arrive within this time.
 _NOTICE_S: Final = 1.0
+# HTTP/2's numbers of settings.
+_MAX_CONCURRENT_STREAMS: Final = 3
+_INITIAL_WINDOW_SIZE: Final = 4
+_MAX_HEADER_LIST_SIZE: Final = 6
 
-
-_DataReceived, _RequestReceived, _StreamClosed = ngh2.DataReceived, ngh2.RequestReceived, ngh2.StreamClosed
+# An attribute of an enum costs a look-up in its class.
+_CALL, _REQUEST, _DATA, _CLOSED = Event.CALL, Event.REQUEST, Event.DATA, Event.CLOSED
 
 
 class Receiver(Protocol):
@@ -36,6 +40,19 @@ class Receiver(Protocol):
 
     def on_connected(self) -> bool:
         """Tell whether there is room for the connection."""
+
+    def on_call(
+        self, stream_id: int, known: Any, headers: Headers, timeout: bytes | None, message: bytes
+    ) -> None:
+        """A unary call came whole.
+
+        Args:
+            stream_id: The stream.
+            known: What the engine was given for its path.
+            headers: Its fields.
+            timeout: Its `grpc-timeout`.
+            message: Its message; acknowledged already.
+        """
 
     def on_request(self, stream_id: int, headers: Headers, end_stream: bool) -> None:
         """A stream opened."""
@@ -65,6 +82,7 @@ class Http2Connection(Http2Responses, Http2Socket):
         flusher: Asks for the writes.
         stats: Counts what goes wrong.
         buffer: Receives from the socket; shared by all connections of a loop, as the engine copies what it keeps.
+        unary: The unary methods, by path.
     """
 
     __slots__ = (
@@ -89,15 +107,13 @@ class Http2Connection(Http2Responses, Http2Socket):
         flusher: Flusher,
         stats: WireStats,
         buffer: memoryview,
+        unary: Mapping[bytes, object],
     ) -> None:
-        engine = ngh2.Connection(
-            ngh2.Role.SERVER,
-            ngh2.Configuration(
-                auto_window_update=False,
-                # Beyond twice what is announced, the connection is cut.
-                max_inbound_header_list_size=2 * limits.max_header_bytes,
-                max_send_header_block_length=65_536,
-            ),
+        engine = new_engine(
+            unary,
+            # Beyond twice what is announced, the connection is cut.
+            max_header_bytes=2 * limits.max_header_bytes,
+            max_message_bytes=limits.max_message_bytes,
         )
         super().__init__(engine, loop=loop, flusher=flusher, limits=limits, stats=stats, buffer=buffer)
         self._limits = limits
@@ -124,14 +140,14 @@ class Http2Connection(Http2Responses, Http2Socket):
             transport.close()
             return
         limits = self._limits
-        self._engine.initiate_connection(
+        self._engine.initiate(
             {
-                ngh2.Setting.MAX_CONCURRENT_STREAMS: limits.max_concurrent_streams,
-                ngh2.Setting.INITIAL_WINDOW_SIZE: limits.stream_window_bytes,
-                ngh2.Setting.MAX_HEADER_LIST_SIZE: limits.max_header_bytes,
-            }
+                _MAX_CONCURRENT_STREAMS: limits.max_concurrent_streams,
+                _INITIAL_WINDOW_SIZE: limits.stream_window_bytes,
+                _MAX_HEADER_LIST_SIZE: limits.max_header_bytes,
+            },
+            limits.connection_window_bytes,
         )
-        self._engine.set_local_window_size(limits.connection_window_bytes)
         self.mark()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the reason changes nothing
@@ -159,35 +175,36 @@ class Http2Connection(Http2Responses, Http2Socket):
 
     def _dispatch(self) -> None:
         receiver = self.receiver
-        event: Any  # its class says which attributes it has
         for event in self._engine.events():
-            kind = event.__class__
-            if kind is _DataReceived:
-                receiver.on_data(event.stream_id, event.data, event.end_stream)
-            elif kind is _RequestReceived:
-                receiver.on_request(event.stream_id, event.headers, event.end_stream)
-            elif kind is _StreamClosed:
+            kind = event[0]
+            if kind == _CALL:
+                receiver.on_call(event[1], event[2], event[3], event[4], event[5])
+            elif kind == _DATA:
+                receiver.on_data(event[1], event[2], event[3])
+            elif kind == _REQUEST:
+                receiver.on_request(event[1], event[2], event[3])
+            elif kind == _CLOSED:
                 if self._refused_bodies:
-                    self._refused_bodies.discard(event.stream_id)
-                receiver.on_stream_closed(event.stream_id)
+                    self._refused_bodies.discard(event[1])
+                receiver.on_stream_closed(event[1])
             else:
                 self._control(event)
 
-    def _control(self, event: Any) -> None:
+    def _control(self, event: tuple[Any, ...]) -> None:
         """Follow what is not about one request's bytes."""
         match event:
-            case ngh2.TrailersReceived():
-                self.receiver.on_data(event.stream_id, b"", True)
-            case ngh2.SettingsReceived():
+            case (Event.TRAILERS, stream_id, _):
+                self.receiver.on_data(stream_id, b"", True)
+            case (Event.SETTINGS, _):
                 if self.phase is Phase.HANDSHAKE:
                     self.phase = Phase.OPEN
                     if self._notice_is_due:
                         self.give_notice()
-            case ngh2.PingAcknowledged():
-                if event.opaque_data == _SHUTDOWN_PING:
+            case (Event.PONG, opaque):
+                if opaque == _SHUTDOWN_PING:
                     self.refuse_further()
-            case ngh2.ConnectionClosed():
-                self._stats.protocol_errors += event.error_code != NO_ERROR
+            case (Event.END, code):
+                self._stats.protocol_errors += code != NO_ERROR
                 self._linger()
 
     # From the wire.
@@ -205,7 +222,7 @@ class Http2Connection(Http2Responses, Http2Socket):
         try:
             self._engine.send_shutdown_notice()
             self._engine.ping(_SHUTDOWN_PING)
-        except ngh2.NGH2Error:
+        except EngineError:
             return
         self.phase = Phase.NOTICED
         self._noticed_at = self._loop.time()
@@ -217,7 +234,7 @@ class Http2Connection(Http2Responses, Http2Socket):
             return
         try:
             self._engine.send_goaway(NO_ERROR)
-        except ngh2.NGH2Error:
+        except EngineError:
             return
         self.phase = Phase.CLOSING
         self.mark()
@@ -269,8 +286,8 @@ class Http2Connection(Http2Responses, Http2Socket):
         if self.receiver.open_calls() or self.backlog_bytes:
             return False
         try:
-            return not self._engine.want_write
-        except ngh2.NGH2Error:
+            return not self._engine.wants_write
+        except EngineError:
             return True
 
 

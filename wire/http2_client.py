@@ -9,16 +9,21 @@ import contextlib
 import socket
 from typing import Any, Final, Protocol
 
-import ngh2
-
 from anabranch.wire.client import ChannelLimits
+from anabranch.wire.engine import EngineError, Event, new_engine
 from anabranch.wire.flush import Flusher
 from anabranch.wire.grpc_framing import Headers
 from anabranch.wire.http2_socket import Http2Socket, Phase, SocketStats, speaks_http2
-from anabranch.wire.http2_streams import COPIED_BYTES, NO_ERROR
+from anabranch.wire.http2_streams import NO_ERROR
 
-_DataReceived, _ResponseReceived = ngh2.DataReceived, ngh2.ResponseReceived
-_TrailersReceived, _StreamClosed = ngh2.TrailersReceived, ngh2.StreamClosed
+# HTTP/2's numbers of settings.
+_ENABLE_PUSH: Final = 2
+_INITIAL_WINDOW_SIZE: Final = 4
+_MAX_HEADER_LIST_SIZE: Final = 6
+
+# An attribute of an enum costs a look-up in its class.
+_ANSWER, _RESPONSE, _DATA, _TRAILERS = Event.ANSWER, Event.RESPONSE, Event.DATA, Event.TRAILERS
+_CLOSED: Final = Event.CLOSED
 
 _TOO_MANY_PINGS: Final = b"too_many_pings"
 # For what was written last to leave.
@@ -32,6 +37,9 @@ class ClientReceiver(Protocol):
 
     def on_open(self, max_streams: int) -> None:
         """The server's settings arrived, the first or further ones; so many streams may be open at once."""
+
+    def on_answer(self, stream_id: int, headers: Headers, message: bytes, trailers: Headers) -> None:
+        """The response to a whole request came whole, gRPC's plainest; acknowledged already, and its stream is over."""
 
     def on_response(self, stream_id: int, headers: Headers, end_stream: bool) -> None:
         """A response began, or is whole."""
@@ -88,14 +96,11 @@ class Http2ClientConnection(Http2Socket):
         stats: SocketStats,
         buffer: memoryview,
     ) -> None:
-        engine = ngh2.Connection(
-            ngh2.Role.CLIENT,
-            ngh2.Configuration(
-                auto_window_update=False,
-                # Beyond twice what is announced, the connection is cut.
-                max_inbound_header_list_size=2 * limits.max_header_bytes,
-                max_send_header_block_length=65_536,
-            ),
+        engine = new_engine(
+            None,
+            # Beyond twice what is announced, the connection is cut.
+            max_header_bytes=2 * limits.max_header_bytes,
+            max_message_bytes=limits.max_message_bytes,
         )
         super().__init__(engine, loop=loop, flusher=flusher, limits=limits, stats=stats, buffer=buffer)
         self._limits = limits
@@ -112,14 +117,14 @@ class Http2ClientConnection(Http2Socket):
             return
         _bound_silence(transport, self._limits.keepalive_timeout_s)
         limits = self._limits
-        self._engine.initiate_connection(
+        self._engine.initiate(
             {
-                ngh2.Setting.ENABLE_PUSH: 0,
-                ngh2.Setting.INITIAL_WINDOW_SIZE: limits.stream_window_bytes,
-                ngh2.Setting.MAX_HEADER_LIST_SIZE: limits.max_header_bytes,
-            }
+                _ENABLE_PUSH: 0,
+                _INITIAL_WINDOW_SIZE: limits.stream_window_bytes,
+                _MAX_HEADER_LIST_SIZE: limits.max_header_bytes,
+            },
+            limits.connection_window_bytes,
         )
-        self._engine.set_local_window_size(limits.connection_window_bytes)
         self.mark()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -140,63 +145,57 @@ class Http2ClientConnection(Http2Socket):
 
     def _dispatch(self) -> None:
         receiver = self.receiver
-        event: Any  # its class says which attributes it has
         for event in self._engine.events():
-            kind = event.__class__
-            if kind is _DataReceived:
-                receiver.on_data(event.stream_id, event.data, event.end_stream)
-            elif kind is _ResponseReceived:
-                receiver.on_response(event.stream_id, event.headers, event.end_stream)
-            elif kind is _TrailersReceived:
-                receiver.on_trailers(event.stream_id, event.headers)
-            elif kind is _StreamClosed:
-                receiver.on_stream_closed(event.stream_id, event.error_code)
+            kind = event[0]
+            if kind == _ANSWER:
+                receiver.on_answer(event[1], event[2], event[3], event[4])
+            elif kind == _DATA:
+                receiver.on_data(event[1], event[2], event[3])
+            elif kind == _RESPONSE:
+                receiver.on_response(event[1], event[2], event[3])
+            elif kind == _TRAILERS:
+                receiver.on_trailers(event[1], event[2])
+            elif kind == _CLOSED:
+                receiver.on_stream_closed(event[1], event[2])
             else:
                 self._control(event)
         receiver.on_received()
 
-    def _control(self, event: Any) -> None:
+    def _control(self, event: tuple[Any, ...]) -> None:
         """Follow what is not about one response's bytes."""
         match event:
-            case ngh2.StreamReset():
-                self.receiver.on_reset(event.stream_id, event.error_code)
-            case ngh2.SettingsReceived():
+            case (Event.RESET, stream_id, code):
+                self.receiver.on_reset(stream_id, code)
+            case (Event.SETTINGS, allowed):
                 if self.phase is Phase.HANDSHAKE:
                     self.phase = Phase.OPEN
-                allowed = self._engine.remote_settings[int(ngh2.Setting.MAX_CONCURRENT_STREAMS)]
                 self.receiver.on_open(allowed)
-            case ngh2.GoAwayReceived():
+            case (Event.GOAWAY, debug_data):
                 if self.phase in (Phase.HANDSHAKE, Phase.OPEN):
                     self.phase = Phase.CLOSING
-                self.receiver.on_going_away(event.debug_data == _TOO_MANY_PINGS)
-            case ngh2.ConnectionClosed():
-                self._stats.protocol_errors += event.error_code != NO_ERROR
-                self._end(f"HTTP/2 ended with error code {event.error_code}")
+                self.receiver.on_going_away(debug_data == _TOO_MANY_PINGS)
+            case (Event.END, code):
+                self._stats.protocol_errors += code != NO_ERROR
+                self._end(f"HTTP/2 ended with error code {code}")
 
     # From the channel.
 
-    def request(self, headers: Headers, prefix: bytes, body: bytes) -> int:
+    def request(self, headers: Headers, message: bytes, tail: bytes) -> int:
         """Queue a whole request.
 
         Args:
             headers: With the pseudo headers first.
-            prefix: The body's first bytes; apart, as a large body is not copied.
-            body: The rest.
+            message: The message.
+            tail: The rest of it; apart, as a large message is not copied.
 
         Returns:
             The stream; 0: the connection takes no further requests.
         """
-        engine = self._engine
         try:
-            stream_id: int = engine.send_request(headers)
-            if len(body) <= COPIED_BYTES:
-                engine.send_data(stream_id, prefix + body, end_stream=True)
-            else:
-                engine.send_data(stream_id, prefix)
-                engine.send_data(stream_id, body, end_stream=True)
-        except ngh2.NGH2Error:
+            stream_id = self._engine.request(headers, message, tail)
+        except EngineError:
             return 0
-        self.backlog_bytes += len(body)
+        self.backlog_bytes += len(message) + len(tail)
         if not self._marked:
             self.mark()
         return stream_id
@@ -204,15 +203,15 @@ class Http2ClientConnection(Http2Socket):
     def open_request(self, headers: Headers) -> int:
         """Queue a request's headers; see `request`."""
         try:
-            stream_id: int = self._engine.send_request(headers)
-        except ngh2.NGH2Error:
+            stream_id = self._engine.send_request(headers)
+        except EngineError:
             return 0
         self.mark()
         return stream_id
 
     def end_request(self, stream_id: int) -> None:
         """Queue the end of a request's body."""
-        with contextlib.suppress(ngh2.NGH2Error):
+        with contextlib.suppress(EngineError):
             self._engine.end_stream(stream_id)
             self.mark()
 
@@ -236,7 +235,7 @@ class Http2ClientConnection(Http2Socket):
 
     def finish(self) -> None:
         """Say goodbye, and close."""
-        with contextlib.suppress(ngh2.NGH2Error):
+        with contextlib.suppress(EngineError):
             self._engine.send_goaway(NO_ERROR)
             self.write_out()
         self.close()

@@ -1,9 +1,8 @@
 """What a server may answer on the streams of a connection."""
 
-import ngh2
-
+from anabranch.wire.engine import EngineError
 from anabranch.wire.grpc_framing import Headers
-from anabranch.wire.http2_streams import COPIED_BYTES, Http2Streams
+from anabranch.wire.http2_streams import Http2Streams
 
 
 class Http2Responses(Http2Streams):
@@ -15,32 +14,25 @@ class Http2Responses(Http2Streams):
     """Streams whose request need not be sent to its end."""
 
     def respond(
-        self, stream_id: int, headers: Headers, prefix: bytes, body: bytes, trailers: Headers
+        self, stream_id: int, headers: Headers, message: bytes, tail: bytes, trailers: Headers
     ) -> bool:
         """Queue a whole response.
 
         Args:
             stream_id: The stream.
             headers: With `:status` first.
-            prefix: The body's first bytes; apart, as a large body is not copied.
-            body: The rest.
+            message: The message.
+            tail: The rest of it; apart, as a large message is not copied.
             trailers: At least one.
 
         Returns:
             False: the stream is gone.
         """
-        engine = self._engine
         try:
-            engine.send_response(stream_id, headers)
-            if len(body) <= COPIED_BYTES:
-                engine.send_data(stream_id, prefix + body)
-            else:
-                engine.send_data(stream_id, prefix)
-                engine.send_data(stream_id, body)
-            engine.send_trailers(stream_id, trailers)
-        except ngh2.NGH2Error:
+            self._engine.respond(stream_id, headers, message, tail, trailers)
+        except EngineError:
             return False
-        self.backlog_bytes += len(body)
+        self.backlog_bytes += len(message) + len(tail)
         if not self._marked:
             self.mark()
         return True
@@ -57,8 +49,8 @@ class Http2Responses(Http2Streams):
             refuse_body: The client need not send the rest of its request.
         """
         try:
-            self._engine.send_response(stream_id, headers, end_stream=end_stream)
-        except ngh2.NGH2Error:
+            self._engine.send_response(stream_id, headers, end_stream)
+        except EngineError:
             return False
         if refuse_body:
             self._refused_bodies.add(stream_id)
@@ -69,7 +61,7 @@ class Http2Responses(Http2Streams):
         """Queue the end of a response that has begun; see `respond_headers`."""
         try:
             self._engine.send_trailers(stream_id, trailers)
-        except ngh2.NGH2Error:
+        except EngineError:
             return False
         if refuse_body:
             self._refused_bodies.add(stream_id)

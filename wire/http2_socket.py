@@ -10,8 +10,7 @@ from abc import abstractmethod
 from enum import Enum, auto
 from typing import Final, Protocol, cast
 
-import ngh2
-
+from anabranch.wire.engine import Engine, EngineError
 from anabranch.wire.flush import Flusher
 from anabranch.wire.http2_streams import Http2Streams
 from anabranch.wire.seam import MIB
@@ -22,6 +21,7 @@ _WRITE_BYTES: Final = 64 * 1024
 # What may wait in the transport behind a slow peer; the rest waits in the engine.
 _TRANSPORT_BYTES: Final = 1 * MIB
 _READ_BYTES: Final = 256 * 1024
+_SIGN_OF_LIFE: Final = bytes(8)
 
 
 class Phase(Enum):
@@ -89,7 +89,7 @@ class Http2Socket(Http2Streams, asyncio.BufferedProtocol):
 
     def __init__(
         self,
-        engine: ngh2.Connection,
+        engine: Engine,
         *,
         loop: asyncio.AbstractEventLoop,
         flusher: Flusher,
@@ -135,8 +135,8 @@ class Http2Socket(Http2Streams, asyncio.BufferedProtocol):
         if self.phase in _DEAF:
             return
         try:
-            self._engine.receive_data(self._buffer[:nbytes])
-        except ngh2.NGH2Error:
+            self._engine.receive(self._buffer, nbytes)
+        except EngineError:
             # Beyond a resource limit, or no HTTP/2 at all: the engine has nothing more to say.
             self._break()
             return
@@ -180,8 +180,8 @@ class Http2Socket(Http2Streams, asyncio.BufferedProtocol):
                     transport.write(data)
                 if len(data) < _WRITE_BYTES:
                     break
-            self.backlog_bytes = self._engine.queued_body_size()
-        except ngh2.NGH2Error:
+            self.backlog_bytes = self._engine.waiting_bytes
+        except EngineError:
             self._break()
             return
         if self._paused:
@@ -217,8 +217,8 @@ class Http2Socket(Http2Streams, asyncio.BufferedProtocol):
         if now - self._last_received > keepalive_s:
             self._pinged_at = now
             try:
-                self._engine.ping()
-            except ngh2.NGH2Error:
+                self._engine.ping(_SIGN_OF_LIFE)
+            except EngineError:
                 return
             self.mark()
 

@@ -3,10 +3,10 @@
 from abc import ABC, abstractmethod
 from typing import Final
 
-import ngh2
+from anabranch.wire.engine import Engine, EngineError
 
-NO_ERROR: Final = int(ngh2.ErrorCode.NO_ERROR)
-CANCEL: Final = int(ngh2.ErrorCode.CANCEL)
+NO_ERROR: Final = 0x0
+CANCEL: Final = 0x8
 
 # Below this size, copying a body behind its prefix costs less than queueing the two apart.
 COPIED_BYTES: Final = 16 * 1024
@@ -21,7 +21,7 @@ class Http2Streams(ABC):
 
     __slots__ = ("_engine", "_marked", "backlog_bytes")
 
-    def __init__(self, engine: ngh2.Connection) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._marked = False
         self.backlog_bytes = 0
@@ -37,7 +37,7 @@ class Http2Streams(ABC):
             for part in parts:
                 self._engine.send_data(stream_id, part)
                 self.backlog_bytes += len(part)
-        except ngh2.NGH2Error:
+        except EngineError:
             return False
         self.mark()
         return True
@@ -46,18 +46,18 @@ class Http2Streams(ABC):
         """Abandon a stream and what is queued on it."""
         try:
             self._engine.reset_stream(stream_id, error_code)
-        except ngh2.NGH2Error:
+        except EngineError:
             return
         self.mark()
 
     def acknowledge(self, stream_id: int, size: int) -> None:
         """Let the peer send `size` bytes more."""
         try:
-            self._engine.acknowledge_received_data(size, stream_id)
-        except (ngh2.NGH2Error, ValueError):
+            self._engine.acknowledge(stream_id, size)
+        except EngineError:
             # The connection is ending: nobody will send more.
             return
 
     def stream_backlog_bytes(self, stream_id: int) -> int:
         """Return the bytes of one stream that wait for the peer to read."""
-        return int(self._engine.queued_body_size(stream_id))
+        return self._engine.waiting_on(stream_id)

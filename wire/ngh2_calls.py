@@ -38,7 +38,9 @@ class CallOwner(Protocol):
     def peer_identity(self) -> str | None:
         """The client's name by its certificate."""
 
-    def answer(self, call: "NativeCall", headers: Headers, message: bytes, trailers: Headers) -> bool:
+    def answer(
+        self, call: "NativeCall", headers: Headers, message: bytes, tail: bytes, trailers: Headers
+    ) -> bool:
         """Send a whole response."""
 
     def answer_bare(self, call: "NativeCall", headers: Headers) -> bool:
@@ -141,7 +143,7 @@ class NativeCall(ServedCall):
         trailers = [*OK_TRAILERS, *encode_metadata(trailing)] if trailing else OK_TRAILERS
         self.ended = True
         self._callbacks = None
-        self.owner.answer(self, headers, message, trailers)
+        self.owner.answer(self, headers, message, b"", trailers)
 
     def fail(self, status: Status, message: str, metadata: Metadata = ()) -> None:
         """End the call with an error."""

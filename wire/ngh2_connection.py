@@ -11,7 +11,6 @@ from anabranch.wire.grpc_framing import (
     Headers,
     MessageReader,
     check_encoding,
-    frame_prefix,
     is_grpc,
     parse_timeout,
     status_trailers,
@@ -19,7 +18,7 @@ from anabranch.wire.grpc_framing import (
 from anabranch.wire.http2 import Http2Connection
 from anabranch.wire.ngh2_calls import NativeCall, NativeStreamCall
 from anabranch.wire.ngh2_shared import Shared
-from anabranch.wire.seam import Status
+from anabranch.wire.seam import Status, UnaryHandler
 
 
 class GrpcConnection:
@@ -77,6 +76,23 @@ class GrpcConnection:
     def on_connected(self) -> bool:
         """Tell whether there is room for the connection."""
         return self._wire.remember(self._http2, self)
+
+    def on_call(
+        self,
+        stream_id: int,
+        known: tuple[str, UnaryHandler],
+        headers: Headers,
+        timeout: bytes | None,
+        message: bytes,
+    ) -> None:
+        """Serve a unary call that came whole."""
+        self.stats.calls += 1
+        call = NativeCall(self, stream_id, known[0], headers, known[1])
+        call.half_closed = True
+        if timeout is not None and not self._watch(call, timeout, True):
+            return
+        self._calls[stream_id] = call
+        self._serve(call, message)
 
     def on_request(self, stream_id: int, headers: Headers, end_stream: bool) -> None:
         """Open a call, or refuse it."""
@@ -322,7 +338,9 @@ class GrpcConnection:
 
     # From calls.
 
-    def answer(self, call: NativeCall, headers: Headers, message: bytes, trailers: Headers) -> bool:
+    def answer(
+        self, call: NativeCall, headers: Headers, message: bytes, tail: bytes, trailers: Headers
+    ) -> bool:
         """Send a whole response."""
         self._calls.pop(call.stream_id, None)
         if call.deadline is not None:
@@ -330,7 +348,7 @@ class GrpcConnection:
         if call.held_bytes:
             self._hold(call, 0)
         self._flusher.replied = True
-        return self._http2.respond(call.stream_id, headers, frame_prefix(message), message, trailers)
+        return self._http2.respond(call.stream_id, headers, message, tail, trailers)
 
     def answer_bare(self, call: NativeCall, headers: Headers) -> bool:
         """Send a response of trailers alone."""

@@ -128,7 +128,12 @@ class Ngh2Wire:
 
     def _accept(self) -> Http2Connection:
         connection = Http2Connection(
-            loop=self.loop, limits=self.limits, flusher=self.flusher, stats=self.stats, buffer=self._buffer
+            loop=self.loop,
+            limits=self.limits,
+            flusher=self.flusher,
+            stats=self.stats,
+            buffer=self._buffer,
+            unary=self.unary,
         )
         connection.receiver = GrpcConnection(self, connection)
         return connection
