@@ -10,9 +10,11 @@ RUNTIME ?= cpu
 ARGS ?=
 comma := ,
 PIP := $(PY) -m pip --disable-pip-version-check
+# Compiled by the installation where there is a C compiler: what they say must be what runs.
+NATIVE := setup.py native/engine.c native/nghttp2_abi.h
 CODE := bandit store variants client wire router cli proto tests bench examples deploy
 
-.PHONY: help setup setup-dev demo test conformance check format proto reference bench-setup bench-dataplane clean
+.PHONY: help setup setup-dev native demo test conformance check format proto reference bench-setup bench-dataplane clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,14 +22,18 @@ help:  ## list the targets
 setup: $(VENV)/stamp-base$(EXTRAS)  ## install into .venv (EXTRAS=torch for the torch engine)
 setup-dev: $(VENV)/stamp-basedev$(comma)torch
 
-$(VENV)/stamp-base%: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/stamp-base%: pyproject.toml constraints.txt $(NATIVE) | $(VENV)/bin/python
 	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[$(RUNTIME)$(if $*,$(comma)$*)]'
 	@touch $@
-$(VENV)/stamp-base: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/stamp-base: pyproject.toml constraints.txt $(NATIVE) | $(VENV)/bin/python
 	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[$(RUNTIME)]'
 	@touch $@
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
+
+native: setup-dev  ## compile the wire's engine anew, and say which one runs
+	$(PIP) install --quiet --no-deps --editable .
+	$(VENV)/bin/anabranch version
 
 demo: setup  ## run the main job: build variants, serve, experiment, promote (ARGS=--fast, ARGS=--keep)
 	$(VENV)/bin/anabranch demo $(ARGS)
@@ -71,4 +77,4 @@ bench-dataplane: setup-dev  ## measure the data plane beside its peers, and writ
 	$(PY) -m bench.dataplane report
 
 clean:  ## remove the environment, caches and demo state
-	rm -rf $(VENV) .cache .state build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .cache .state build src/anabranch/*.so *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -48,6 +48,7 @@ from anabranch.variants.remote import RemoteVariant
 from anabranch.variants.runtime import LoadedVariant, suitable_placement
 from anabranch.wire.choice import new_wire
 from anabranch.wire.deadlines import DeadlineWheel
+from anabranch.wire.engine import describe_engine
 from anabranch.wire.health import Health, Serving
 from anabranch.wire.reflection import Reflection
 
@@ -215,6 +216,7 @@ class Worker:
         )
         self._is_serving = True
         _log.info("serving on %s:%d", self._settings.host, self._port)
+        _log.info("the wire's engine is %s", describe_engine())
         self._health.set(SERVICE, Serving.SERVING)
 
     async def _listen(self, link: LinkClient) -> None:

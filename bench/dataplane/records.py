@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from anabranch.wire.engine import describe_engine
 from bench.dataplane.load_plan import LoadResult
 from bench.dataplane.places import REPOSITORY
 
@@ -87,7 +88,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in _OUR_PACKAGES},
+        "versions": {name: version(name) for name in _OUR_PACKAGES} | {"engine": describe_engine()},
     }
 
 

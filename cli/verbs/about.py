@@ -28,6 +28,7 @@ def version(context: typer.Context, output: options.Output = Format.TABLE) -> No
         return
     installed = {
         "anabranch": metadata.version("anabranch"),
+        "engine": _engine(),
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
@@ -38,4 +39,11 @@ def version(context: typer.Context, output: options.Output = Format.TABLE) -> No
 def version_text() -> str:
     """What is installed, on one line."""
     python = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
-    return f"anabranch {metadata.version('anabranch')} ({python})"
+    return f"anabranch {metadata.version('anabranch')} ({python}; wire engine: {_engine()})"
+
+
+def _engine() -> str:
+    # Loads the engine, which no other verb of this file needs.
+    from anabranch.wire.engine import describe_engine
+
+    return describe_engine()

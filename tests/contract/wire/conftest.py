@@ -1,6 +1,7 @@
 """Servers of both wires, each in a process of its own, and what the suite's clients share."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -14,13 +15,17 @@ import ngh2
 import psutil
 import pytest
 
-_WIRES = ("ngh2", "grpcio")
+# The first runs on the compiled engine where there is one.
+_PLAIN = "ngh2 on Python alone"
+_WIRES = ("ngh2", _PLAIN, "grpcio")
 
 
 class RunningServer:
     """A server process and a client of it."""
 
     def __init__(self, wire: str, **settings: Any) -> None:
+        environment = {**os.environ, "ANABRANCH_ENGINE": "plain"} if wire == _PLAIN else None
+        wire = wire.split()[0]
         self.wire = wire
         self.process = subprocess.Popen(
             [
@@ -31,6 +36,7 @@ class RunningServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=environment,
         )
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())

@@ -8,8 +8,15 @@ from typing import Any
 import ngh2
 import pytest
 
+from anabranch.wire import engine
 from anabranch.wire.client import Channel, ChannelLimits, ClientCall, ClientTls, Reply, Target
 from anabranch.wire.client_channel import GrpcChannel
+
+
+@pytest.fixture(autouse=True, params=["the default engine", "the plain engine"])
+def _engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "the plain engine":
+        monkeypatch.setattr(engine, "chosen_engine", lambda: engine.PlainEngine)
 
 
 class Caller:
