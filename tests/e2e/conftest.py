@@ -52,7 +52,8 @@ class Served:
         self.metrics = ""
         self._digits = digits
         self._clients = clients
-        self.store_url = f"sqlite:///{state / 'anabranch.db'}"
+        self.store_url = str(options.get("store", f"sqlite:///{state / 'anabranch.db'}"))
+        self._key_file = Path(options.get("assignment-key", state / "assignment.key"))
         state.mkdir(parents=True, exist_ok=True)
         settings = {"models": models, "state": state, "port": 0, "tick": 0.1, "threads": 1}
         settings |= {"baseline": "digits=wide", **options}
@@ -143,7 +144,7 @@ class Served:
 
     def open_id(self, assignment_id: str) -> Assignment:
         """What an assignment id says."""
-        return AssignmentIds((self.state / "assignment.key").read_bytes()).open(assignment_id)
+        return AssignmentIds(self._key_file.read_bytes()).open(assignment_id)
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes that run."""
