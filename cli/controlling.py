@@ -22,12 +22,15 @@ from anabranch.router.leadership import Candidate, process_leadership
 from anabranch.router.settings import LEAST_LEASE_TICKS, lease_problem
 from anabranch.router.standalone import run_rounds, standalone_controller
 from anabranch.store.port import Store, StoredExperiment
+from anabranch.store.upkeep_port import KEEP_DAYS
 
 ONE_TICK_S = 60.0
 """How long a single tick may take before a controller that waits takes over from it."""
 
 
-def run_controller(terminal: Terminal, url: str, models: Path, *, tick_s: float, lease_s: float) -> None:
+def run_controller(
+    terminal: Terminal, url: str, models: Path, *, tick_s: float, lease_s: float, keep_days: float
+) -> None:
     """Do rounds until SIGTERM or SIGINT.
 
     Raises:
@@ -41,7 +44,7 @@ def run_controller(terminal: Terminal, url: str, models: Path, *, tick_s: float,
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with created_store(url) as store:
-        controller = _controller(store, models, process_leadership(store.replicas, lease_s))
+        controller = _controller(store, models, process_leadership(store.replicas, lease_s), keep_days)
         terminal.say("controlling")
         run_rounds(controller, tick_s=tick_s, stop=stop)
 
@@ -67,7 +70,7 @@ def run_tick(
 
 def _one_round(store: Store, models: Path) -> None:
     leadership = process_leadership(store.replicas, ONE_TICK_S)
-    controller = _controller(store, models, leadership)
+    controller = _controller(store, models, leadership, KEEP_DAYS)
     try:
         controller.run_once()
         if leadership.lease is None:
@@ -92,9 +95,9 @@ def _decided(
     }
 
 
-def _controller(store: Store, models: Path, leadership: Candidate) -> Controller:
+def _controller(store: Store, models: Path, leadership: Candidate, keep_days: float) -> Controller:
     try:
-        return standalone_controller(store, models, leadership)
+        return standalone_controller(store, models, leadership, keep_days=keep_days)
     except (FileNotFoundError, LookupError) as error:
         raise CommandFailed(
             ExitCode.NOT_FOUND,

@@ -10,12 +10,13 @@ from rich.table import Table
 from sqlalchemy import Engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from anabranch.cli.connection import sqlite_path
+from anabranch.cli.connection import existing_store, sqlite_path
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
 from anabranch.store.engine import new_engine
 from anabranch.store.migrate import differences, found_version, known_versions, require_current, upgrade
 from anabranch.store.sizes import TableSize, table_sizes
+from anabranch.store.upkeep_port import CHUNK, Compacted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +87,31 @@ def check_tables(url: str) -> TablesView:
                 "somebody has changed them by hand: take that back, or restore a backup",
             )
     return look_at(url)
+
+
+def compact_tables(url: str, *, ended_before_s: float, is_dry: bool) -> Compacted:
+    """Remove what is not needed any more, in parts, so that servers go on meanwhile; answers how much it was.
+
+    Args:
+        url: The store's.
+        ended_before_s: Of experiments that were over by then, single requests are forgotten.
+        is_dry: Remove nothing, and answer how much it would be.
+
+    Raises:
+        CommandFailed: If there is no such database.
+    """
+    with existing_store(url) as store:
+        if is_dry:
+            return store.upkeep.removable(ended_before_s)
+        parts = [store.upkeep.compact(ended_before_s)]
+        while parts[-1].rows == CHUNK:
+            parts.append(store.upkeep.compact(ended_before_s))
+    return Compacted(
+        deltas=sum(part.deltas for part in parts),
+        units=sum(part.units for part in parts),
+        pairs=sum(part.pairs for part in parts),
+        feedback=sum(part.feedback for part in parts),
+    )
 
 
 def size_table(view: TablesView) -> Table:

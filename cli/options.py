@@ -36,6 +36,10 @@ Name = Annotated[
 Output = Annotated[Format, typer.Option("--output", "-o", help="How to print the result.")]
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Go on, and show what comes.")]
 Refresh = Annotated[float, typer.Option("--refresh", help="Seconds between two looks with --watch.", min=0.1)]
+KeepDays = Annotated[
+    float,
+    typer.Option(help="Days for which single requests of an ended experiment are remembered.", min=0.001),
+]
 File = Annotated[
     str,
     typer.Option("--file", "-f", help="The experiment document, YAML or JSON; - for stdin.", metavar="FILE"),

@@ -47,6 +47,7 @@ def run_server(
     tick_s: float,
     controller: str,
     lease_s: float,
+    keep_days: float,
     assignment_key: Path | None,
     candidate_timeout_s: float,
     say: Callable[[str], None],
@@ -77,6 +78,7 @@ def run_server(
             tick_s=tick_s,
             controller=_controller(controller),
             lease_s=lease_s,
+            keep_days=keep_days,
             assignment_key_file=assignment_key,
             candidate_timeout_s=candidate_timeout_s,
         )

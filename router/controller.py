@@ -19,6 +19,7 @@ from anabranch.bandit.step import tick
 from anabranch.router.admission import problems
 from anabranch.router.leadership import Alone, Leadership
 from anabranch.router.reading import JournalReader
+from anabranch.router.upkeep import Upkeep
 from anabranch.store.document import parse
 from anabranch.store.ingest import Ingested
 from anabranch.store.lease import Lease, LeaseLost
@@ -40,6 +41,7 @@ class Controller:
         publish: Takes every new snapshot; may be called from any thread.
         decided: Told of every saved decision, with its experiment and model; must not raise.
         leadership: Whether it leads; by default there is no other.
+        upkeep: Keeps the store small while this one leads; None where nobody shall.
 
     Attributes:
         ingested: What the last round read.
@@ -57,6 +59,7 @@ class Controller:
         publish: Callable[[Snapshot], None],
         decided: Callable[[str, str, Decision], None] | None = None,
         leadership: Leadership | None = None,
+        upkeep: Upkeep | None = None,
     ) -> None:
         self._store = store
         self._reader = None if journal is None else JournalReader(store, journal)
@@ -66,6 +69,7 @@ class Controller:
         self._publish = publish
         self._decided = decided or (lambda _experiment, _model, _decision: None)
         self._leadership = leadership or Alone()
+        self._upkeep = upkeep
         self._published: Mapping[str, Route] | None = None
         # Experiments on variants that other replicas have, and this one does not.
         self._unroutable: set[str] = set()
@@ -119,7 +123,9 @@ class Controller:
                     decided.append(decision)
             except LeaseLost as lost:
                 _log.warning("a tick of %s is dropped, and the round ends: %s", kept.name, lost)
-                break
+                return decided
+        if self._upkeep is not None:
+            self._upkeep.run(self._leadership.lease)
         return decided
 
     def _tick(self, kept: StoredExperiment) -> Decision | None:

@@ -41,6 +41,7 @@ from anabranch.router.shared_key import check_key
 from anabranch.router.standalone import complain
 from anabranch.router.terminal import has_terminal
 from anabranch.router.traces import Traces, require_traces
+from anabranch.router.upkeep import Upkeep
 from anabranch.router.workers import Process, Workers
 from anabranch.store.sql import open_store
 
@@ -123,6 +124,7 @@ class Server:
             publish=self._publish,
             decided=self._traces.decided if self._traces is not None else None,
             leadership=leadership_of(settings, self._store.replicas),
+            upkeep=Upkeep(self._store.upkeep, keep_days=settings.keep_days, wall_clock=time.time),
         )
 
     async def run(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from anabranch.router.logs import LogFormat
+from anabranch.store.upkeep_port import KEEP_DAYS
 from anabranch.wire.choice import WireKind
 from anabranch.wire.listen import tls_context
 from anabranch.wire.seam import MIB, Limits, Tls
@@ -72,6 +73,7 @@ class Settings:
         tick_s: Time between two ticks of the controller.
         controller: Whether this server's controller may lead, or another process does.
         lease_s: Time after the leading controller's last round after which another one leads.
+        keep_days: How long single requests of an ended experiment are remembered.
         snapshot_max_age_s: Without news for this long a worker serves baselines only.
         drain_s: Time for requests in flight when a worker ends.
         worker_silence_s: A worker that gives no sign of life for this long is killed and replaced.
@@ -105,6 +107,7 @@ class Settings:
     controller: ControllerPlace = ControllerPlace.INSIDE
     # Several rounds of a busy machine; until then an experiment of a dead controller stands still.
     lease_s: float = 10.0
+    keep_days: float = KEEP_DAYS
     snapshot_max_age_s: float = 60.0
     drain_s: float = 10.0
     # A worker reports once a second; a busy machine may hold it up for some.
@@ -130,6 +133,8 @@ class Settings:
             problems.append(
                 f"tick_s is {self.tick_s} and snapshot_max_age_s {self.snapshot_max_age_s}: both positive, the age larger"
             )
+        if self.keep_days <= 0:
+            problems.append(f"keep_days is {self.keep_days:g}, must be positive")
         if self.lease_s < LEAST_LEASE_TICKS * self.tick_s:
             problems.append(lease_problem(self.lease_s, self.tick_s))
         if not 1 <= self.max_message_bytes <= _LARGEST_MESSAGE:

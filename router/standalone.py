@@ -12,19 +12,23 @@ from anabranch.router.complaints import Complaints
 from anabranch.router.controller import Controller
 from anabranch.router.leadership import Leadership
 from anabranch.router.models import find_manifests
+from anabranch.router.upkeep import Upkeep
 from anabranch.store.outage import outage
 from anabranch.store.port import Store
 
 _log = logging.getLogger(__name__)
 
 
-def standalone_controller(store: Store, models: Path, leadership: Leadership) -> Controller:
+def standalone_controller(
+    store: Store, models: Path, leadership: Leadership, *, keep_days: float
+) -> Controller:
     """A controller that reads no journal and publishes to nobody: routers do both, over the same store.
 
     Args:
         store: Where experiments and evidence are.
         models: Folder of built variants, as the routers have it; only their manifests are read.
         leadership: Whether it leads.
+        keep_days: How long single requests of an ended experiment are remembered.
 
     Raises:
         FileNotFoundError: If there are no variants.
@@ -37,6 +41,7 @@ def standalone_controller(store: Store, models: Path, leadership: Leadership) ->
         wall_clock=time.time,
         publish=lambda _snapshot: None,
         leadership=leadership,
+        upkeep=Upkeep(store.upkeep, keep_days=keep_days, wall_clock=time.time),
     )
 
 

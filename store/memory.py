@@ -21,6 +21,7 @@ from anabranch.store.lease import Lease
 from anabranch.store.memory_access import MemoryAccess
 from anabranch.store.memory_ingestion import Ingests, MemoryIngestion
 from anabranch.store.memory_replicas import MemoryReplicas
+from anabranch.store.memory_upkeep import MemoryUpkeep, Standing
 from anabranch.store.port import (
     MOVES_ENDED,
     AuditEvent,
@@ -61,6 +62,7 @@ class MemoryStore:
         self._ingested = Ingests()
         self.access = MemoryAccess(self._audit)
         self.replicas = MemoryReplicas(clock)
+        self.upkeep = MemoryUpkeep(self._ingested, self.replicas, self._standings)
 
     def apply(
         self, document: Mapping[str, Any], actor: str, now: float, *, remark: str = ""
@@ -248,6 +250,12 @@ class MemoryStore:
         self._events.append(event)
         return event.id
 
+    def _standings(self) -> list[Standing]:
+        return [
+            Standing(experiment=kept.stored.id, cursor=kept.stored.state.cursor, ended_s=_ended_s(kept))
+            for kept in self._kept.values()
+        ]
+
     def _find(self, name: str) -> _Kept:
         kept = self._kept.get(name)
         if kept is None:
@@ -269,3 +277,10 @@ class MemoryStore:
             return str(phase)
         asked = any(command.verb is Verb.RETRY for command in self.pending(kept.stored.name))
         return "about to be retried" if asked else ""
+
+
+def _ended_s(kept: _Kept) -> float | None:
+    if not kept.stored.state.phase.is_over:
+        return None
+    decided_s = kept.decisions[-1].decision.at_s if kept.decisions else 0.0
+    return max(kept.stored.applied_s, decided_s)

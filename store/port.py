@@ -14,6 +14,7 @@ from anabranch.store.access_port import AccessStore
 from anabranch.store.journal import SegmentName
 from anabranch.store.lease import Lease
 from anabranch.store.replica_port import ReplicaStore
+from anabranch.store.upkeep_port import UpkeepStore
 
 MOVES_ENDED = (Verb.RETRY, Verb.UNDO)
 """Requests by which an experiment that is over takes hold of its model's traffic again."""
@@ -166,6 +167,11 @@ class Store(Protocol):
     @property
     def access(self) -> AccessStore:
         """Where tokens are kept."""
+        ...
+
+    @property
+    def upkeep(self) -> UpkeepStore:
+        """Where what is no longer needed is removed."""
         ...
 
     @property

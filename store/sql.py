@@ -42,6 +42,7 @@ from anabranch.store.sql_rows import (
     standing,
     stored_experiment,
 )
+from anabranch.store.sql_upkeep import SqlUpkeep
 from anabranch.store.statement_times import watch_statements
 from anabranch.store.tables import (
     DECISION,
@@ -92,6 +93,7 @@ class SqlStore:
         self._engine = engine
         self.access = SqlAccess(engine)
         self.replicas = SqlReplicas(engine)
+        self.upkeep = SqlUpkeep(engine)
         self._reads = engine.execution_options(**{READS: True})
 
     def watch(self, heard: Callable[[float, bool], None]) -> None:

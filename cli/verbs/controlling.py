@@ -30,6 +30,7 @@ def controller(
     store: options.Store = DEFAULT_STORE,
     tick: Annotated[float, typer.Option(help="Seconds between two looks at the evidence.")] = 1.0,
     lease: Lease = 10.0,
+    keep_days: options.KeepDays = 30.0,
 ) -> None:
     """Move the experiments of a store on, while `anabranch serve` on any machine serves them.
 
@@ -39,7 +40,7 @@ def controller(
     """
     from anabranch.cli.controlling import run_controller
 
-    run_controller(terminal_of(context), store, models, tick_s=tick, lease_s=lease)
+    run_controller(terminal_of(context), store, models, tick_s=tick, lease_s=lease, keep_days=keep_days)
 
 
 def tick(

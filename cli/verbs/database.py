@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from anabranch.cli import options
@@ -14,7 +16,7 @@ def register(app: typer.Typer) -> None:
     """Add the verbs."""
     group = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
     group.callback()(database)
-    for command in (upgrade, current, check):
+    for command in (upgrade, current, check, compact):
         group.command()(command)
     app.add_typer(group, name="db", rich_help_panel=options.RUN)
 
@@ -76,3 +78,30 @@ def check(
     view = check_tables(store)
     said = f"the tables are those of version {view.found}"
     terminal_of(context).say(said if output is Format.TABLE else encoded(view, output))
+
+
+def compact(
+    context: typer.Context,
+    store: options.Store = DEFAULT_STORE,
+    keep_days: options.KeepDays = 30.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+    output: options.Output = Format.TABLE,
+) -> None:
+    """Remove what is not needed any more, as a leading controller does once an hour.
+
+    Outcomes that are folded into evidence go, and single requests of experiments that ended long ago. Evidence, decisions and
+    the audit log stay: every decision can still be verified.
+
+    Example: anabranch db compact --dry-run
+    """
+    from anabranch.cli.database import compact_tables
+    from anabranch.cli.output import encoded
+
+    terminal = terminal_of(context)
+    view = compact_tables(store, ended_before_s=terminal.clock.now() - keep_days * 86_400.0, is_dry=dry_run)
+    if output is not Format.TABLE:
+        terminal.say(encoded(view, output))
+        return
+    terminal.say(
+        f"{'would remove' if dry_run else 'removed'} {view.deltas} deltas, {view.units} units, {view.pairs} pairs, {view.feedback} feedback"
+    )

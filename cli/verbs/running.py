@@ -97,6 +97,7 @@ def serve(
             help="Of several servers on one store one moves experiments on: seconds after its last round until another does."
         ),
     ] = 10.0,
+    keep_days: options.KeepDays = 30.0,
     assignment_key: Annotated[
         Path | None,
         typer.Option(
@@ -143,6 +144,7 @@ def serve(
         tick_s=tick,
         controller=controller,
         lease_s=lease,
+        keep_days=keep_days,
         assignment_key=assignment_key,
         candidate_timeout_s=candidate_timeout,
         say=terminal.say,

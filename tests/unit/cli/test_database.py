@@ -69,3 +69,18 @@ def test_what_is_no_store_is_refused(shell: Shell) -> None:
     ran = shell("db", "current", "--store", "mysql://ada@db/x")
     assert ran.code == 2
     assert "is not a store URL" in ran.err
+
+
+def test_what_is_not_needed_any_more_is_removed_and_decisions_still_verify(shell: Shell, live: Any) -> None:
+    live()
+    store = shell.store()
+    kept = store.experiment("tiny")
+    for _ in range(3):
+        with store.ingestion() as ingestion:
+            ingestion.add_delta(kept.id, [], [])
+    store.close()
+    folded = json.loads(shell("db", "compact", "--dry-run", "-o", "json").out)
+    assert folded == {"deltas": 2, "units": 0, "pairs": 0, "feedback": 0}
+    assert shell("db", "compact").out == "removed 2 deltas, 0 units, 0 pairs, 0 feedback\n"
+    assert shell("db", "compact").out == "removed 0 deltas, 0 units, 0 pairs, 0 feedback\n"
+    assert shell("verify", "tiny").code == 0
