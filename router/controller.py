@@ -15,6 +15,7 @@ from anabranch.bandit.decision import Command, Decision, Verb
 from anabranch.bandit.lifecycle import Phase
 from anabranch.bandit.routing import plain_route, route_of
 from anabranch.bandit.snapshot import Route, Snapshot
+from anabranch.bandit.spec import Experiment
 from anabranch.bandit.step import tick
 from anabranch.router.admission import problems
 from anabranch.router.leadership import Alone, Leadership
@@ -46,6 +47,7 @@ class Controller:
     Attributes:
         ingested: What the last round read.
         experiments: All experiments, as the last routes were made of them.
+        refuses: What the data plane cannot do of an experiment, with the reason.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Controller:
         decided: Callable[[str, str, Decision], None] | None = None,
         leadership: Leadership | None = None,
         upkeep: Upkeep | None = None,
+        refuses: Callable[[Experiment], list[str]] = lambda _experiment: [],
     ) -> None:
         self._store = store
         self._reader = None if journal is None else JournalReader(store, journal)
@@ -70,6 +73,7 @@ class Controller:
         self._decided = decided or (lambda _experiment, _model, _decision: None)
         self._leadership = leadership or Alone()
         self._upkeep = upkeep
+        self._refuses = refuses
         self._published: Mapping[str, Route] | None = None
         # Experiments on variants that other replicas have, and this one does not.
         self._unroutable: set[str] = set()
@@ -133,7 +137,7 @@ class Controller:
         commands = self._store.pending(kept.name)
         if kept.state.phase.is_over and not commands:
             return None
-        if kept.state.phase is Phase.PENDING and (found := problems(experiment, self._manifests)):
+        if kept.state.phase is Phase.PENDING and (found := self._refusals(experiment)):
             commands = (*commands, Command(id=0, verb=Verb.ABORT, actor=f"admission: {'; '.join(found)}"))
         evidence = self._store.load_evidence(kept.name, kept.state.cursor)
         result = tick(experiment, kept.state, evidence, commands, self._wall_clock())
@@ -171,6 +175,9 @@ class Controller:
             )
             self._decided(kept.name, experiment.model, result.decision)
         return result.decision
+
+    def _refusals(self, experiment: Experiment) -> list[str]:
+        return [*problems(experiment, self._manifests), *self._refuses(experiment)]
 
     def _routes(self) -> dict[str, Route]:
         routes = {

@@ -111,6 +111,20 @@ def serve(
             help="Seconds after which the baseline stands in for a candidate that has not answered; earlier where a request's deadline needs it."
         ),
     ] = 10.0,
+    dataplane: Annotated[
+        str, typer.Option(help="What is on the path of a request: router, or envoy with remote variants.")
+    ] = "router",
+    envoy: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ANABRANCH_ENVOY",
+            help="Envoy's program, to be run with --dataplane envoy; without it, start Envoy yourself.",
+            metavar="FILE",
+        ),
+    ] = None,
+    xds_port: Annotated[
+        int, typer.Option(help="Where Envoy asks for its configuration, on loopback; 0 takes a free port.")
+    ] = 18000,
 ) -> None:
     """Serve models over gRPC (Open Inference Protocol), and move their experiments on.
 
@@ -147,6 +161,9 @@ def serve(
         keep_days=keep_days,
         assignment_key=assignment_key,
         candidate_timeout_s=candidate_timeout,
+        dataplane=dataplane,
+        envoy=envoy,
+        xds_port=xds_port,
         say=terminal.say,
     )
 
