@@ -40,6 +40,8 @@ from anabranch.router.routes import Routes
 from anabranch.router.served import baselines_of, check_promotions, reload_problems
 from anabranch.router.settings import InvalidSettings, Settings, assignment_key, check_tls, hold_state
 from anabranch.router.shared_key import check_key
+from anabranch.router.standalone import complain
+from anabranch.router.upkeep import Upkeep
 from anabranch.store.journal import JournalWriter
 from anabranch.store.sql import open_store
 from anabranch.variants.manifest import Manifest
@@ -122,9 +124,8 @@ class MeshServer:
         # For feedback only; it is this process that would be too old.
         self._routes = Routes(self._baselines, loop_time=self._loop.time)
         self._discovery = Discovery(on_taken=self._was_taken)
-        self._access_log = AccessLog(
-            self._recorder, on_outcome=self._heard, complaints=Complaints(self._loop.time)
-        )
+        self._complaints = Complaints(self._loop.time)
+        self._access_log = AccessLog(self._recorder, on_outcome=self._heard, complaints=self._complaints)
         self._feedback = FeedbackService(
             ids=AssignmentIds(key), routes=self._routes, recorder=self._recorder, wall_clock=time.time
         )
@@ -138,6 +139,7 @@ class MeshServer:
             wall_clock=time.time,
             publish=self._decided,
             leadership=leadership_of(server, self._store.replicas),
+            upkeep=Upkeep(self._store.upkeep, keep_days=server.keep_days, wall_clock=time.time),
             refuses=refusals.problems,
         )
         self._process = (
@@ -211,8 +213,8 @@ class MeshServer:
             try:
                 await asyncio.to_thread(self._controller.run_once)
                 self._routes.heard()
-            except Exception:  # noqa: BLE001  # a tick that fails is tried again: Envoy routes on
-                _log.exception("a tick failed")
+            except Exception as error:  # noqa: BLE001  # it is tried again: Envoy routes on
+                complain(self._complaints, error)
             await asyncio.sleep(max(0.0, period_s - (self._loop.time() - begun)))
 
     async def _watch(self) -> None:
