@@ -54,6 +54,7 @@ def anabranch(
     core: int | None = SERVER_CORE,
     probe: Message | None = None,
     helpers: tuple[Tree, ...] = (),
+    further: Sequence[object] = (),
 ) -> Running:
     """Start a server.
 
@@ -67,6 +68,7 @@ def anabranch(
         core: The core of the whole tree; None leaves it free.
         probe: A request; with it this returns when the experiment answers.
         helpers: Trees that end with the server.
+        further: More flags of `serve`.
 
     Raises:
         MeasurementFailed: If a document is refused or no candidate ever answers.
@@ -75,7 +77,7 @@ def anabranch(
     state = work / "state"
     state.mkdir(parents=True, exist_ok=True)
     flags: list[object] = ["--models", models, "--state", state, "--port", str(port), "--threads", "1"]
-    flags += ["--workers", str(workers), "--baseline", f"{model}={baseline}"]
+    flags += ["--workers", str(workers), "--baseline", f"{model}={baseline}", *further]
     tree = Tree(
         [SERVING_PYTHON, "-m", "anabranch.cli.main", "serve", *flags], log=work / "anabranch.log", core=core
     )

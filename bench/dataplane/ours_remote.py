@@ -1,6 +1,7 @@
 """The project's own server in front of two remote variants: the same split as the proxies', as an experiment."""
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.dataplane.measuring import MeasurementFailed
@@ -8,17 +9,27 @@ from bench.dataplane.messages import IDENTITY, identity_message
 from bench.dataplane.models import BASELINE, CANDIDATE
 from bench.dataplane.ours import anabranch, experiment
 from bench.dataplane.peers import Running
-from bench.dataplane.places import OUR_PYTHON
-from bench.dataplane.processes import LOAD_CORE
-from bench.dataplane.proxies import identity_server
+from bench.dataplane.places import OUR_PYTHON, environment
+from bench.dataplane.processes import LOAD_CORE, free_port
+from bench.dataplane.proxies import identity_server, require
 
 
-def anabranch_split(work: Path, *, has_experiment: bool = True) -> Running:
+def envoy_split(work: Path) -> Running:
+    """The same with Envoy on the path, which `anabranch serve` drives and hears: both processes count."""
+    require("envoy")
+    envoy = environment("envoy") / "bin" / "envoy"
+    return anabranch_split(
+        work, further=("--dataplane", "envoy", "--envoy", envoy, "--xds-port", str(free_port()))
+    )
+
+
+def anabranch_split(work: Path, *, has_experiment: bool = True, further: Sequence[object] = ()) -> Running:
     """Start it with its backends.
 
     Args:
         work: Folder of its state.
         has_experiment: Without one every request goes to the baseline and nothing is recorded: a bare forwarder.
+        further: More flags of `serve`.
 
     Raises:
         MeasurementFailed: If a backend is not accepted as a variant.
@@ -36,6 +47,7 @@ def anabranch_split(work: Path, *, has_experiment: bool = True) -> Running:
         documents=(experiment(IDENTITY),) if has_experiment else (),
         probe=identity_message(16),
         helpers=tuple(helpers),
+        further=further,
     )
 
 

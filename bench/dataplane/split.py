@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bench.dataplane.load_plan import UNIT_HEADER
 from bench.dataplane.messages import IDENTITY, LARGE_FLOATS, Array, Message, identity_message
-from bench.dataplane.ours_remote import anabranch_split
+from bench.dataplane.ours_remote import anabranch_split, envoy_split
 from bench.dataplane.peers import Peer, Running
 from bench.dataplane.proxies import PROXIES
 from bench.dataplane.records import Journal
@@ -12,6 +12,7 @@ from bench.dataplane.turns import Case, in_turns, measure_cases
 
 OURS = "Anabranch"
 PLAIN = "Anabranch, no experiment"
+MESH = "Anabranch over Envoy"
 CLOSED: dict[str, dict[str, float]] = {
     "small 4×16": {"connections": 4, "streams": 16},
     "small 32×1": {"connections": 32, "streams": 1},
@@ -32,7 +33,7 @@ def run(journal: Journal, reps: int, seconds: float) -> None:
         Case(name=name, message=large if name.startswith("64 KiB") else small, load=load)
         for name, load in loads.items()
     ]
-    peers = (*PROXIES, Peer(OURS, anabranch_split), Peer(PLAIN, _plain))
+    peers = (*PROXIES, Peer(OURS, anabranch_split), Peer(PLAIN, _plain), Peer(MESH, envoy_split))
     measured = measure_cases(
         "split", cases, journal, expected=_expected, unit_header=UNIT_HEADER, seconds=seconds
     )
