@@ -19,8 +19,8 @@ from anabranch.variants.errors import RecipeError, VariantError
 from anabranch.variants.formats import NumberFormat, half_format, promised_formats, uniform_format
 from anabranch.variants.models import PreparedModel
 from anabranch.variants.recipes import Device, Int4WeightOnly, VariantSpec
-from anabranch.variants.torch_engine.encoder import EncoderModule, checkpoint_names
-from anabranch.variants.torch_engine.linears import float_dtype, pack_linear, unpack_linear
+from anabranch.variants.torch_engine.encoder import EncoderModule, checkpoint_names, merged_layers
+from anabranch.variants.torch_engine.linears import float_dtype, join_linears, pack_linear, unpack_linear
 
 _META = "anabranch"
 _UNUSED = ("pooler.", "embeddings.position_ids")
@@ -86,21 +86,26 @@ def read_encoder(path: Path) -> EncoderModule:
     """
     metadata, tensors = _read(path)
     shape = EncoderShape(**metadata["shape"])
+    formats = {layer: NumberFormat(name) for layer, name in metadata["formats"].items()}
     linears: dict[str, nn.Module] = {}
-    for layer, name in metadata["formats"].items():
-        prefix = f"{layer}."
-        own = {key.removeprefix(prefix): tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
-        width = 4 * shape.width if layer.endswith("down") else shape.width
+    for product, layers in merged_layers(formats).items():
+        own = join_linears([_take(tensors, layer) for layer in layers])
+        width = 4 * shape.width if product.endswith("down") else shape.width
         try:
-            linears[layer] = unpack_linear(NumberFormat(name), own, width)
+            linears[product] = unpack_linear(formats[layers[0]], own, width)
         except VariantError as error:
-            raise VariantError(f"{path}: layer {layer}: {error}") from None
-    missing = checkpoint_names(shape.layers).keys() - linears.keys()
+            raise VariantError(f"{path}: layer {product}: {error}") from None
+    missing = checkpoint_names(shape.layers).keys() - formats.keys()
     if missing:
         raise VariantError(
             f"{path} lacks {len(missing)} layers, {min(missing)} first: build the variant again"
         )
     return EncoderModule(shape, linears, tensors)
+
+
+def _take(tensors: dict[str, Tensor], layer: str) -> dict[str, Tensor]:
+    prefix = f"{layer}."
+    return {key.removeprefix(prefix): tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
 
 
 def read_formats(path: Path) -> dict[str, NumberFormat]:

@@ -24,7 +24,8 @@ PARTS = {
 
 # Layers that read the same tensor: as one product they are faster, and their outputs lie side by side.
 _INPUTS = ("attention.query", "attention.key", "attention.value")
-_MERGED = "attention.inputs"
+# The name of that product.
+MERGED = "attention.inputs"
 
 
 def merged_layers(formats: Mapping[str, NumberFormat]) -> dict[str, tuple[str, ...]]:
@@ -40,7 +41,7 @@ def merged_layers(formats: Mapping[str, NumberFormat]) -> dict[str, tuple[str, .
         start = name.removesuffix(_INPUTS[0])
         group = tuple(f"{start}{part}" for part in _INPUTS)
         if name.endswith(_INPUTS[0]) and len({formats[layer] for layer in group}) == 1:
-            products[f"{start}{_MERGED}"] = group
+            products[f"{start}{MERGED}"] = group
     inside = {layer for group in products.values() for layer in group}
     return products | {name: (name,) for name in formats if name not in inside}
 
@@ -68,7 +69,7 @@ class EncoderModule(nn.Module):
         self, shape: EncoderShape, linears: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]
     ) -> None:
         super().__init__()
-        self._shape = shape
+        self.shape = shape
         self.linears = nn.ModuleDict({_key(name): module for name, module in linears.items()})
         for name, tensor in tensors.items():
             self.register_buffer(_key(name), tensor)
@@ -85,21 +86,21 @@ class EncoderModule(nn.Module):
         """
         name = "embeddings"
         hidden = (
-            self._tensor(f"{name}.word_embeddings.weight")[ids]
-            + self._tensor(f"{name}.position_embeddings.weight")[: ids.shape[1]]
-            + self._tensor(f"{name}.token_type_embeddings.weight")[0]
+            self.tensor(f"{name}.word_embeddings.weight")[ids]
+            + self.tensor(f"{name}.position_embeddings.weight")[: ids.shape[1]]
+            + self.tensor(f"{name}.token_type_embeddings.weight")[0]
         )
         hidden = self._norm(hidden, f"{name}.LayerNorm")
         padding = (1 - mask[:, None, None, :]) * _MASKED
-        for layer in range(self._shape.layers):
+        for layer in range(self.shape.layers):
             hidden = self._layer(layer, hidden, padding.to(hidden.dtype))
         column = mask[:, :, None].float()
         mean = (hidden.float() * column).sum(1) / column.sum(1).clamp_min(1.0)
         embedding = functional.normalize(mean, dim=-1)
-        return functional.linear(embedding, self._tensor("head.weight"), self._tensor("head.bias")), embedding
+        return functional.linear(embedding, self.tensor("head.weight"), self.tensor("head.bias")), embedding
 
     def _layer(self, layer: int, hidden: Tensor, padding: Tensor) -> Tensor:
-        heads, width = self._shape.heads, self._shape.width
+        heads, width = self.shape.heads, self.shape.width
 
         def split(flat: Tensor) -> Tensor:
             return flat.view(*flat.shape[:2], heads, width // heads).transpose(1, 2)
@@ -108,33 +109,38 @@ class EncoderModule(nn.Module):
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=padding)
         flat = mixed.transpose(1, 2).flatten(-2)
         name = f"encoder.layer.{layer}"
-        attended = hidden + self._linear(layer, "attention.output", flat)
+        attended = hidden + self.linear(layer, "attention.output", flat)
         hidden = self._norm(attended, f"{name}.attention.output.LayerNorm")
-        active = functional.gelu(self._linear(layer, "feedforward.up", hidden))
-        return self._norm(
-            hidden + self._linear(layer, "feedforward.down", active), f"{name}.output.LayerNorm"
-        )
+        active = functional.gelu(self.linear(layer, "feedforward.up", hidden))
+        return self._norm(hidden + self.linear(layer, "feedforward.down", active), f"{name}.output.LayerNorm")
 
     def _attention_inputs(self, layer: int, hidden: Tensor) -> Sequence[Tensor]:
         """Query, key and value, each of shape (rows, tokens, width)."""
-        if _key(f"layer.{layer}.{_MERGED}") in self.linears:
-            together = self._linear(layer, _MERGED, hidden)
-            width = self._shape.width
+        if _key(f"layer.{layer}.{MERGED}") in self.linears:
+            together = self.linear(layer, MERGED, hidden)
+            width = self.shape.width
             return [together[..., start : start + width] for start in range(0, 3 * width, width)]
-        return [self._linear(layer, part, hidden) for part in _INPUTS]
+        return [self.linear(layer, part, hidden) for part in _INPUTS]
 
-    def _linear(self, layer: int, part: str, source: Tensor) -> Tensor:
+    def linear(self, layer: int, part: str, source: Tensor) -> Tensor:
+        """One product of a layer, with its bias."""
         result: Tensor = self.linears[_key(f"layer.{layer}.{part}")](source)
         return result
 
-    def _tensor(self, name: str) -> Tensor:
+    def product(self, layer: int, part: str) -> nn.Module | None:
+        """The module of one product; None where a layer has none of that name."""
+        found: nn.Module | None = self.linears._modules.get(_key(f"layer.{layer}.{part}"))
+        return found
+
+    def tensor(self, name: str) -> Tensor:
+        """A norm's, a table's or the head's tensor by its name in a checkpoint."""
         tensor = getattr(self, _key(name))
         assert isinstance(tensor, torch.Tensor)
         return tensor
 
     def _norm(self, hidden: Tensor, name: str) -> Tensor:
-        scale, bias = self._tensor(f"{name}.weight"), self._tensor(f"{name}.bias")
-        return functional.layer_norm(hidden, (self._shape.width,), scale, bias, self._shape.norm_epsilon)
+        scale, bias = self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias")
+        return functional.layer_norm(hidden, (self.shape.width,), scale, bias, self.shape.norm_epsilon)
 
 
 def _key(name: str) -> str:

@@ -1,6 +1,6 @@
 """Linear layers in torch, one class a number format: the tensors each keeps in the artifact, and how it multiplies."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, assert_never
 
 import torch
@@ -96,7 +96,7 @@ def unpack_linear(number_format: NumberFormat, tensors: Mapping[str, Tensor], wi
             case NumberFormat.FP32 | NumberFormat.FP16 | NumberFormat.BF16:
                 if tensors["weight"].dtype != _FLOATS[number_format]:
                     raise VariantError(f"weights are {tensors['weight'].dtype}, must be {number_format}")
-                return _Float(tensors["weight"], tensors["bias"])
+                return FloatLinear(tensors["weight"], tensors["bias"])
             case NumberFormat.INT8:
                 return _Int8(tensors["int8"], tensors["scales"], tensors["bias"])
             case NumberFormat.INT8_WEIGHT:
@@ -112,7 +112,9 @@ def unpack_linear(number_format: NumberFormat, tensors: Mapping[str, Tensor], wi
         raise VariantError(f"a layer of format {number_format} lacks its tensor {error}") from None
 
 
-class _Float(nn.Module):
+class FloatLinear(nn.Module):
+    """Weights and arithmetic in one floating-point format."""
+
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
         self.register_buffer("weight", weight)
@@ -121,7 +123,16 @@ class _Float(nn.Module):
         self.bias: Tensor
 
     def forward(self, source: Tensor) -> Tensor:
+        """The product with the weights plus the bias, in the source's dtype."""
         return functional.linear(source.to(self.weight.dtype), self.weight, self.bias).to(source.dtype)
+
+
+def join_linears(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of one layer that computes what several layers of one format compute from the same input.
+
+    Every tensor of every format has the outputs along its first axis.
+    """
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 class _Int8(nn.Module):

@@ -27,7 +27,7 @@ from anabranch.variants.recipes import (
 )
 from anabranch.variants.sessions import OnnxSession
 from anabranch.variants.torch_engine.artifact import read_encoder, read_formats, write_encoder
-from anabranch.variants.torch_engine.encoder import checkpoint_names, merged_layers
+from anabranch.variants.torch_engine.encoder import MERGED, checkpoint_names, merged_layers
 from anabranch.variants.torch_engine.session import TorchSession
 
 
@@ -131,6 +131,18 @@ def test_query_key_and_value_are_one_product_where_their_formats_are_the_same() 
     )
     assert products["layer.1.attention.key"] == ("layer.1.attention.key",)
     assert sorted(layer for layers in products.values() for layer in layers) == sorted(formats)
+
+
+def test_an_artifact_is_read_with_one_product_for_query_key_and_value(
+    tiny_encoder: PreparedModel, tmp_path: Path
+) -> None:
+    assert tiny_encoder.encoder is not None
+    width = tiny_encoder.encoder.shape.width
+    for recipe, name in ((Fp32(), "weight"), (Int8Dynamic(), "rows"), (Int4WeightOnly(), "packed")):
+        write_encoder(tiny_encoder, VariantSpec(engine=Engine.TORCH, recipe=recipe), tmp_path / "x")
+        product = read_encoder(tmp_path / "x").product(0, MERGED)
+        assert product is not None
+        assert product.get_buffer(name).shape[0] == 3 * width
 
 
 def test_a_compiled_encoder_answers_as_the_eager_one(tiny_encoder: PreparedModel, tmp_path: Path) -> None:
