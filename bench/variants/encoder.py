@@ -22,6 +22,11 @@ from typing import Any, TextIO
 
 import numpy as np
 import onnx
+from gpu_floor import (  # type: ignore[import-not-found]  # it lies beside this script
+    gpu_kernels,
+    gpu_rates,
+    over_floors,
+)
 
 from anabranch.variants.availability import available_recipes, installed_runtimes
 from anabranch.variants.build import build
@@ -34,12 +39,14 @@ from anabranch.variants.recipes import Device, Engine, VariantSpec, variant_spec
 from anabranch.variants.runtime import load_variant
 from anabranch.variants.tensors import Array, Request
 
-WORDS, LAYERS, WIDTH = 30_522, 6, 384
+WORDS = 30_522
 # Rows and tokens of one call.
 SHAPES = {
     Device.CPU: ((1, 32), (8, 32), (32, 32), (1, 128), (8, 128)),
     Device.CUDA: ((1, 32), (8, 32), (32, 32), (1, 128), (32, 128), (128, 128)),
 }
+# The shape whose kernels are listed on a GPU.
+LARGE = (32, 128)
 # What a person would otherwise do, for each engine; ratios to them stand beside the ratio to FP32.
 ALTERNATIVES = {Device.CPU: ("onnx-fp32", "torch-bf16"), Device.CUDA: ("onnx-fp32-cuda", "torch-fp16-cuda")}
 FP32 = {Device.CPU: "torch-fp32", Device.CUDA: "torch-fp32-cuda"}
@@ -59,7 +66,7 @@ class Runner:
 def main() -> None:
     options = _options()
     device = Device(options.device)
-    names = options.variants.split(",") if options.variants else _runnable(device, options.training)
+    names = options.variants.split(",") if options.variants else _runnable(device, options)
     output = options.output.open("w") if options.output else None
     _print({"kind": "machine", **_machine(device)}, output)
     source = minilm_source(evaluate=options.evaluate)
@@ -70,6 +77,8 @@ def main() -> None:
         for manifest in _built(source, specs, options.models):
             _print({"kind": "variant", **_described(manifest, options.models, device)}, output)
         artifacts = [(spec, _artifact(options.models / MODEL / spec.name)) for spec in specs]
+    if options.judge_only:
+        return
     runners = [_runner(spec, path) for spec, path in artifacts]
     runners += [_plain_compile(path) for spec, path in artifacts if spec.name == "torch-fp16-cuda"]
     shapes = SHAPES[device]
@@ -84,12 +93,20 @@ def main() -> None:
         for shape in shapes:
             for runner in runners:
                 runner.times_ms[shape].append(_times_ms(runner, inputs[shape]))
-    rates = _rates() if device is Device.CUDA else {}
+    rates = gpu_rates() if device is Device.CUDA else {}
     if rates:
         _print({"kind": "rates", **rates}, output)
     for runner in runners:
         for shape in shapes:
-            _print({"kind": "latency", **_latency(runner, shape, runners, device, rates)}, output)
+            line = _latency(runner, shape, runners, device)
+            if rates:
+                line |= over_floors(runner.name, *shape, line["p50_ms"], rates)
+            _print({"kind": "latency", **line}, output)
+    if rates:
+        for runner in runners:
+            _print(
+                {"kind": "kernels", "variant": runner.name, **gpu_kernels(runner.run, inputs[LARGE])}, output
+            )
 
 
 def _options() -> argparse.Namespace:
@@ -99,18 +116,24 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--evaluate", type=int, default=2_000, help="held-out sentences")
     parser.add_argument("--variants", default="", help="names, by default all that run here")
+    parser.add_argument("--engines", default=",".join(Engine), help="of the variants that run here")
     parser.add_argument("--training", action="store_true", help="with int8-qat, which trains for minutes")
     parser.add_argument(
         "--latency-only", action="store_true", help="write the artifacts without judging them"
     )
+    parser.add_argument("--judge-only", action="store_true", help="build and judge, time nothing")
     parser.add_argument("--output", type=Path, help="a file for the lines too")
     return parser.parse_args()
 
 
-def _runnable(device: Device, training: bool) -> list[str]:
+def _runnable(device: Device, options: argparse.Namespace) -> list[str]:
     specs = [status.spec for status in available_recipes() if status.runs_here]
     return [
-        spec.name for spec in specs if spec.device is device and (training or spec.recipe.name != "int8-qat")
+        spec.name
+        for spec in specs
+        if spec.device is device
+        and spec.engine in options.engines.split(",")
+        and (options.training or spec.recipe.name != "int8-qat")
     ]
 
 
@@ -258,7 +281,6 @@ def _latency(
     shape: tuple[int, int],
     runners: list[Runner],
     device: Device,
-    rates: dict[str, float],
 ) -> dict[str, Any]:
     rows, tokens = shape
     calls = [ms for turn in runner.times_ms[shape] for ms in turn]
@@ -268,7 +290,7 @@ def _latency(
         for other in runners
         if other.name in (FP32[device], *ALTERNATIVES[device], "torch.compile default fp16")
     }
-    line = {
+    return {
         "variant": runner.name,
         "rows": rows,
         "tokens": tokens,
@@ -278,81 +300,12 @@ def _latency(
         "calls": len(calls),
         **ratios,
     }
-    if rates:
-        floor_ms = _floor_ms(runner.name, rows, tokens, rates)
-        line |= {"floor_ms": round(floor_ms, 4), "over_floor": round(float(p50) / floor_ms, 2)}
-    return line
 
 
 def _ratio(other: Runner, runner: Runner, shape: tuple[int, int]) -> float:
     """How many times as fast as the other: the median over the rounds."""
     pairs = zip(other.times_ms[shape], runner.times_ms[shape], strict=True)
     return statistics.median(statistics.median(theirs) / statistics.median(ours) for theirs, ours in pairs)
-
-
-def _floor_ms(name: str, rows: int, tokens: int, rates: dict[str, float]) -> float:
-    """The larger of arithmetic over the measured matrix rate and bytes over the measured bandwidth.
-
-    Bytes are the fewest that must move: every weight once, token ids in, logits out.
-    """
-    per_token = LAYERS * (24 * WIDTH * WIDTH + 4 * tokens * WIDTH)
-    weights = LAYERS * 12 * WIDTH * WIDTH
-    number_format, weight_bytes = _format(name)
-    arithmetic_s = rows * tokens * per_token / rates[number_format]
-    moved_s = (weights * weight_bytes + rows * tokens * (16 + WIDTH * 2)) / rates["bytes"]
-    return 1e3 * max(arithmetic_s, moved_s)
-
-
-def _format(name: str) -> tuple[str, float]:
-    """The matrix rate that bounds a variant, and the bytes of one weight."""
-    table = {"fp32": ("fp32", 4.0), "tf32": ("tf32", 4.0), "fp8": ("fp8", 1.0), "int8-dynamic": ("int8", 1.0)}
-    table |= {"int8-weight-only": ("half", 1.0), "int4-weight-only": ("half", 0.5), "mixed": ("int8", 1.33)}
-    recipe = name.removesuffix("-cuda")
-    for engine in sorted(Engine, key=len, reverse=True):
-        recipe = recipe.removeprefix(f"{engine}-")
-    return table.get(recipe, ("half", 2.0))
-
-
-def _rates() -> dict[str, float]:
-    """Operations a second of large matrix products, and bytes a second of a large copy, on this GPU."""
-    import torch
-
-    size = 8192
-    first, second = (torch.randn(size, size, device="cuda") for _ in range(2))
-    halves = first.half(), second.half()
-    bytes_ = tuple((part * 10).to(torch.int8) for part in (first, second))
-    eighths = tuple(part.to(torch.float8_e4m3fn) for part in (first, second))
-    one = torch.ones((), device="cuda")
-    products: dict[str, Callable[[], Any]] = {
-        "fp32": lambda: first @ second,
-        "half": lambda: halves[0] @ halves[1],
-        "int8": lambda: torch._int_mm(bytes_[0], bytes_[1].t()),
-        "fp8": lambda: torch._scaled_mm(
-            eighths[0], eighths[1].t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16
-        ),
-    }
-    torch.set_float32_matmul_precision("highest")
-    rates = {name: 2 * size**3 / _device_s(run) for name, run in products.items()}
-    torch.set_float32_matmul_precision("high")
-    rates["tf32"] = 2 * size**3 / _device_s(products["fp32"])
-    large = torch.empty(1 << 30, dtype=torch.float32, device="cuda")
-    other = torch.empty_like(large)
-    rates["bytes"] = 2 * large.nbytes / _device_s(lambda: other.copy_(large))
-    return {name: round(rate, -9) for name, rate in rates.items()}
-
-
-def _device_s(run: Callable[[], Any]) -> float:
-    import torch
-
-    for _ in range(3):
-        run()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    start.record()
-    for _ in range(10):
-        run()
-    end.record()
-    torch.cuda.synchronize()
-    return float(start.elapsed_time(end)) / 1e3 / 10
 
 
 if __name__ == "__main__":

@@ -87,10 +87,12 @@ def _quality(variants: list[Line]) -> list[str]:
 def _speed(latencies: list[Line], rows: int, tokens: int) -> list[str]:
     chosen = [line for line in latencies if (line["rows"], line["tokens"]) == (rows, tokens)]
     peers = [key for key in chosen[0] if key.startswith("times_")]
-    floor = "over_floor" in chosen[0]
-    heads = [f"times {peer.removeprefix('times_')}" for peer in peers] + (
-        ["times the floor"] if floor else []
-    )
+    floors = {
+        key: head
+        for key, head in (("over_floor", "times the floor"), ("over_products", "times its products"))
+        if any(key in line for line in chosen)
+    }
+    heads = [*(f"times {peer.removeprefix('times_')}" for peer in peers), *floors.values()]
     table = [
         f"**{rows} × {tokens} tokens**",
         "",
@@ -98,7 +100,8 @@ def _speed(latencies: list[Line], rows: int, tokens: int) -> list[str]:
         "|---|---:|---:|---:|" + "---:|" * len(heads),
     ]
     for line in sorted(chosen, key=lambda line: float(line["p50_ms"])):
-        values = [f"{line[peer]:.2f}" for peer in peers] + ([f"{line['over_floor']:.1f}"] if floor else [])
+        values = [f"{line[peer]:.2f}" for peer in peers]
+        values += [f"{line[key]:.1f}" if key in line else "" for key in floors]
         table.append(
             f"| `{line['variant']}` | {line['p50_ms']:.3g} | {line['p99_ms']:.3g} | {line['rows_per_s']:.0f} | "
             + " | ".join(values)

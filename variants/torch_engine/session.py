@@ -1,5 +1,6 @@
 """Run an encoder's artifact in torch: eager or compiled, on a CPU or a GPU."""
 
+import importlib.util
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from anabranch.variants.errors import VariantError, VariantRunError
 from anabranch.variants.recipes import Device
 from anabranch.variants.tensors import Array
 from anabranch.variants.torch_engine.artifact import read_encoder
+from anabranch.variants.torch_engine.encoder import EncoderModule
 from anabranch.variants.torch_engine.graphs import Encode, GraphReplay
 
 # The precision of FP32 products is one setting a process: calls on the GPU take turns, each with its own.
@@ -52,7 +54,7 @@ class TorchSession:
             )
         torch.set_num_threads(threads)
         module = read_encoder(path).to(device.value).eval()
-        encode: Encode = _compiled(module) if is_compiled else module
+        encode: Encode = _compiled(module, device) if is_compiled else module
         self._device = device
         self._precision = "high" if uses_tf32 else "highest"
         replays = is_compiled and device is Device.CUDA
@@ -89,7 +91,13 @@ class TorchSession:
             return logits.cpu(), embedding.cpu() if self._with_embedding else embedding
 
 
-def _compiled(module: Encode) -> Encode:
+def _compiled(module: EncoderModule, device: Device) -> Encode:
+    """Kernels of ours where they take the encoder, else those of torch's compiler."""
+    if device is Device.CUDA and importlib.util.find_spec("triton") is not None:
+        from anabranch.variants.torch_engine.fused import FusedEncoder, can_fuse
+
+        if can_fuse(module):
+            return FusedEncoder(module)
     torch._dynamo.config.recompile_limit = _MOST_COMPILATIONS
     compiled: Encode = torch.compile(module, dynamic=True, fullgraph=True)
     return compiled

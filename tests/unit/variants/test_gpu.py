@@ -4,15 +4,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 from anabranch.variants.availability import available_recipes, cuda_devices
 from anabranch.variants.build import build
+from anabranch.variants.encoder_graph import EncoderShape
 from anabranch.variants.measure import run_all
 from anabranch.variants.models import ModelSource, PreparedModel
 from anabranch.variants.recipes import Device, Engine, Fp16, Fp32, VariantSpec
 from anabranch.variants.runtime import load_variant
 from anabranch.variants.sessions import OnnxSession
 from anabranch.variants.torch_engine.artifact import write_encoder
+from anabranch.variants.torch_engine.encoder import MERGED, EncoderModule
+from anabranch.variants.torch_engine.graphs import GraphReplay
+from anabranch.variants.torch_engine.linears import FloatLinear
 from anabranch.variants.torch_engine.session import TorchSession
 
 pytestmark = pytest.mark.gpu
@@ -55,3 +61,59 @@ def test_recorded_graphs_give_every_shape_its_own_answer(tiny_encoder: PreparedM
                     run_all(expected, requests)["logits"],
                     atol=1e-3 if recipe == Fp32() else 5e-2,
                 )
+
+
+def _random_encoder(dtype: torch.dtype) -> EncoderModule:
+    """Heads of 32, as in most encoders: the kernels of ours take it."""
+    layers, width = 2, 64
+    draws = torch.Generator().manual_seed(5)
+
+    def normal(*shape: int, around: float = 0.0) -> Tensor:
+        return (torch.randn(shape, generator=draws) * 0.1 + around).to(dtype)
+
+    outputs = {
+        MERGED: (3 * width, width),
+        "attention.output": (width, width),
+        "feedforward.up": (4 * width, width),
+        "feedforward.down": (width, 4 * width),
+    }
+    linears: dict[str, nn.Module] = {
+        f"layer.{layer}.{part}": FloatLinear(normal(*shape), normal(shape[0]))
+        for layer in range(layers)
+        for part, shape in outputs.items()
+    }
+    tables = {"word": 100, "position": 512, "token_type": 2}
+    rest = {f"embeddings.{name}_embeddings.weight": normal(size, width) for name, size in tables.items()}
+    norms = ["embeddings"] + [
+        f"encoder.layer.{layer}.{part}" for layer in range(layers) for part in ("attention.output", "output")
+    ]
+    for name in norms:
+        rest |= {
+            f"{name}.LayerNorm.weight": normal(width, around=1.0),
+            f"{name}.LayerNorm.bias": normal(width),
+        }
+    rest |= {"head.weight": normal(3, width).float(), "head.bias": normal(3).float()}
+    return EncoderModule(EncoderShape(layers=layers, heads=2, width=width), linears, rest)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "tokens"), [(1, 7), (3, 33), (5, 130), (64, 512), (128, 200), (130, 16)])
+def test_fused_kernels_compute_what_the_plain_module_computes(
+    dtype: torch.dtype, rows: int, tokens: int
+) -> None:
+    from anabranch.variants.torch_engine.fused import FusedEncoder, can_fuse
+
+    module = _random_encoder(dtype).to("cuda")
+    assert can_fuse(module)
+    draws = torch.Generator().manual_seed(rows * tokens)
+    ids = torch.randint(0, 100, (rows, tokens), generator=draws)
+    lengths = torch.randint(1, tokens + 1, (rows, 1), generator=draws)
+    mask = (torch.arange(tokens)[None] < lengths).long()
+    exact = _random_encoder(dtype).float().to("cuda")
+    with torch.inference_mode():
+        expected, unit = exact(ids.cuda(), mask.cuda())
+        replay = GraphReplay(FusedEncoder(module))
+        for _ in range(2):
+            logits, embedding = replay(ids, mask)
+            assert (embedding * unit).sum(-1).min() > (0.9999 if dtype is torch.float16 else 0.999)
+            np.testing.assert_allclose(logits.cpu(), expected.cpu(), atol=2e-2)
