@@ -70,7 +70,7 @@ class GraphReplay:
         rows, tokens = ids.shape
         shape = padded_shape(rows, tokens)
         if shape is None:
-            return self._encode(*torch.stack((ids, mask)).to("cuda", torch.int32))
+            return self._encode(*_sent(torch.stack((ids, mask)).int()))
         recorded = self._recorded.get(shape)
         if recorded is None:
             recorded = self._recorded[shape] = self._record(shape)
@@ -87,25 +87,31 @@ class GraphReplay:
         asked = torch.ones((2, rows, tokens), dtype=torch.int32).pin_memory()
         lanes = self._most_lanes if rows > 1 and rows * tokens >= _SPLIT_TOKENS else 1
         sides = [torch.cuda.Stream() for _ in range(lanes)]  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        for side in sides:
+        parts = asked.chunk(lanes, dim=1)
+        for side, part in zip(sides, parts, strict=True):
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
+                # As in the recording: what is compiled for these tensors is found again there.
                 for _ in range(_WARM_CALLS):
-                    warm, embedding = self._encode(*asked[:, : rows // lanes].to("cuda"))
+                    warm = self._encode(*_sent(part))
         torch.cuda.synchronize()
-        logits = torch.empty((rows, warm.shape[1])).pin_memory()
-        embeddings = embedding.new_empty((rows, embedding.shape[1]))
+        logits = torch.empty((rows, warm[0].shape[1])).pin_memory()
+        embeddings = warm[1].new_empty((rows, warm[1].shape[1]))
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             whole = torch.cuda.current_stream()
-            parts = asked.chunk(lanes, dim=1), logits.chunk(lanes), embeddings.chunk(lanes)
-            for side, part, answer, place in zip(sides, *parts, strict=True):
+            answers = logits.chunk(lanes), embeddings.chunk(lanes)
+            for side, part, answer, place in zip(sides, parts, *answers, strict=True):
                 side.wait_stream(whole)
                 with torch.cuda.stream(side):
-                    ids, mask = (row.to("cuda", non_blocking=True) for row in part)
-                    found, embedding = self._encode(ids, mask)
+                    found, embedding = self._encode(*_sent(part))
                     answer.copy_(found, non_blocking=True)
                     place.copy_(embedding)
             for side in sides:
                 whole.wait_stream(side)
         return _Recorded(graph, asked, logits, embeddings)
+
+
+def _sent(part: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids and mask on the GPU, each a tensor of its own."""
+    return part[0].to("cuda", non_blocking=True), part[1].to("cuda", non_blocking=True)
