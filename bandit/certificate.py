@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from anabranch.bandit.decision import Decision
+from anabranch.bandit.decision import Command, Decision
 from anabranch.bandit.evidence import Evidence
 from anabranch.bandit.replaying import Replay
 from anabranch.bandit.spec import Experiment
@@ -24,12 +24,16 @@ class Certificate:
         first_delta: Evidence up to this delta belongs to an earlier spec version.
         evidence: What each tick folded in, oldest first, up to the decision.
         decisions: All decisions up to the certified one, which is the last.
+        commands: What people and gates asked up to then.
+        first_epoch: Where the epochs of this spec version begin.
     """
 
     experiment: Experiment
     first_delta: int
     evidence: tuple[Evidence, ...]
     decisions: tuple[Decision, ...]
+    commands: tuple[Command, ...] = ()
+    first_epoch: int = 0
 
     @property
     def decision(self) -> Decision:
@@ -43,7 +47,9 @@ def certify(
     log: Iterable[Evidence],
     *,
     number: int,
+    commands: Iterable[Command] = (),
     first_delta: int = 0,
+    first_epoch: int = 0,
 ) -> Certificate:
     """The certificate of one decision.
 
@@ -52,7 +58,9 @@ def certify(
         decisions: Of this spec version, oldest first.
         log: What the ticks folded in, oldest first.
         number: Of the decision.
+        commands: What people and gates asked.
         first_delta: As in `Certificate`.
+        first_epoch: As in `Certificate`.
 
     Raises:
         ValueError: When there is no such decision.
@@ -61,16 +69,19 @@ def certify(
     if not upto or upto[-1].number != number:
         known = f"1 to {decisions[-1].number}" if decisions else "none"
         raise ValueError(f"decision {number} of {experiment.name} is not kept: there are {known}")
+    handled = {number for decision in upto for number in decision.handled}
     return Certificate(
         experiment=experiment,
         first_delta=first_delta,
+        first_epoch=first_epoch,
+        commands=tuple(command for command in commands if command.id in handled),
         evidence=tuple(part for part in log if part.last <= upto[-1].evidence_last),
         decisions=upto,
     )
 
 
 def recompute(certificate: Certificate) -> list[str]:
-    """Compute every verdict of every decision again.
+    """Take every decision again: verdicts, weights, and what followed from them.
 
     Returns:
         What does not match to 1e-9, each in a sentence; empty when the decision follows from the counts.
@@ -78,7 +89,13 @@ def recompute(certificate: Certificate) -> list[str]:
     numbers = [decision.number for decision in certificate.decisions]
     if numbers != list(range(1, len(numbers) + 1)):
         return [f"decisions {numbers} are not an unbroken row from 1: one is missing"]
-    replay = Replay(certificate.experiment, certificate.first_delta, certificate.evidence)
+    replay = Replay(
+        certificate.experiment,
+        certificate.evidence,
+        certificate.commands,
+        first_delta=certificate.first_delta,
+        first_epoch=certificate.first_epoch,
+    )
     return [
         f"decision {decision.number}: {problem}"
         for decision in certificate.decisions

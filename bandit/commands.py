@@ -9,8 +9,8 @@ from anabranch.bandit import choose
 from anabranch.bandit.course import Course, next_step, win
 from anabranch.bandit.decision import Change, Command, Verb
 from anabranch.bandit.gating import approve, hear_answer
-from anabranch.bandit.lifecycle import Event, IllegalTransition, Phase
-from anabranch.bandit.revising import revise
+from anabranch.bandit.lifecycle import Event, IllegalTransition, Phase, follow
+from anabranch.bandit.revising import changes
 from anabranch.bandit.spec import PauseStep
 from anabranch.bandit.state import ExperimentState
 
@@ -51,7 +51,7 @@ def _follow_command(course: Course, command: Command) -> None:
         case Verb.ANSWER:
             hear_answer(course, command)
         case Verb.REVISE:
-            revise(course, command)
+            _revise(course, command)
         case Verb.PROMOTE:
             if course.experiment.observes:
                 raise IllegalTransition("its mode is observe: abort it, and apply it with mode: apply")
@@ -62,3 +62,12 @@ def _follow_command(course: Course, command: Command) -> None:
             win(course, candidate, f"{candidate} is promoted {by}, whatever the verdicts")
         case _:
             assert_never(command.verb)
+
+
+def _revise(course: Course, command: Command) -> None:
+    """Go on with a changed document; raises IllegalTransition where the phase or the change does not allow it."""
+    follow(course.state.phase, Event.REVISE)
+    assert command.revision is not None, "the controller reads the document into the command"
+    changed = changes(course.experiment, command.revision, course.state)
+    course.experiment = command.revision
+    course.note(Change.REVISED, f"revised by {command.actor}: {', '.join(changed) or 'nothing changes'}")

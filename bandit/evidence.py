@@ -67,6 +67,7 @@ class Evidence:
         first: Sequence number of the first delta inside, 0 when there is none.
         last: Sequence number of the last delta inside.
         weights: By epoch number, the share of every arm by variant name.
+        at_s: When the tick that folds it in took place, in seconds since 1970; 0 before that.
     """
 
     experiment: str
@@ -75,6 +76,7 @@ class Evidence:
     cells: tuple[Cell, ...] = ()
     pairs: tuple[PairCell, ...] = ()
     weights: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    at_s: float = 0.0
 
     @property
     def is_empty(self) -> bool:

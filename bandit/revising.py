@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from anabranch.bandit.course import Course
-from anabranch.bandit.decision import Change, Command
-from anabranch.bandit.lifecycle import Event, IllegalTransition, follow
+from anabranch.bandit.lifecycle import IllegalTransition
 from anabranch.bandit.spec import BanditStep, Experiment, PromoteStep, SetWeightStep, Step, kind_of
 from anabranch.bandit.state import ExperimentState
 
@@ -59,19 +57,6 @@ def changes(before: Experiment, after: Experiment, state: ExperimentState) -> li
             "abort it and apply the document again"
         )
     return changed
-
-
-def revise(course: Course, command: Command) -> None:
-    """Go on with a changed document.
-
-    Raises:
-        IllegalTransition: If the phase or the change does not allow it.
-    """
-    follow(course.state.phase, Event.REVISE)
-    assert command.revision is not None, "the controller reads the document into the command"
-    changed = changes(course.experiment, command.revision, course.state)
-    course.experiment = command.revision
-    course.note(Change.REVISED, f"revised by {command.actor}: {', '.join(changed) or 'nothing changes'}")
 
 
 def _why_not(

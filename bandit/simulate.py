@@ -123,6 +123,7 @@ def _draw(
         cells=tuple(cells),
         pairs=tuple(pairs),
         weights={state.epoch: weights[state.epoch]},
+        at_s=now,
     )
 
 

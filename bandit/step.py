@@ -69,7 +69,7 @@ def tick(
         commands: Requests of people, oldest first.
         now: Seconds since 1970; a clock that stepped back counts as one that stood still.
     """
-    now = max(now, state.step_started_s, state.epoch_started_s, state.allocated_s, state.paused_s or 0.0)
+    now = steady(state, now)
     before = state
     state = fold(experiment, state, evidence)
     state = follow_rivals(experiment, before, state, evidence)
@@ -88,6 +88,11 @@ def tick(
     settle_mirror(course)
     set_weights(course)
     return _conclude(course, before, commands)
+
+
+def steady(state: ExperimentState, now: float) -> float:
+    """The time of a tick: a clock that stepped back stands still."""
+    return max(now, state.step_started_s, state.epoch_started_s, state.allocated_s, state.paused_s or 0.0)
 
 
 def _may_start(course: Course) -> bool:

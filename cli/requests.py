@@ -36,7 +36,7 @@ def check_possible(
         stored: The experiment.
         pending: Earlier requests that no tick has answered; they come first.
         verb: What is asked.
-        variant: What is to be promoted, empty for the one live candidate.
+        variant: What is to be promoted, empty for the one live candidate; the gate to open, empty for the one that waits.
 
     Raises:
         CommandFailed: If the phase does not allow it; names the verbs that it does allow.
@@ -51,7 +51,9 @@ def check_possible(
             f"cannot {verb} {stored.name}: it {will}",
             f"possible then: {possible}" if pending else f"possible now: {possible}",
         )
-    if variant and variant not in stored.state.live:
+    if verb is Verb.APPROVE:
+        _check_waits(stored, variant)
+    elif variant and variant not in stored.state.live:
         live = ", ".join(stored.state.live) or "none"
         gone = next((removal for removal in stored.state.removed if removal.variant == variant), None)
         if gone is not None:
@@ -64,6 +66,27 @@ def check_possible(
             ExitCode.NOT_FOUND,
             f"{variant!r} is no live candidate of {stored.name}; live are: {live}{did_you_mean(variant, stored.state.live)}",
         )
+
+
+def _check_waits(stored: StoredExperiment, gate: str) -> None:
+    """Refuse to open a gate that nobody waits for."""
+    from anabranch.bandit.gating import waiting_gates
+
+    waiting = [each.name for each in waiting_gates(parse(stored.document), stored.state)]
+    if gate in waiting or (not gate and len(waiting) == 1):
+        return
+    if not waiting:
+        raise CommandFailed(ExitCode.REFUSED, f"{stored.name} waits for no gate")
+    if not gate:
+        raise CommandFailed(
+            ExitCode.BAD_INPUT,
+            f"{stored.name} waits for {len(waiting)} gates: {', '.join(waiting)}",
+            f"choose one: `anabranch approve {stored.name} GATE`",
+        )
+    raise CommandFailed(
+        ExitCode.NOT_FOUND,
+        f"{stored.name} does not wait for gate {gate!r}; waiting are: {', '.join(waiting)}{did_you_mean(gate, waiting)}",
+    )
 
 
 def chosen_variant(stored: StoredExperiment, verb: Verb, variant: str) -> str:

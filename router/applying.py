@@ -14,7 +14,8 @@ import yaml
 from anabranch.bandit.spec import Experiment
 from anabranch.bandit.verdicts import Outcome
 from anabranch.store.document import parse
-from anabranch.store.port import Conflict, StoredExperiment
+from anabranch.store.port import StoredExperiment
+from anabranch.store.revisions import check_revision
 from anabranch.store.second_on_model import second_on_model
 from anabranch.variants.manifest import MANIFEST, Manifest, read_manifest
 
@@ -24,6 +25,7 @@ class Applied(StrEnum):
 
     CREATED = "created"
     CONFIGURED = "configured"
+    REVISED = "asked to go on with this document"
     UNCHANGED = "unchanged"
 
 
@@ -32,7 +34,9 @@ def outcome_of(name: str, document: Mapping[str, Any], kept: Sequence[StoredExpe
     found = next((experiment for experiment in kept if experiment.name == name), None)
     if found is None:
         return Applied.CREATED
-    return Applied.UNCHANGED if _same(found.document, document) else Applied.CONFIGURED
+    if _same(found.document, document):
+        return Applied.UNCHANGED
+    return Applied.CONFIGURED if found.state.phase.is_over else Applied.REVISED
 
 
 def check_applicable(
@@ -48,9 +52,7 @@ def check_applicable(
         if phase.is_over:
             continue
         if other.name == experiment.name and not _same(other.document, document):
-            raise Conflict(
-                f"experiment {other.name} is {phase}: abort it before applying a changed document, or choose another name"
-            )
+            check_revision(parse(other.document), experiment, other.state)
         if other.name != experiment.name and parse(other.document).model == experiment.model:
             raise second_on_model(experiment.model, other.name, phase)
 

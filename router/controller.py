@@ -6,9 +6,11 @@ several controllers over one store one leads, and ticks; the others ingest and p
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from anabranch.bandit.decision import Command, Decision, Verb
@@ -21,10 +23,12 @@ from anabranch.router.admission import problems
 from anabranch.router.leadership import Alone, Leadership
 from anabranch.router.reading import JournalReader
 from anabranch.router.upkeep import Upkeep
+from anabranch.store.catalog_check import host_problems
 from anabranch.store.document import parse
 from anabranch.store.ingest import Ingested
 from anabranch.store.lease import Lease, LeaseLost
-from anabranch.store.port import Conflict, Store, StoredExperiment
+from anabranch.store.ledger_port import Catalog
+from anabranch.store.port import Conflict, Revision, Store, StoredExperiment
 from anabranch.variants.manifest import Manifest
 
 _log = logging.getLogger(__name__)
@@ -43,6 +47,7 @@ class Controller:
         decided: Told of every saved decision, with its experiment and model; must not raise.
         leadership: Whether it leads; by default there is no other.
         upkeep: Keeps the store small while this one leads; None where nobody shall.
+        webhook_hosts: Where gates and notifications may go.
 
     Attributes:
         ingested: What the last round read.
@@ -63,6 +68,7 @@ class Controller:
         leadership: Leadership | None = None,
         upkeep: Upkeep | None = None,
         refuses: Callable[[Experiment], list[str]] = lambda _experiment: [],
+        webhook_hosts: tuple[str, ...] = (),
     ) -> None:
         self._store = store
         self._reader = None if journal is None else JournalReader(store, journal)
@@ -78,6 +84,8 @@ class Controller:
         # Experiments on variants that other replicas have, and this one does not.
         self._unroutable: set[str] = set()
         self._version = 0
+        self._webhook_hosts = webhook_hosts
+        self._has_told = False
         self._lock = threading.Lock()
         self.ingested = Ingested()
         self.experiments: tuple[StoredExperiment, ...] = ()
@@ -106,6 +114,7 @@ class Controller:
         with self._lock:
             self._manifests = manifests
             self._baselines = baselines
+            self._has_told = False
             self.publish()
 
     def publish(self) -> None:
@@ -120,6 +129,7 @@ class Controller:
         self._published = routes
 
     def _tick_all(self) -> list[Decision]:
+        self._tell_what_is_served()
         decided: list[Decision] = []
         for kept in self._store.experiments():
             try:
@@ -134,15 +144,20 @@ class Controller:
 
     def _tick(self, kept: StoredExperiment) -> Decision | None:
         experiment = parse(kept.document)
-        commands = self._store.pending(kept.name)
+        if kept.state.phase is Phase.PENDING:
+            self._refuse(kept.name, self._refusals(experiment))
+        commands = tuple(_with_document(command) for command in self._store.pending(kept.name))
         if kept.state.phase.is_over and not commands:
             return None
-        if kept.state.phase is Phase.PENDING and (found := self._refusals(experiment)):
-            commands = (*commands, Command(id=0, verb=Verb.ABORT, actor=f"admission: {'; '.join(found)}"))
-        evidence = self._store.load_evidence(kept.name, kept.state.cursor)
-        result = tick(experiment, kept.state, evidence, commands, self._wall_clock())
+        now = self._wall_clock()
+        evidence = replace(self._store.load_evidence(kept.name, kept.state.cursor), at_s=now)
+        result = tick(experiment, kept.state, evidence, commands, now)
         if result.decision is None and evidence.is_empty and result.state == kept.state:
             return None
+        revision = None
+        if result.revised is not None:
+            [taken] = (command for command in commands if command.revision is result.revised)
+            revision = Revision(document=json.loads(taken.argument), actor=taken.actor)
         new_baseline = None
         if result.promoted is not None:
             new_baseline = (experiment.model, result.promoted)
@@ -156,6 +171,7 @@ class Controller:
                 evidence=evidence,
                 decision=result.decision,
                 new_baseline=new_baseline,
+                revision=revision,
                 lease=self._leadership.lease,
             )
         except Conflict as conflict:
@@ -176,8 +192,27 @@ class Controller:
             self._decided(kept.name, experiment.model, result.decision)
         return result.decision
 
+    def _tell_what_is_served(self) -> None:
+        """Let a document be checked before it is applied, by what this server has."""
+        if self._has_told:
+            return
+        variants = {
+            model: {name: f"{manifest.signatures} → {manifest.outputs}" for name, manifest in served.items()}
+            for model, served in self._manifests.items()
+        }
+        told = Catalog(variants=variants, webhook_hosts=self._webhook_hosts, at_s=self._wall_clock())
+        self._store.ledger.save_catalog(told)
+        self._has_told = True
+
     def _refusals(self, experiment: Experiment) -> list[str]:
-        return [*problems(experiment, self._manifests), *self._refuses(experiment)]
+        found = [*problems(experiment, self._manifests), *self._refuses(experiment)]
+        return [*found, *host_problems(experiment, self._webhook_hosts)]
+
+    def _refuse(self, name: str, found: list[str]) -> None:
+        """Abort what cannot begin on what is served, by a request like any other: what happened can be taken again."""
+        if found and not any(asked.verb is Verb.ABORT for asked in self._store.pending(name)):
+            actor = f"admission: {'; '.join(found)}"
+            self._store.request(name, Verb.ABORT, "", actor, self._wall_clock())
 
     def _routes(self) -> dict[str, Route]:
         routes = {
@@ -200,3 +235,10 @@ class Controller:
             if not missing:
                 routes[experiment.model] = route_of(experiment, kept.state, kept.id, kept.salt.hex())
         return routes
+
+
+def _with_document(command: Command) -> Command:
+    """A request with the document that it asks to go on with."""
+    if command.verb is not Verb.REVISE:
+        return command
+    return replace(command, revision=parse(json.loads(command.argument)))

@@ -1,4 +1,8 @@
-"""The hash chain over decisions: a changed or missing one breaks every hash after it."""
+"""The hash chain over decisions: a changed or missing one breaks every hash after it.
+
+A decision is chained with a seal over what it rests on: the document, and the evidence folded in since the decision
+before it. So a changed document or count breaks the chain as well, whatever the decision says.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +12,27 @@ from hashlib import sha256
 GENESIS = "0" * 64
 
 
-def link(previous_hash: str, body: str) -> str:
+def link(previous_hash: str, body: str, seal: str) -> str:
     """The hash of a decision.
 
     Args:
         previous_hash: Hash of the decision before it, `GENESIS` for the first.
         body: The decision's JSON text.
+        seal: Of what it rests on; empty for decisions of a release that had none.
     """
-    return sha256(f"{previous_hash}\n{body}".encode()).hexdigest()
+    sealed = f"\n{seal}" if seal else ""
+    return sha256(f"{previous_hash}\n{body}{sealed}".encode()).hexdigest()
 
 
-def first_broken(rows: Iterable[tuple[str, str, str]]) -> int | None:
-    """Index of the first row that does not follow from the one before it, or None.
+def seal_of(document: str, evidence: Iterable[str]) -> str:
+    """The digest of what a decision rests on.
 
     Args:
-        rows: In order, (previous hash, body, hash).
+        document: The experiment's document as JSON with sorted keys.
+        evidence: What was folded in since the decision before it, as JSON, in order.
     """
-    expected = GENESIS
-    for index, (previous_hash, body, digest) in enumerate(rows):
-        if previous_hash != expected or digest != link(previous_hash, body):
-            return index
-        expected = digest
-    return None
+    digest = sha256(document.encode())
+    for part in evidence:
+        digest.update(b"\n")
+        digest.update(part.encode())
+    return digest.hexdigest()

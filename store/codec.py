@@ -47,8 +47,8 @@ def decision_from(text: str) -> Decision:
 
 
 def evidence_text(evidence: Evidence) -> str:
-    """Evidence as JSON."""
-    return _text(_EVIDENCE, evidence)
+    """Evidence as JSON; equal evidence gives equal texts, as for decisions."""
+    return _text(_EVIDENCE, evidence_from(_text(_EVIDENCE, evidence)))
 
 
 def evidence_from(text: str) -> Evidence:

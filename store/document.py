@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from anabranch.bandit import hooks, spec
 from anabranch.store.bounded_yaml import UnreadableYaml, load_yaml
-from anabranch.store.document_problems import problems_beside, problems_of
+from anabranch.store.document_problems import problems_beside, problems_of, warnings_of
 from anabranch.store.document_schema import (
     ExperimentDocument,
     GateDocument,
@@ -83,6 +83,11 @@ def parse(document: Mapping[str, Any]) -> spec.Experiment:
         gates=tuple(_gate(gate) for gate in parsed.spec.gates),
         notifications=tuple(_notification(each) for each in parsed.spec.notifications),
     )
+
+
+def document_warnings(document: Mapping[str, Any]) -> list[str]:
+    """What a sound document probably does not mean, each with its path and what to do."""
+    return warnings_of(ExperimentDocument.model_validate(document).spec)
 
 
 def _path(location: tuple[int | str, ...]) -> str:

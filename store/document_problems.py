@@ -16,6 +16,7 @@ from anabranch.store.hold_back import held_back, relative_guardrails
 from anabranch.store.webhook_problems import webhook_problems
 
 _ROOM = 1e-6  # Share of the range on either side of a limit: a rarer event is not seen in any traffic.
+_BY_METRICS = re.compile(r"^spec\.steps\[\d+\]\.(mirror\.until\.|bandit: needs|promote: nothing)")
 _SOURCES = (*spec.DURATIONS, spec.ERROR, spec.TOP1_AGREEMENT)
 
 
@@ -49,11 +50,13 @@ def problems_beside(document: Mapping[str, Any], error: ValidationError) -> list
     except ValidationError:
         return []
     wrong = tuple(f"spec.{part}[{index}]" for part, index in found)
-    # What is said of all steps, or of steps and metrics together, may be wrong without the parts taken out.
-    doubtful = (
-        ("spec.steps:", "spec.metrics:") if "metrics" not in dict(found) else ("spec.steps", "spec.metrics:")
-    )
-    return [problem for problem in problems_of(rest) if not problem.startswith((*wrong, *doubtful))]
+    # What is said of all steps, or of steps by the metrics' names and roles, may be wrong without what was taken out.
+    return [
+        problem
+        for problem in problems_of(rest)
+        if not problem.startswith((*wrong, "spec.steps:", "spec.metrics:"))
+        and not ("metrics" in dict(found) and _BY_METRICS.search(problem))
+    ]
 
 
 def _neutral(part: str, name: object) -> dict[str, Any]:

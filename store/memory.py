@@ -6,7 +6,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,23 +14,28 @@ from typing import Any
 from anabranch.bandit.decision import Command, Decision, Verb
 from anabranch.bandit.evidence import Evidence, merge_cells, merge_pairs
 from anabranch.bandit.state import ExperimentState
-from anabranch.store.chain import GENESIS, link
-from anabranch.store.codec import decision_text
+from anabranch.store.chain import GENESIS, link, seal_of
+from anabranch.store.codec import decision_text, evidence_text
 from anabranch.store.document import parse
 from anabranch.store.lease import Lease
+from anabranch.store.ledger_port import StoredSpec, Tenure
 from anabranch.store.memory_access import MemoryAccess
 from anabranch.store.memory_ingestion import Ingests, MemoryIngestion
+from anabranch.store.memory_ledger import MemoryLedger, MemoryOutbox
 from anabranch.store.memory_replicas import MemoryReplicas
 from anabranch.store.memory_upkeep import MemoryUpkeep, Standing
+from anabranch.store.outbox_port import Message
 from anabranch.store.port import (
     MOVES_ENDED,
     AuditEvent,
     Conflict,
     NotFound,
+    Revision,
     StoredDecision,
     StoredExperiment,
     applied_detail,
 )
+from anabranch.store.revisions import check_revision, tenure_by
 from anabranch.store.second_on_model import second_on_model
 
 
@@ -63,6 +68,8 @@ class MemoryStore:
         self.access = MemoryAccess(self._audit)
         self.replicas = MemoryReplicas(clock)
         self.upkeep = MemoryUpkeep(self._ingested, self.replicas, self._standings)
+        self.ledger = MemoryLedger(self._find)
+        self.outbox = MemoryOutbox()
 
     def apply(
         self, document: Mapping[str, Any], actor: str, now: float, *, remark: str = ""
@@ -75,10 +82,11 @@ class MemoryStore:
             if kept is not None and kept.text == text:
                 return kept.stored
             self._refuse_second_on_model(experiment.name, experiment.model)
-            if kept is not None and (standing := self._standing(kept)):
-                raise Conflict(
-                    f"experiment {experiment.name} is {standing}: abort it before applying a changed document, or choose another name"
-                )
+            if kept is not None and self._standing(kept):
+                check_revision(parse(kept.stored.document), experiment, kept.stored.state)
+                if not any(asked.verb is Verb.REVISE for asked in self.pending(experiment.name)):
+                    self._ask(experiment.name, Verb.REVISE, text, actor, now)
+                return kept.stored
             before = kept.stored if kept is not None else None
             first_delta = len(self._ingested.deltas)
             first_epoch = before.state.epoch + 1 if before is not None else 0
@@ -100,6 +108,7 @@ class MemoryStore:
                 kept.stored, kept.text = stored, text
                 kept.log.clear()
                 self._ingested.forget_units(stored.id)
+            self._note_spec(stored, now, actor)
             self._audit(now, actor, experiment.name, "apply", applied_detail(stored.spec_version, remark))
             return stored
 
@@ -122,6 +131,8 @@ class MemoryStore:
         evidence: Evidence,
         decision: Decision | None,
         new_baseline: tuple[str, str] | None = None,
+        revision: Revision | None = None,
+        messages: Sequence[Message] = (),
         lease: Lease | None = None,
     ) -> int:
         """See `port.Store.save`."""
@@ -136,11 +147,19 @@ class MemoryStore:
             kept.stored = replace(kept.stored, state=state, state_version=expected + 1)
             if not evidence.is_empty:
                 kept.log.append(evidence)
+                self.ledger.add_evidence(name, kept.stored.spec_version, evidence)
             kept.weights.setdefault(state.epoch, dict(state.weights))
             if decision is not None:
                 self._append(kept, decision)
+                self.outbox.add(name, messages, now=decision.at_s)
+            if revision is not None:
+                version = kept.stored.spec_version + 1
+                kept.stored = replace(kept.stored, document=revision.document, spec_version=version)
+                kept.text = json.dumps(revision.document, sort_keys=True)
+                self._note_spec(kept.stored, decision.at_s if decision is not None else 0.0, revision.actor)
             if new_baseline is not None:
                 self._baselines[new_baseline[0]] = new_baseline[1]
+                self.ledger.add_tenure(tenure_by(name, decision, new_baseline, state.epoch_started_s))
             return expected + 1
 
     def load_evidence(self, name: str, after: int) -> Evidence:
@@ -183,10 +202,7 @@ class MemoryStore:
             kept = self._find(name)
             if verb in MOVES_ENDED and kept.stored.state.phase.is_over:
                 self._refuse_second_on_model(name, kept.stored.document["spec"]["model"])
-            identifier = self._audit(now, actor, name, verb, argument)
-            command = Command(id=identifier, verb=verb, actor=actor, argument=argument)
-            self._pending[identifier] = (name, command)
-            return command
+            return self._ask(name, verb, argument, actor, now)
 
     def pending(self, name: str) -> tuple[Command, ...]:
         """See `port.Store.pending`."""
@@ -203,10 +219,11 @@ class MemoryStore:
         with self._lock:
             return self._baselines.get(model)
 
-    def set_baseline(self, model: str, variant: str, now: float) -> None:  # noqa: ARG002  # the port's signature
+    def set_baseline(self, model: str, variant: str, now: float) -> None:
         """See `port.Store.set_baseline`."""
         with self._lock:
             self._baselines[model] = variant
+            self.ledger.add_tenure(Tenure(model=model, since_s=now, variant=variant))
 
     def next_lane(self) -> int:
         """See `port.Store.next_lane`."""
@@ -225,14 +242,29 @@ class MemoryStore:
     def close(self) -> None:
         """See `port.Store.close`."""
 
+    def _ask(self, name: str, verb: Verb, argument: str, actor: str, now: float) -> Command:
+        identifier = self._audit(now, actor, name, verb, argument)
+        command = Command(id=identifier, verb=verb, actor=actor, argument=argument)
+        self._pending[identifier] = (name, command)
+        return command
+
+    def _note_spec(self, stored: StoredExperiment, now: float, actor: str) -> None:
+        spec = StoredSpec(version=stored.spec_version, document=stored.document, applied_s=now, actor=actor)
+        self.ledger.add_spec(stored.name, spec)
+
     def _append(self, kept: _Kept, decision: Decision) -> None:
-        previous = kept.decisions[-1].hash if kept.decisions else GENESIS
+        before = kept.decisions[-1] if kept.decisions else None
+        previous = GENESIS if before is None else before.hash
+        sealed_up_to = 0 if before is None else before.decision.evidence_last
+        folded = [part for _, part in self.ledger.evidence(kept.stored.name) if part.last > sealed_up_to]
+        seal = seal_of(kept.text, map(evidence_text, folded))
         kept.decisions.append(
             StoredDecision(
                 spec_version=kept.stored.spec_version,
                 decision=decision,
                 previous_hash=previous,
-                hash=link(previous, decision_text(decision)),
+                hash=link(previous, decision_text(decision), seal),
+                seal=seal,
             )
         )
         for identifier in decision.handled:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +13,8 @@ from anabranch.bandit.state import ExperimentState
 from anabranch.store.access_port import AccessStore
 from anabranch.store.journal import SegmentName
 from anabranch.store.lease import Lease
+from anabranch.store.ledger_port import LedgerStore
+from anabranch.store.outbox_port import Message, OutboxStore
 from anabranch.store.replica_port import ReplicaStore
 from anabranch.store.upkeep_port import UpkeepStore
 
@@ -55,12 +57,25 @@ class StoredExperiment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredDecision:
-    """A decision as kept, chained to the one before it by hash."""
+    """A decision as kept, chained to the one before it by hash.
+
+    Attributes:
+        seal: Digest of the document and the evidence it rests on.
+    """
 
     spec_version: int
     decision: Decision
     previous_hash: str
     hash: str
+    seal: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """A changed document that a tick took while its experiment goes on."""
+
+    document: Mapping[str, Any]
+    actor: str
 
 
 def applied_detail(spec_version: int, remark: str) -> str:
@@ -175,6 +190,16 @@ class Store(Protocol):
         ...
 
     @property
+    def ledger(self) -> LedgerStore:
+        """Where documents, evidence and the models' baselines are remembered."""
+        ...
+
+    @property
+    def outbox(self) -> OutboxStore:
+        """Where messages wait that are to be told."""
+        ...
+
+    @property
     def replicas(self) -> ReplicaStore:
         """Where replicas agree on a leader."""
         ...
@@ -182,10 +207,11 @@ class Store(Protocol):
     def apply(
         self, document: Mapping[str, Any], actor: str, now: float, *, remark: str = ""
     ) -> StoredExperiment:
-        """Create the experiment, or begin a new spec version of one that is over.
+        """Create the experiment, begin a new spec version of one that is over, or ask to go on with a changed document.
 
         An unchanged document changes nothing. A new spec version has a new salt, so every unit is new to it;
-        epochs count on.
+        epochs count on. While the experiment goes on, a change that keeps the evidence sound becomes a request
+        that the next tick answers; the answer is the experiment as it is until then.
 
         Args:
             document: The experiment.
@@ -195,7 +221,8 @@ class Store(Protocol):
 
         Raises:
             InvalidDocument: If the document has problems.
-            Conflict: If the experiment is still going on or about to, or its model has another one that is.
+            Conflict: If the experiment goes on, or is about to, and the change would restart its evidence; or its model
+                has another one that goes on.
         """
         ...
 
@@ -220,6 +247,8 @@ class Store(Protocol):
         evidence: Evidence,
         decision: Decision | None,
         new_baseline: tuple[str, str] | None = None,
+        revision: Revision | None = None,
+        messages: Sequence[Message] = (),
         lease: Lease | None = None,
     ) -> int:
         """Save a tick whole: state, evidence, and the decision if there is one; answers the new version.
@@ -231,6 +260,8 @@ class Store(Protocol):
             expected: The state version that the tick started from.
             evidence: What the tick folded in; kept, so that the decision can be recomputed.
             new_baseline: Model and variant, when the decision makes a winner the model's baseline.
+            revision: The document from now on, when the decision took a changed one.
+            messages: What is to be told of the decision.
             lease: By which the controller leads that saves; it is renewed. None for whoever shares the store with nobody.
 
         Raises:
@@ -244,7 +275,10 @@ class Store(Protocol):
         ...
 
     def evidence_log(self, name: str) -> list[Evidence]:
-        """What every tick of the current spec version folded in, in order; empty ones are not kept."""
+        """What every tick folded in since the document was applied, in order; empty ones are not kept.
+
+        A document that was taken while the experiment went on begins nothing anew.
+        """
         ...
 
     def decisions(self, name: str) -> list[StoredDecision]:

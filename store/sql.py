@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
@@ -15,23 +15,29 @@ from anabranch.bandit.decision import Command, Decision, Verb
 from anabranch.bandit.evidence import Evidence, merge_cells, merge_pairs
 from anabranch.bandit.state import ExperimentState
 from anabranch.store import codec
-from anabranch.store.chain import GENESIS, link
 from anabranch.store.document import parse
 from anabranch.store.engine import READS, new_engine
 from anabranch.store.lease import Lease
+from anabranch.store.ledger_port import Tenure
 from anabranch.store.locks import Lock, hold
 from anabranch.store.migrate import require_current, upgrade
+from anabranch.store.outbox_port import Message
 from anabranch.store.port import (
     MOVES_ENDED,
     AuditEvent,
     Conflict,
+    Revision,
     StoredDecision,
     StoredExperiment,
     applied_detail,
 )
+from anabranch.store.revisions import check_revision, tenure_by
 from anabranch.store.second_on_model import second_on_model
 from anabranch.store.sql_access import SqlAccess
+from anabranch.store.sql_decisions import append_decision, stored_decisions
 from anabranch.store.sql_ingestion import SqlIngestion, upsert
+from anabranch.store.sql_ledger import SqlLedger, append_spec, append_tenure
+from anabranch.store.sql_outbox import SqlOutbox, append_messages
 from anabranch.store.sql_replicas import SqlReplicas, database_clock, renew
 from anabranch.store.sql_rows import (
     EXPERIMENTS,
@@ -39,20 +45,17 @@ from anabranch.store.sql_rows import (
     find_experiment,
     next_number,
     save_baseline,
-    standing,
     stored_experiment,
 )
 from anabranch.store.sql_upkeep import SqlUpkeep
 from anabranch.store.statement_times import watch_statements
 from anabranch.store.tables import (
-    DECISION,
     DELTA,
     EPOCH,
     EVENT,
     EVIDENCE,
     EXPERIMENT,
     MODEL,
-    SPEC_VERSION,
     UNIT,
 )
 
@@ -95,6 +98,8 @@ class SqlStore:
         self.replicas = SqlReplicas(engine)
         self.upkeep = SqlUpkeep(engine)
         self._reads = engine.execution_options(**{READS: True})
+        self.ledger = SqlLedger(engine, self._reads)
+        self.outbox = SqlOutbox(engine, self._reads)
 
     def watch(self, heard: Callable[[float, bool], None]) -> None:
         """Tell how long every statement takes.
@@ -126,9 +131,19 @@ class SqlStore:
                 identifier = row.id
                 state = codec.state_from(row.state)
                 if not state.phase.is_over or self._is_to_begin_again(connection, experiment.name):
-                    raise Conflict(
-                        f"experiment {experiment.name} is {standing(state.phase)}: abort it before applying a changed document, or choose another name"
-                    )
+                    check_revision(parse(json.loads(row.document)), experiment, state)
+                    if not any(asked.verb is Verb.REVISE for asked in _pending(connection, experiment.name)):
+                        append_event(
+                            connection,
+                            now,
+                            actor,
+                            identifier,
+                            experiment.name,
+                            Verb.REVISE,
+                            text,
+                            pending=True,
+                        )
+                    return stored_experiment(row)
                 # A new salt assigns every unit anew: its first request from now on is evidence.
                 connection.execute(delete(UNIT).where(UNIT.c.experiment_id == identifier))
                 fresh = self._fresh(
@@ -144,15 +159,7 @@ class SqlStore:
                     .where(EXPERIMENT.c.id == identifier)
                     .values(state_version=row.state_version + 1, **fresh)
                 )
-            connection.execute(
-                insert(SPEC_VERSION).values(
-                    experiment_id=identifier,
-                    version=fresh["spec_version"],
-                    document=text,
-                    applied_s=now,
-                    actor=actor,
-                )
-            )
+            append_spec(connection, identifier, fresh["spec_version"], text, now=now, actor=actor)
             append_event(
                 connection,
                 now,
@@ -183,6 +190,8 @@ class SqlStore:
         evidence: Evidence,
         decision: Decision | None,
         new_baseline: tuple[str, str] | None = None,
+        revision: Revision | None = None,
+        messages: Sequence[Message] = (),
         lease: Lease | None = None,
     ) -> int:
         """See `port.Store.save`."""
@@ -211,9 +220,14 @@ class SqlStore:
             weights = json.dumps(dict(state.weights), sort_keys=True)
             upsert(connection, EPOCH, [{"experiment_id": row.id, "number": state.epoch, "weights": weights}])
             if decision is not None:
-                self._append(connection, row, decision)
+                append_decision(connection, row, decision)
+                append_messages(connection, name, messages, now=decision.at_s)
+            if revision is not None:
+                self._take_revision(connection, row, revision, decision.at_s if decision is not None else 0.0)
             if new_baseline is not None:
-                save_baseline(connection, new_baseline[0], new_baseline[1], state.epoch_started_s)
+                tenure = tenure_by(name, decision, new_baseline, state.epoch_started_s)
+                save_baseline(connection, tenure.model, tenure.variant, tenure.since_s)
+                append_tenure(connection, tenure)
         return expected + 1
 
     def load_evidence(self, name: str, after: int) -> Evidence:
@@ -250,7 +264,7 @@ class SqlStore:
             row = find_experiment(connection, name)
             bodies = connection.execute(
                 select(EVIDENCE.c.body)
-                .where(EVIDENCE.c.experiment_id == row.id, EVIDENCE.c.spec_version == row.spec_version)
+                .where(EVIDENCE.c.experiment_id == row.id, EVIDENCE.c.last > row.first_delta)
                 .order_by("last")
             )
             return [codec.evidence_from(body) for (body,) in bodies]
@@ -259,18 +273,7 @@ class SqlStore:
         """See `port.Store.decisions`."""
         with self._reads.begin() as connection:
             row = find_experiment(connection, name)
-            rows = connection.execute(
-                select(DECISION).where(DECISION.c.experiment_id == row.id).order_by("spec_version", "number")
-            )
-            return [
-                StoredDecision(
-                    spec_version=kept.spec_version,
-                    decision=codec.decision_from(kept.body),
-                    previous_hash=kept.previous_hash,
-                    hash=kept.hash,
-                )
-                for kept in rows
-            ]
+            return stored_decisions(connection, row.id)
 
     def request(self, name: str, verb: Verb, argument: str, actor: str, now: float) -> Command:
         """See `port.Store.request`."""
@@ -285,12 +288,7 @@ class SqlStore:
     def pending(self, name: str) -> tuple[Command, ...]:
         """See `port.Store.pending`."""
         with self._reads.begin() as connection:
-            rows = connection.execute(
-                select(EVENT).where(EVENT.c.experiment == name, EVENT.c.pending).order_by("id")
-            )
-            return tuple(
-                Command(id=row.id, verb=Verb(row.verb), actor=row.actor, argument=row.detail) for row in rows
-            )
+            return _pending(connection, name)
 
     def events(self, name: str | None = None) -> list[AuditEvent]:
         """See `port.Store.events`."""
@@ -319,6 +317,7 @@ class SqlStore:
         """See `port.Store.set_baseline`."""
         with self._engine.begin() as connection:
             save_baseline(connection, model, variant, now)
+            append_tenure(connection, Tenure(model=model, since_s=now, variant=variant))
 
     def next_lane(self) -> int:
         """See `port.Store.next_lane`."""
@@ -335,34 +334,21 @@ class SqlStore:
         """See `port.Store.close`."""
         self._engine.dispose()
 
-    def _append(self, connection: Connection, row: Any, decision: Decision) -> None:
-        previous = connection.execute(
-            select(DECISION.c.hash)
-            .where(DECISION.c.experiment_id == row.id)
-            .order_by(DECISION.c.spec_version.desc(), DECISION.c.number.desc())
-            .limit(1)
-        ).scalar()
-        body = codec.decision_text(decision)
-        before = previous or GENESIS
+    def _take_revision(self, connection: Connection, row: Any, revision: Revision, now: float) -> None:
+        text = json.dumps(revision.document, sort_keys=True)
+        version = row.spec_version + 1
         connection.execute(
-            insert(DECISION).values(
-                experiment_id=row.id,
-                spec_version=row.spec_version,
-                number=decision.number,
-                at_s=decision.at_s,
-                body=body,
-                previous_hash=before,
-                hash=link(before, body),
-            )
+            update(EXPERIMENT).where(EXPERIMENT.c.id == row.id).values(document=text, spec_version=version)
         )
-        if decision.handled:
-            connection.execute(update(EVENT).where(EVENT.c.id.in_(decision.handled)).values(pending=False))
+        append_spec(connection, row.id, version, text, now=now, actor=revision.actor)
 
     def _fresh(
         self, connection: Connection, text: str, model: str, now: float, *, spec_version: int, epoch: int
     ) -> dict[str, Any]:
-        last = connection.execute(select(func.max(DELTA.c.sequence))).scalar()
-        first_delta = int(last or 0)
+        first_delta = max(
+            int(connection.execute(select(func.max(column))).scalar() or 0)
+            for column in (DELTA.c.sequence, EVIDENCE.c.last)
+        )
         return {
             "model": model,
             "document": text,
@@ -387,3 +373,10 @@ class SqlStore:
             EVENT.c.experiment == name, EVENT.c.pending, EVENT.c.verb == Verb.RETRY.value
         )
         return connection.execute(asked).first() is not None
+
+
+def _pending(connection: Connection, name: str) -> tuple[Command, ...]:
+    rows = connection.execute(select(EVENT).where(EVENT.c.experiment == name, EVENT.c.pending).order_by("id"))
+    return tuple(
+        Command(id=row.id, verb=Verb(row.verb), actor=row.actor, argument=row.detail) for row in rows
+    )

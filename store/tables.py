@@ -88,6 +88,7 @@ class DecisionRow(SQLModel, table=True):
     body: str
     previous_hash: str
     hash: str
+    seal: str = ""
 
 
 class UnitRecord(SQLModel, table=True):
@@ -197,6 +198,43 @@ class PinRow(SQLModel, table=True):
     value: str
 
 
+class TenureRow(SQLModel, table=True):
+    """Since when a variant is its model's baseline, and why."""
+
+    __tablename__ = "tenure"
+    id: int | None = Field(default=None, primary_key=True, sa_type=_SERIAL)
+    model: str = Field(index=True)
+    since_s: float
+    variant: str
+    experiment: str
+    decision: int
+    reason: str
+
+
+class OutboxRow(SQLModel, table=True):
+    """What is to be told to somebody outside."""
+
+    __tablename__ = "outbox"
+    id: int | None = Field(default=None, primary_key=True, sa_type=_SERIAL)
+    experiment: str = Field(index=True)
+    key: str = Field(unique=True)
+    target: str
+    webhook: str
+    body: str
+    fate: str = Field(index=True)
+    attempts: int
+    due_s: float
+    error: str
+
+
+class CatalogRow(SQLModel, table=True):
+    """What is served; one row."""
+
+    __tablename__ = "catalog"
+    name: str = Field(primary_key=True)
+    body: str
+
+
 def _table(row: type[SQLModel]) -> Table:
     return cast(Table, row.__table__)  # type: ignore[attr-defined]  # added by the metaclass
 
@@ -218,3 +256,6 @@ TOKEN = _table(TokenRow)
 COUNTER = _table(CounterRow)
 LEASE = _table(LeaseRow)
 PIN = _table(PinRow)
+TENURE = _table(TenureRow)
+OUTBOX = _table(OutboxRow)
+CATALOG = _table(CatalogRow)

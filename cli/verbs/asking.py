@@ -26,6 +26,7 @@ _NEXT = {
     Verb.ABORT: "{baseline} serves all traffic from the controller's next tick on",
     Verb.RETRY: "the experiment begins again at its first step, with every candidate and fresh evidence",
     Verb.UNDO: "{baseline} serves all traffic again from the controller's next tick on",
+    Verb.APPROVE: "the controller's next tick opens the gate",
 }
 
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for the tick that answers.")]
@@ -34,7 +35,7 @@ Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait at mo
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for command in (promote, pause, resume, abort, retry, undo):
+    for command in (promote, pause, resume, abort, retry, undo, approve):
         app.command(rich_help_panel=options.CHANGE)(command)
 
 
@@ -154,6 +155,21 @@ class Asked:
     answered_by: int | None
     phase: str
     summary: str
+
+
+def approve(
+    context: typer.Context,
+    name: options.Name,
+    gate: Annotated[
+        str,
+        typer.Argument(help="Which gate; needed when several wait.", metavar="[GATE]", show_default=False),
+    ] = "",
+    wait: Wait = False,
+    timeout: Timeout = 30.0,
+    store: options.Store = DEFAULT_STORE,
+) -> None:
+    """Open a gate that the experiment waits for."""
+    _ask(context, store, name, Verb.APPROVE, gate, timeout if wait else None)
 
 
 def _ask(

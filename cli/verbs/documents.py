@@ -33,23 +33,27 @@ def apply(
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Let variants be candidates that failed the offline gate; the audit log says so."
+            "--force",
+            help="Apply although candidates failed the offline gate, or are not served yet; the audit log says so.",
         ),
     ] = False,
     models: options.Models = DEFAULT_MODELS,
     output: options.Output = Format.TABLE,
     store: options.Store = DEFAULT_STORE,
 ) -> None:
-    """Create an experiment, or begin it anew with a changed document.
+    """Create an experiment, begin it anew with a changed document, or change what is still to come of one that goes on.
 
     Example: anabranch apply -f experiment.yaml --dry-run
     """
     from anabranch.router.applying import Applied, check_applicable, failed_gates, outcome_of
-    from anabranch.store.document import parse
+    from anabranch.store.catalog_check import catalog_problems
+    from anabranch.store.document import document_warnings, parse
 
     terminal = terminal_of(context)
     document = _read(file)
     name = _checked(file, document)
+    for warning in document_warnings(document):
+        terminal.note(f"warning: {warning}", style="yellow")
     failed = failed_gates(parse(document), models)
     if failed and not force:
         raise CommandFailed(
@@ -62,22 +66,32 @@ def apply(
         )
     remark = f"gate overridden for {', '.join(failed)}" if failed else ""
     path = sqlite_path(store)
+    outcome, catalog = Applied.CREATED, None
+    if path is None or path.is_file():
+        with existing_store(store) as opened:
+            kept = opened.experiments()
+            check_applicable(parse(document), document, kept)
+            outcome, catalog = outcome_of(name, document, kept), opened.ledger.catalog()
+    unserved = [] if catalog is None else catalog_problems(parse(document), catalog)
+    if unserved and not force:
+        raise CommandFailed(
+            ExitCode.REFUSED,
+            problem_list(f"experiment {name} on what is served", unserved),
+            "build what is missing and send the server SIGHUP, or say --force: the next tick checks again",
+        )
     if dry_run:
-        outcome = Applied.CREATED
-        if path is None or path.is_file():
-            with existing_store(store) as opened:
-                kept = opened.experiments()
-                check_applicable(parse(document), document, kept)
-                outcome = outcome_of(name, document, kept)
         _say_applied(terminal, name, outcome, output, dry_run=True)
+        if catalog is None:
+            terminal.note("no server has said yet what it serves: its next tick checks that")
         return
     if path is not None and not path.is_file():
         terminal.note(f"creating the database {path}")
     with created_store(store) as opened:
-        outcome = outcome_of(name, document, opened.experiments())
         opened.apply(document, terminal.actor, terminal.clock.now(), remark=remark)
     _say_applied(terminal, name, outcome, output, dry_run=False)
-    if outcome is not Applied.UNCHANGED:
+    if outcome is Applied.REVISED:
+        terminal.note(f"the evidence is kept; the controller's next tick answers: `anabranch history {name}`")
+    elif outcome is not Applied.UNCHANGED:
         terminal.note(
             "the controller inside `anabranch serve` starts it with its next tick;\n"
             "that tick also checks that the model and variants named in it are served\n"

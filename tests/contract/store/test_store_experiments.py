@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,10 +10,11 @@ from anabranch.bandit.evidence import Cell, Evidence
 from anabranch.bandit.lifecycle import Phase
 from anabranch.bandit.state import ExperimentState
 from anabranch.bandit.step import tick
-from anabranch.store.chain import GENESIS, first_broken
-from anabranch.store.codec import decision_text
+from anabranch.store.chain import GENESIS
 from anabranch.store.document import InvalidDocument, parse
-from anabranch.store.port import Conflict, NotFound, Store
+from anabranch.store.ledger_port import StoredSpec
+from anabranch.store.port import Conflict, NotFound, Revision, Store
+from anabranch.store.verify import verify_chain
 
 Write = Callable[..., dict[str, Any]]
 NOTHING = Evidence(experiment="exp")
@@ -75,13 +77,55 @@ def test_an_unchanged_document_of_an_ended_experiment_changes_nothing_while_anot
     assert store.apply(write_document(), "ada", 7.0) == store.experiment("exp")
 
 
-def test_a_changed_document_conflicts_while_the_experiment_goes_on(
+def test_a_change_that_restarts_the_evidence_conflicts_while_the_experiment_goes_on(
     store: Store, write_document: Write
 ) -> None:
     first = store.apply(write_document(), "ada", 5.0)
-    with pytest.raises(Conflict, match="exp is Pending: abort it"):
-        store.apply(write_document(weight=20), "ada", 6.0)
+    changed = write_document()
+    changed["spec"]["metrics"][0]["nonInferiorityMargin"] = 0.1
+    with pytest.raises(
+        Conflict, match=r"exp is Pending: cannot change exp .* spec\.metrics restarts the evidence"
+    ):
+        store.apply(changed, "ada", 6.0)
     assert store.experiment("exp") == first
+    assert store.pending("exp") == ()
+
+
+def test_a_change_of_what_is_to_come_becomes_a_request_once(store: Store, write_document: Write) -> None:
+    first = store.apply(write_document(), "ada", 5.0)
+    for at in (6.0, 7.0):
+        assert store.apply(write_document(weight=20), "bob", at) == first
+    [asked] = store.pending("exp")
+    assert (asked.verb, asked.actor) == (Verb.REVISE, "bob")
+    assert json.loads(asked.argument) == write_document(weight=20)
+
+
+def test_a_revision_is_saved_with_its_decision_and_keeps_the_evidence(
+    store: Store, write_document: Write
+) -> None:
+    kept = store.apply(write_document(), "ada", 5.0)
+    folded = Evidence(
+        experiment="exp", first=1, last=1, cells=(Cell(epoch=0, variant="a", requests=1),), at_s=6.0
+    )
+    revision = Revision(document=write_document(weight=20), actor="bob")
+    version = store.save(
+        "exp",
+        expected=kept.state_version,
+        state=kept.state,
+        evidence=folded,
+        decision=replace(decide(1), at_s=6.0, evidence_last=1),
+        revision=revision,
+    )
+    store.save("exp", expected=version, state=kept.state, evidence=NOTHING, decision=decide(2))
+    after = store.experiment("exp")
+    assert (after.document, after.spec_version, after.salt) == (revision.document, 2, kept.salt)
+    assert [(row.spec_version, row.decision.number) for row in store.decisions("exp")] == [(1, 1), (2, 2)]
+    assert store.evidence_log("exp") == [folded]
+    assert store.ledger.specs("exp") == [
+        StoredSpec(version=1, document=write_document(), applied_s=5.0, actor="ada"),
+        StoredSpec(version=2, document=write_document(weight=20), applied_s=6.0, actor="bob"),
+    ]
+    assert verify_chain(store, "exp").matches
 
 
 def test_a_second_experiment_on_the_model_conflicts_until_the_first_is_over(
@@ -188,15 +232,14 @@ def test_decisions_are_appended_and_chained_over_spec_versions(store: Store, wri
     rows = store.decisions("exp")
     assert [(row.spec_version, row.decision.number) for row in rows] == [(1, 1), (1, 2), (2, 1)]
     assert rows[0].previous_hash == GENESIS
-    assert first_broken((row.previous_hash, decision_text(row.decision), row.hash) for row in rows) is None
+    assert verify_chain(store, "exp").matches
 
 
 def test_a_decision_comes_back_with_the_text_that_was_hashed(store: Store, write_document: Write) -> None:
     kept = store.apply(write_document(), "ada", 5.0)
     whole = replace(decide(1), at_s=100, weights={"base": 1, "a": 0, "b": 0})
     store.save("exp", expected=kept.state_version, state=kept.state, evidence=NOTHING, decision=whole)
-    [row] = store.decisions("exp")
-    assert first_broken([(row.previous_hash, decision_text(row.decision), row.hash)]) is None
+    assert verify_chain(store, "exp").matches
 
 
 def test_the_evidence_log_keeps_what_every_tick_folded_in_of_the_current_version(

@@ -10,6 +10,7 @@ import yaml
 from anabranch.bandit.decision import Command, Verb
 from anabranch.bandit.evidence import Evidence
 from anabranch.bandit.lifecycle import Phase
+from anabranch.store.ledger_port import Catalog
 
 Begin = Callable[..., None]
 Shell = Any
@@ -73,11 +74,8 @@ def test_every_problem_is_listed_with_its_path(shell: Shell, document_file: Path
     document_file.write_text(text.replace("baseline: fp32", "baseline: int8"))
     ran = shell("apply", "-f", str(document_file))
     assert (ran.code, ran.out) == (2, "")
-    assert "has 1 problem:" in ran.err
+    assert "has 3 problems:" in ran.err
     assert "spec.metrics[1].mim: unknown field, did you mean min?" in ran.err
-    document_file.write_text(document_file.read_text().replace("mim: 0.9", "min: 0.9"))
-    ran = shell("apply", "-f", str(document_file))
-    assert "has 2 problems:" in ran.err
     assert "spec.candidates: int8 is the baseline" in ran.err
     assert "spec.steps[1].setWeight: 70 % for each of 2 candidates is over 100 %" in ran.err
     assert not shell.database.exists()
@@ -103,10 +101,10 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(shell: Shell, docum
 
 def test_a_dry_run_refuses_what_applying_would_refuse(shell: Shell, live: Begin, document_file: Path) -> None:
     live(ticks=3)
-    changed = document_file.read_text().replace("setWeight: 20", "setWeight: 10")
+    changed = document_file.read_text().replace("spec:\n", "spec:\n  delta: 0.1\n")
     other = document_file.read_text().replace("name: tiny", "name: second")
     for text, reason in (
-        (changed, "abort it before applying a changed document"),
+        (changed, "spec.delta restarts the evidence: abort it and apply the document again"),
         (other, "already has experiment tiny"),
     ):
         dry = shell("apply", "-f", "-", "--dry-run", typed=text)
@@ -114,6 +112,43 @@ def test_a_dry_run_refuses_what_applying_would_refuse(shell: Shell, live: Begin,
         assert dry.code == real.code == 4
         assert dry.err == real.err
         assert reason in dry.err
+
+
+def test_what_is_still_to_come_changes_while_the_experiment_goes_on(
+    shell: Shell, live: Begin, document_file: Path
+) -> None:
+    live(ticks=1)
+    text = document_file.read_text().replace("spec:\n", "spec:\n  minAge: 1h\n")
+    dry = shell("apply", "-f", "-", "--dry-run", typed=text)
+    assert dry.out == "experiment tiny asked to go on with this document (dry run)\n"
+    ran = shell("apply", "-f", "-", typed=text)
+    assert ran.out == "experiment tiny asked to go on with this document\n"
+    assert "the evidence is kept" in ran.err
+    assert [asked.verb for asked in shell.store().pending("tiny")] == [Verb.REVISE]
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_what_is_not_served_is_refused_with_every_name_and_what_was_meant(
+    dry: list[str], shell: Shell, document_file: Path
+) -> None:
+    shell.store().ledger.save_catalog(
+        Catalog(
+            variants={"tiny": {"fp32": "x → y", "int8": "x → z", "mixed": "x → y"}},
+            webhook_hosts=(),
+            at_s=1.0,
+        )
+    )
+    text = yaml.safe_load(document_file.read_text())
+    text["spec"]["model"] = "tiny"
+    text["spec"]["baseline"] = "fp32"
+    text["spec"]["candidates"] = ["int8", "mixd"]
+    text["spec"]["notifications"] = [{"name": "chat", "webhook": {"url": "https://hooks.example.com/x"}}]
+    ran = shell("apply", "-f", "-", *dry, typed=json.dumps(text))
+    assert ran.code == 5
+    assert "spec.candidates: 'mixd' is not served, did you mean mixed?" in ran.err
+    assert "spec.candidates: int8 takes and gives x → z, the baseline fp32 x → y" in ran.err
+    assert "chat: the server may not send to hooks.example.com" in ran.err
+    assert shell("apply", "-f", "-", "--force", *dry, typed=json.dumps(text)).code == 0
 
 
 def test_an_experiment_that_is_over_begins_anew_with_a_changed_document(

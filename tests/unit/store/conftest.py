@@ -1,14 +1,17 @@
 """A controller's work without its clock and its thread: load, tick, save, in one function."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from anabranch.bandit.decision import Verb
 from anabranch.bandit.evidence import Cell, PairCell
 from anabranch.bandit.step import Tick, tick
 from anabranch.store.document import parse
-from anabranch.store.port import Store
+from anabranch.store.port import Revision, Store
 
 Document = dict[str, Any]
 Drive = Callable[..., Tick]
@@ -62,14 +65,24 @@ def drive() -> Drive:
         if cells or pairs:
             with store.ingestion() as ingestion:
                 ingestion.add_delta(kept.id, cells, pairs)
-        evidence = store.load_evidence(name, kept.state.cursor)
-        result = tick(parse(kept.document), kept.state, evidence, store.pending(name), now)
+        evidence = replace(store.load_evidence(name, kept.state.cursor), at_s=now)
+        asked = tuple(
+            replace(command, revision=parse(json.loads(command.argument)))
+            if command.verb is Verb.REVISE
+            else command
+            for command in store.pending(name)
+        )
+        result = tick(parse(kept.document), kept.state, evidence, asked, now)
+        taken = next(
+            (command for command in asked if command.revision and command.revision is result.revised), None
+        )
         store.save(
             name,
             expected=kept.state_version,
             state=result.state,
             evidence=evidence,
             decision=result.decision,
+            revision=Revision(document=json.loads(taken.argument), actor=taken.actor) if taken else None,
         )
         return result
 

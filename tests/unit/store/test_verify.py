@@ -1,19 +1,24 @@
 import json
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from anabranch.bandit.certificate import recompute
 from anabranch.bandit.decision import Verb
 from anabranch.bandit.evidence import Cell, PairCell
 from anabranch.bandit.lifecycle import Phase
 from anabranch.bandit.step import Tick
+from anabranch.store.certificates import certificate_from, certificate_text
+from anabranch.store.chain import GENESIS, link
+from anabranch.store.codec import decision_from, decision_text, state_text
 from anabranch.store.memory import MemoryStore
 from anabranch.store.port import NotFound, Store
 from anabranch.store.sql import SqlStore, open_store
-from anabranch.store.verify import verify
+from anabranch.store.verify import certificate_of, verify, verify_chain
 
 Drive = Callable[..., Tick]
 Outcomes = Callable[..., tuple[list[Cell], list[PairCell]]]
@@ -253,3 +258,138 @@ def test_a_missing_last_decision_is_found_by_the_states_count(finished: SqlStore
 def test_an_unknown_experiment_is_not_found() -> None:
     with pytest.raises(NotFound, match="nope"):
         verify(MemoryStore(), "nope")
+
+
+def rechain(database: Path) -> None:
+    """What somebody does who changes a decision and knows how the chain is made."""
+    with sqlite3.connect(database) as connection:
+        rows = connection.execute(
+            "SELECT rowid, body, seal FROM decision ORDER BY spec_version, number"
+        ).fetchall()
+        previous = GENESIS
+        for rowid, body, seal in rows:
+            digest = link(previous, decision_text(decision_from(body)), seal)
+            connection.execute(
+                "UPDATE decision SET previous_hash = ?, hash = ? WHERE rowid = ?", (previous, digest, rowid)
+            )
+            previous = digest
+    connection.close()
+
+
+def test_weights_that_were_never_decided_are_found_whatever_the_chain_says(
+    finished: SqlStore, database: Path
+) -> None:
+    number = next(
+        row.decision.number for row in finished.decisions("exp") if row.decision.weights["a"] == 0.25
+    )
+    tamper(
+        database,
+        "UPDATE decision SET body = replace(replace(body, '\"a\":0.25', '\"a\":0.24'), '\"base\":0.5', '\"base\":0.51')"
+        " WHERE number = ?",
+        number,
+    )
+    rechain(database)
+    assert verify_chain(finished, "exp").matches
+    found = verify(finished, "exp").first_mismatch
+    assert found is not None
+    assert found.number == number
+    assert any("its weights are" in problem for problem in found.problems)
+
+
+def test_a_changed_document_of_an_earlier_spec_version_breaks_the_seal(
+    finished: SqlStore, database: Path, small_document: dict[str, Any], drive: Drive, outcomes: Outcomes
+) -> None:
+    changed = json.loads(json.dumps(small_document))
+    changed["spec"]["delta"] = 0.1
+    finished.apply(changed, "ada", 500.0)
+    promote(finished, drive, outcomes, start=501.0, ticks=3)
+    assert verify_chain(finished, "exp").matches
+    tamper(database, "UPDATE spec_version SET document = replace(document, '0.8', '0.7') WHERE version = 1")
+    found = verify_chain(finished, "exp").first_mismatch
+    assert found is not None
+    assert (found.spec_version, found.number) == (1, 1)
+    assert "its seal is not that of its document and evidence" in found.problems[0]
+
+
+def test_changed_evidence_of_an_earlier_spec_version_breaks_the_seal(
+    finished: SqlStore, database: Path, small_document: dict[str, Any], drive: Drive, outcomes: Outcomes
+) -> None:
+    changed = json.loads(json.dumps(small_document))
+    changed["spec"]["delta"] = 0.1
+    victim = finished.evidence_log("exp")[1].last
+    finished.apply(changed, "ada", 500.0)
+    promote(finished, drive, outcomes, start=501.0, ticks=3)
+    tamper(
+        database,
+        "UPDATE evidence SET body = replace(body, '\"requests\":', '\"requests\":1') WHERE last = ?",
+        victim,
+    )
+    found = verify_chain(finished, "exp").first_mismatch
+    assert found is not None
+    assert found.spec_version == 1
+
+
+BANDIT: dict[str, Any] = {
+    "metrics": [
+        {"name": "accuracy", "source": "feedback.correct", "role": "objective"},
+        {"name": "errors", "source": "error", "role": "guardrail", "max": 0.2},
+    ],
+    "steps": [
+        {"setWeight": 25},
+        {"bandit": {"updatePeriod": "3s", "maxDuration": "25s", "minDuration": "20s"}},
+    ],
+}
+
+
+@pytest.fixture
+def explored(database: Path, small_document: dict[str, Any], drive: Drive, outcomes: Outcomes) -> SqlStore:
+    """A bandit's course: weights drawn several times, leaders tested against rivals."""
+    store = open_store(f"sqlite:///{database}")
+    store.apply({**small_document, "spec": {**small_document["spec"], **BANDIT}}, "ada", 1.0)
+    promote(store, drive, outcomes, ticks=15)
+    kept = store.experiment("exp")
+    assert kept.state.rivals
+    assert sum(row.decision.weights != {} for row in store.decisions("exp")) > 3
+    return store
+
+
+def test_drawn_weights_and_rival_tests_are_computed_again(explored: SqlStore) -> None:
+    report = verify(explored, "exp")
+    assert report.matches, (report.first_mismatch, report.problems)
+
+
+def test_a_forged_rival_test_is_found(explored: SqlStore, database: Path) -> None:
+    kept = explored.experiment("exp")
+    key = next(iter(kept.state.rivals))
+    forged = replace(
+        kept.state, rivals={name: test for name, test in kept.state.rivals.items() if name != key}
+    )
+    tamper(database, "UPDATE experiment SET state = ?", state_text(forged))
+    assert verify(explored, "exp").problems == (
+        "the saved tests of leaders against rivals do not follow from the kept evidence",
+    )
+
+
+def test_a_document_taken_on_the_way_is_part_of_what_is_computed_again(
+    database: Path, small_document: dict[str, Any], drive: Drive, outcomes: Outcomes
+) -> None:
+    store = open_store(f"sqlite:///{database}")
+    longer = json.loads(json.dumps(small_document))
+    longer["spec"]["steps"][2]["analysis"] = {"minDuration": "1h"}
+    store.apply(longer, "ada", 1.0)
+    promote(store, drive, outcomes, ticks=20)
+    assert store.experiment("exp").state.step == 2
+    store.apply(small_document, "bob", 130.0)
+    assert promote(store, drive, outcomes, start=131.0) is Phase.PROMOTED
+    kept = store.experiment("exp")
+    assert (kept.spec_version, kept.document) == (2, small_document)
+    report = verify(store, "exp")
+    assert report.matches, report.first_mismatch
+    assert all(checked.is_recomputed for checked in report.decisions)
+
+
+def test_a_certificate_of_the_store_is_computed_again_without_it(explored: SqlStore) -> None:
+    certificate = certificate_from(certificate_text(certificate_of(explored, "exp")))
+    assert recompute(certificate) == []
+    with pytest.raises(NotFound, match="decision 999 of exp is not kept"):
+        certificate_of(explored, "exp", 999)
