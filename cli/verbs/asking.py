@@ -138,6 +138,25 @@ def undo(
     _ask(context, store, name, Verb.UNDO, "", timeout if wait else None, output)
 
 
+def approve(
+    context: typer.Context,
+    name: options.Name,
+    gate: Annotated[
+        str,
+        typer.Argument(help="Which gate; needed when several wait.", metavar="[GATE]", show_default=False),
+    ] = "",
+    wait: Wait = False,
+    timeout: Timeout = 30.0,
+    output: options.Output = Format.TABLE,
+    store: options.Store = DEFAULT_STORE,
+) -> None:
+    """Open a gate that the experiment waits for.
+
+    Example: anabranch approve minilm-int8 go-live --wait
+    """
+    _ask(context, store, name, Verb.APPROVE, gate, timeout if wait else None, output)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """What a request came to.
@@ -155,21 +174,6 @@ class Asked:
     answered_by: int | None
     phase: str
     summary: str
-
-
-def approve(
-    context: typer.Context,
-    name: options.Name,
-    gate: Annotated[
-        str,
-        typer.Argument(help="Which gate; needed when several wait.", metavar="[GATE]", show_default=False),
-    ] = "",
-    wait: Wait = False,
-    timeout: Timeout = 30.0,
-    store: options.Store = DEFAULT_STORE,
-) -> None:
-    """Open a gate that the experiment waits for."""
-    _ask(context, store, name, Verb.APPROVE, gate, timeout if wait else None)
 
 
 def _ask(
