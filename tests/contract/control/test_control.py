@@ -110,6 +110,12 @@ def test_a_difference_is_shown_by_lines(bench: Bench, write: Write) -> None:
         assert "+  - setWeight: 20" in lines
 
 
+def _stricter(document: dict[str, Any]) -> dict[str, Any]:
+    """A change that would restart the evidence."""
+    document["spec"]["delta"] = 0.01
+    return document
+
+
 @pytest.mark.parametrize(
     ("ask", "kind", "said"),
     [
@@ -120,7 +126,7 @@ def test_a_difference_is_shown_by_lines(bench: Bench, write: Write) -> None:
         ),
         (lambda client, write: client.apply("a: ["), errors.Invalid, "not valid YAML"),
         (lambda client, write: client.apply({"kind": "x"}), errors.Invalid, "apiVersion"),
-        (lambda client, write: client.apply(write(weight=20)), errors.Conflict, "abort it before"),
+        (lambda client, write: client.apply(_stricter(write())), errors.Conflict, "abort it and apply"),
         (lambda client, write: client.apply(write("two")), errors.Conflict, "exp"),
         (lambda client, write: client.promote("exp", "zzz"), errors.Invalid, "candidates are a, b"),
         (lambda client, write: client.variants(), errors.Refused, "serves no variants"),
