@@ -58,7 +58,7 @@ check: setup-dev  ## lint, types, import contracts, generated code: what CI runs
 	$(VENV)/bin/mypy $(CODE)
 	$(VENV)/bin/lint-imports
 	$(MAKE) --no-print-directory proto
-	git diff --exit-code -- proto
+	git diff --exit-code -- proto docs/messages.md
 
 format: setup-dev  ## format and fix what can be fixed
 	$(VENV)/bin/ruff check --fix .
@@ -68,6 +68,7 @@ format: setup-dev  ## format and fix what can be fixed
 proto: setup-dev  ## regenerate the committed protobuf code
 	cd src && ../$(PY) -m grpc_tools.protoc -I . --python_out=. --mypy_out=quiet:. \
 	  --plugin=protoc-gen-mypy=../$(VENV)/bin/protoc-gen-mypy $$(find -L anabranch/proto -name '*.proto' | sort)
+	$(PY) -m anabranch.proto.page > docs/messages.md
 
 reference: setup-dev  ## write the pages of docs/ that come from the code
 	$(PY) -m anabranch.router.metrics.document > docs/metrics.md
