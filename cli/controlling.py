@@ -80,6 +80,8 @@ def _one_round(store: Store, models: Path) -> None:
                 f"{leader.holder if leader else 'another controller'} leads on this store: nothing was done",
                 "run servers with `--controller elsewhere` where a job does the ticks",
             )
+        # What a gate answers now is heard by the next tick.
+        controller.finish_webhooks()
     finally:
         controller.step_down()
 

@@ -23,6 +23,8 @@ from anabranch.router.admission import problems
 from anabranch.router.leadership import Alone, Leadership
 from anabranch.router.reading import JournalReader
 from anabranch.router.upkeep import Upkeep
+from anabranch.router.webhooks.bodies import messages_of
+from anabranch.router.webhooks.runner import Webhooks
 from anabranch.store.catalog_check import host_problems
 from anabranch.store.document import parse
 from anabranch.store.ingest import Ingested
@@ -47,7 +49,7 @@ class Controller:
         decided: Told of every saved decision, with its experiment and model; must not raise.
         leadership: Whether it leads; by default there is no other.
         upkeep: Keeps the store small while this one leads; None where nobody shall.
-        webhook_hosts: Where gates and notifications may go.
+        webhooks: Asks gates and tells of phases while this one leads; None where nobody shall.
 
     Attributes:
         ingested: What the last round read.
@@ -68,7 +70,7 @@ class Controller:
         leadership: Leadership | None = None,
         upkeep: Upkeep | None = None,
         refuses: Callable[[Experiment], list[str]] = lambda _experiment: [],
-        webhook_hosts: tuple[str, ...] = (),
+        webhooks: Webhooks | None = None,
     ) -> None:
         self._store = store
         self._reader = None if journal is None else JournalReader(store, journal)
@@ -84,7 +86,8 @@ class Controller:
         # Experiments on variants that other replicas have, and this one does not.
         self._unroutable: set[str] = set()
         self._version = 0
-        self._webhook_hosts = webhook_hosts
+        self._webhooks = webhooks
+        self._webhook_hosts = () if webhooks is None else webhooks.hosts
         self._has_told = False
         self._lock = threading.Lock()
         self.ingested = Ingested()
@@ -95,9 +98,17 @@ class Controller:
         with self._lock:
             if self._reader is not None:
                 self.ingested = self._reader.read()
-            decided = self._tick_all() if self._leadership.hold() else []
+            leads = self._leadership.hold()
+            decided = self._tick_all() if leads else []
             self.publish()
+            if self._webhooks is not None and leads:
+                self._webhooks.look(self.experiments)
             return decided
+
+    def finish_webhooks(self) -> None:
+        """Wait for the webhooks that were begun: whoever does one round only would end before they do."""
+        if self._webhooks is not None:
+            self._webhooks.finish()
 
     @property
     def lease(self) -> Lease | None:
@@ -172,6 +183,9 @@ class Controller:
                 decision=result.decision,
                 new_baseline=new_baseline,
                 revision=revision,
+                messages=messages_of(
+                    experiment, kept.state.phase, result.state, result.decision, kept.spec_version
+                ),
                 lease=self._leadership.lease,
             )
         except Conflict as conflict:

@@ -42,6 +42,8 @@ from anabranch.router.standalone import complain
 from anabranch.router.terminal import has_terminal
 from anabranch.router.traces import Traces, require_traces
 from anabranch.router.upkeep import Upkeep
+from anabranch.router.webhooks.policy import policy_from
+from anabranch.router.webhooks.runner import Webhooks
 from anabranch.router.workers import Process, Workers
 from anabranch.store.sql import open_store
 
@@ -125,6 +127,7 @@ class Server:
             decided=self._traces.decided if self._traces is not None else None,
             leadership=leadership_of(settings, self._store.replicas),
             upkeep=Upkeep(self._store.upkeep, keep_days=settings.keep_days, wall_clock=time.time),
+            webhooks=Webhooks(self._store, policy_from(os.environ), wall_clock=time.time),
         )
 
     async def run(self) -> None:

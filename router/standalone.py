@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from anabranch.router.controller import Controller
 from anabranch.router.leadership import Leadership
 from anabranch.router.models import find_manifests
 from anabranch.router.upkeep import Upkeep
+from anabranch.router.webhooks.policy import policy_from
+from anabranch.router.webhooks.runner import Webhooks
 from anabranch.store.outage import outage
 from anabranch.store.port import Store
 
@@ -42,6 +45,7 @@ def standalone_controller(
         publish=lambda _snapshot: None,
         leadership=leadership,
         upkeep=Upkeep(store.upkeep, keep_days=keep_days, wall_clock=time.time),
+        webhooks=Webhooks(store, policy_from(os.environ), wall_clock=time.time),
     )
 
 

@@ -21,7 +21,7 @@ def host_problems(experiment: Experiment, allowed: Iterable[str]) -> list[str]:
     hooks = [(gate.name, gate.webhook) for gate in experiment.all_gates if gate.webhook is not None]
     hooks += [(each.name, each.webhook) for each in experiment.notifications]
     return [
-        f"{name}: the server may not send to {host}: start it with --webhook-host {host} "
+        f"{name}: the server may not send to {host}: add it to ANABRANCH_WEBHOOK_HOSTS in the server's environment "
         f"(allowed are {', '.join(known) or 'none'})"
         for name, webhook in hooks
         if not is_allowed(host := urlsplit(webhook.url).hostname or "", known)

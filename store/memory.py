@@ -69,7 +69,7 @@ class MemoryStore:
         self.replicas = MemoryReplicas(clock)
         self.upkeep = MemoryUpkeep(self._ingested, self.replicas, self._standings)
         self.ledger = MemoryLedger(self._find)
-        self.outbox = MemoryOutbox()
+        self.outbox = MemoryOutbox(self._audit)
 
     def apply(
         self, document: Mapping[str, Any], actor: str, now: float, *, remark: str = ""

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from anabranch.bandit.evidence import Evidence
 from anabranch.store.ledger_port import Catalog, StoredSpec, Tenure
-from anabranch.store.outbox_port import Fate, Message, Outgoing
+from anabranch.store.outbox_port import DEAD_BY, DEAD_VERB, Fate, Message, Outgoing
 
 
 class MemoryLedger:
@@ -62,9 +62,14 @@ class MemoryLedger:
 
 
 class MemoryOutbox:
-    """`outbox_port.OutboxStore` without a database."""
+    """`outbox_port.OutboxStore` without a database.
 
-    def __init__(self) -> None:
+    Args:
+        audit: Appends to the audit log: time, actor, experiment, verb and detail.
+    """
+
+    def __init__(self, audit: Callable[[float, str, str, str, str], int]) -> None:
+        self._audit = audit
         self._lock = threading.Lock()
         self._outgoing: dict[int, Outgoing] = {}
 
@@ -90,6 +95,10 @@ class MemoryOutbox:
                 due_s=outgoing.due_s,
                 error=outgoing.error,
             )
+
+    def note_dead(self, experiment: str, detail: str, now: float) -> None:
+        """See `outbox_port.OutboxStore.note_dead`."""
+        self._audit(now, DEAD_BY, experiment, DEAD_VERB, detail)
 
     def add(self, experiment: str, messages: Iterable[Message], *, now: float) -> None:
         """Put messages in."""

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from anabranch.bandit.hooks import Webhook
+
+DEAD_BY: Final = "outbox"
+DEAD_VERB: Final = "gave-up"
+"""Who and what, in the audit log, when a message was given up."""
 
 
 class Fate(StrEnum):
@@ -69,4 +73,8 @@ class OutboxStore(Protocol):
 
     def settle(self, outgoing: Outgoing) -> None:
         """Remember what came of an attempt: fate, attempts, time of the next one and error."""
+        ...
+
+    def note_dead(self, experiment: str, detail: str, now: float) -> None:
+        """Say in the audit log that a message was given up."""
         ...

@@ -9,7 +9,8 @@ from pydantic import TypeAdapter
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from anabranch.bandit.hooks import Webhook
-from anabranch.store.outbox_port import Fate, Message, Outgoing
+from anabranch.store.outbox_port import DEAD_BY, DEAD_VERB, Fate, Message, Outgoing
+from anabranch.store.sql_rows import append_event, find_experiment
 from anabranch.store.tables import OUTBOX
 
 _WEBHOOK: TypeAdapter[Webhook] = TypeAdapter(Webhook)
@@ -52,6 +53,12 @@ class SqlOutbox:
                     error=outgoing.error,
                 )
             )
+
+    def note_dead(self, experiment: str, detail: str, now: float) -> None:
+        """See `outbox_port.OutboxStore.note_dead`."""
+        with self._engine.begin() as connection:
+            row = find_experiment(connection, experiment)
+            append_event(connection, now, DEAD_BY, row.id, experiment, DEAD_VERB, detail)
 
 
 def append_messages(
