@@ -2,26 +2,23 @@
 
 A claim gathers information at a rate, in nats per second, that depends on the weights of the step it is in; what
 mirrored pairs and the split tell adds up. Its test decides when the information exceeds the evidence that is needed by
-the method's overhead. Around that mean the time varies like the first passage of a walk whose steps have a variance
-of twice their mean, as log likelihood ratios of small effects do: an inverse Gaussian distribution. A plan at 90 %
-asks every claim for the information that suffices in 90 of 100 runs, all at once, which is on the long side where
-several claims are waited for.
+the method's overhead; around that mean the time varies as `first_passage` says. A plan at 90 % asks every claim for the
+information that suffices in 90 of 100 runs, all at once, which is on the long side where several claims are waited for.
 
 A plan is for sound candidates that are as good as is assumed. It says nothing about bad ones, which leave earlier, and
 takes it that people answer at once. A bandit step is planned with equal weights, and without telling rivals apart.
 
 Source:
-    Rates: `information`. Overheads: `bounds.OVERHEAD_NATS`, measured in simulation. First passage: Siegmund: Sequential
-    Analysis (1985), chapter 3. tests/sim/stats/test_plans_hold.py compares plans with runs of the closed loop.
+    Rates: `information`. Overheads: `bounds.OVERHEAD_NATS`, measured in simulation.
+    tests/sim/stats/test_plans_hold.py compares plans with runs of the closed loop.
 """
 
 import math
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from scipy import stats
-
 from anabranch.bandit.bounds import OVERHEAD_NATS
+from anabranch.bandit.first_passage import needed_nats
 from anabranch.bandit.information import Assumptions, Exposure, gauges
 from anabranch.bandit.judge import log_need_pass
 from anabranch.bandit.spec import (
@@ -103,19 +100,6 @@ def plan(experiment: Experiment, assumed: Assumptions) -> Plan:
         ),
         is_decided=tuple(all(metric.name in walk.passed for metric in claims) for walk in walks),
     )
-
-
-def needed_nats(evidence: float, overhead: float, level: float) -> float:
-    """The information at which a share of the runs has decided.
-
-    Args:
-        evidence: log evidence that is needed, above 0.
-        overhead: what the method needs on top of it on average, at least 0.
-        level: share of the runs, in (0, 1).
-    """
-    mean = evidence + overhead
-    shape = mean * mean / 2.0
-    return float(stats.invgauss.ppf(level, mean / shape, scale=shape))
 
 
 @dataclass(slots=True)

@@ -3,38 +3,73 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
+from anabranch.bandit.allocation import who_is_best
 from anabranch.bandit.fold import is_compared, test_key
 from anabranch.bandit.judge import limit_text
 from anabranch.bandit.lifecycle import Phase
 from anabranch.bandit.measures import BINARY_SCALE, LATENCY_SCALE
-from anabranch.bandit.quantiles import quantile
+from anabranch.bandit.quantiles import quantile, quantile_interval
+from anabranch.bandit.recent import recent_totals
+from anabranch.bandit.remaining import Remaining
 from anabranch.bandit.scales import Histogram, total_of
 from anabranch.bandit.second_opinion import log_e_by_counts
 from anabranch.bandit.sequences import mean_interval
 from anabranch.bandit.spec import ERROR, LATENCY, TOP1_AGREEMENT, Experiment, Metric, Role
 from anabranch.bandit.state import ExperimentState, Totals
 from anabranch.bandit.verdicts import Outcome, Verdict
-from anabranch.cli.view_types import ArmState, ArmView, IntervalView, Limit, Unit, VerdictView
+from anabranch.cli.view_types import ArmState, ArmView, IntervalView, Limit, QuantileView, Unit, VerdictView
+
+SHOWN_QUANTILES = (0.5, 0.95, 0.99)
 
 MOST_EVIDENCE = 1e12
 """Where shown evidence is capped; what is decided by is not."""
 
 
-def arm_views(experiment: Experiment, state: ExperimentState, counted_s: float | None) -> tuple[ArmView, ...]:
+def arm_views(
+    experiment: Experiment,
+    state: ExperimentState,
+    counted_s: float | None,
+    expected: Mapping[str, Remaining] = MappingProxyType({}),
+) -> tuple[ArmView, ...]:
     """The baseline, then the candidates in the order of the spec.
 
     Args:
         experiment: The spec.
         state: Where it stands.
         counted_s: Seconds over which its requests were counted; None before the start.
+        expected: By `metric/variant`, when open claims may pass.
     """
     served = sum(totals.requests for totals in state.totals.values())
-    return tuple(_arm(experiment, state, name, served, counted_s) for name in experiment.arms)
+    best = _best(experiment, state)
+    return tuple(
+        _arm(experiment, state, name, served, counted_s, best.get(name), expected) for name in experiment.arms
+    )
+
+
+def _best(experiment: Experiment, state: ExperimentState) -> Mapping[str, float]:
+    """Who is best, with what probability; empty while no two arms have outcomes of the objective."""
+    metric = experiment.objective
+    if metric is None or not state.live or state.phase.is_over:
+        return {}
+    seen = [
+        name
+        for name in (experiment.baseline, *state.live)
+        if total_of(recent_totals(state, name).split.get(metric.source, {}))
+    ]
+    return who_is_best(experiment, state) if len(seen) > 1 else {}
 
 
 def _arm(
-    experiment: Experiment, state: ExperimentState, name: str, served: int, counted_s: float | None
+    experiment: Experiment,
+    state: ExperimentState,
+    name: str,
+    served: int,
+    counted_s: float | None,
+    best: float | None,
+    expected: Mapping[str, Remaining],
 ) -> ArmView:
     totals = state.totals.get(name, Totals())
     latency = totals.metrics.get(LATENCY, {})
@@ -51,6 +86,8 @@ def _arm(
         p50_ms=quantile(LATENCY_SCALE, latency, 0.5),
         p95_ms=quantile(LATENCY_SCALE, latency, 0.95),
         p99_ms=quantile(LATENCY_SCALE, latency, 0.99),
+        quantiles=_quantiles(latency, experiment.delta / len(experiment.candidates)),
+        best_probability=best,
         error_rate=_share_of_ones(totals.metrics.get(ERROR, {})),
         masked=totals.masked,
         mirrored_pairs=totals.pairs,
@@ -64,12 +101,25 @@ def _arm(
                 state.verdicts.get(test_key(metric.name, name)),
                 name,
                 log_e_by_counts(experiment, state, metric, name),
+                expected.get(test_key(metric.name, name)),
             )
             for metric in experiment.metrics
         ),
         removed_s=None if removal is None else removal.at_s,
         removed_reason="" if removal is None else removal.reason,
     )
+
+
+def _quantiles(latency: Histogram, alpha: float) -> tuple[QuantileView, ...]:
+    found = []
+    for probability in SHOWN_QUANTILES:
+        estimate = quantile(LATENCY_SCALE, latency, probability)
+        if estimate is not None:
+            low, high = quantile_interval(LATENCY_SCALE, latency, probability, alpha=alpha)
+            found.append(
+                QuantileView(probability=probability, estimate_ms=estimate, low_ms=low, high_ms=high)
+            )
+    return tuple(found)
 
 
 def _state_of(experiment: Experiment, state: ExperimentState, name: str) -> ArmState:
@@ -102,7 +152,9 @@ def _agreement(experiment: Experiment, state: ExperimentState, name: str) -> Int
     return IntervalView(estimate=estimate, low=low, high=high, samples=total_of(histogram))
 
 
-def _verdict(metric: Metric, found: Verdict | None, name: str, by_counts: float | None) -> VerdictView:
+def _verdict(
+    metric: Metric, found: Verdict | None, name: str, by_counts: float | None, expected: Remaining | None
+) -> VerdictView:
     verdict = found or Verdict(
         metric=metric.name,
         variant=name,
@@ -133,6 +185,8 @@ def _verdict(metric: Metric, found: Verdict | None, name: str, by_counts: float 
         evidence_by_counts=None if by_counts is None else _multiple(by_counts),
         progress=_progress(verdict),
         decided_s=verdict.decided_s,
+        expected_half_s=None if expected is None else _finite(expected.after_s[0]),
+        expected_most_s=None if expected is None else _finite(expected.after_s[-1]),
         reason=verdict.reason,
     )
 
@@ -157,6 +211,10 @@ def _limit_kind(metric: Metric) -> Limit:
 def _limit_value(metric: Metric) -> float | None:
     given = (metric.non_inferiority_margin, metric.minimum, metric.maximum)
     return next((value for value in given if value is not None), None)
+
+
+def _finite(seconds: float) -> float | None:
+    return seconds if math.isfinite(seconds) else None
 
 
 def _multiple(log_evidence: float) -> float:

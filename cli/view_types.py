@@ -105,6 +105,22 @@ class IntervalView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuantileView:
+    """A quantile of a variant's latencies over the whole run, with its confidence sequence.
+
+    Attributes:
+        probability: Which one, in (0, 1).
+        low_ms: 0 where nothing is excluded yet.
+        high_ms: Infinite where nothing is excluded yet.
+    """
+
+    probability: float
+    estimate_ms: float
+    low_ms: float
+    high_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictView:
     """What is known about one metric of one candidate.
 
@@ -122,6 +138,9 @@ class VerdictView:
             still: None while one moves, and where nothing is compared. It decides nothing.
         progress: The way to a PASS on the logarithmic scale of evidence, in [0, 1].
         decided_s: When it was decided, in seconds since 1970.
+        expected_half_s: Seconds from now until half of such runs prove it, under the current weights and if the
+            candidate is as good as it looks; None where nothing can be said, or it would not be proven.
+        expected_most_s: The same for nine of ten.
     """
 
     metric: str
@@ -146,6 +165,8 @@ class VerdictView:
     evidence_by_counts: float | None
     progress: float
     decided_s: float | None
+    expected_half_s: float | None
+    expected_most_s: float | None
     reason: str
 
 
@@ -158,6 +179,9 @@ class ArmView:
         requests: Requests it served since the experiment began.
         share_observed: Its share of them; None before the first.
         requests_per_s: Over the last seconds where two looks were taken, else since the start.
+        quantiles: Of its latencies over the whole run: p50, p95 and p99; none without data.
+        best_probability: Posterior probability that it is the best variant which keeps the guardrails: what the bandit
+            draws by, no proof. None without an objective, before outcomes of it, and when the experiment is over.
         error_rate: Share of its evaluated requests that failed; None without data.
         masked: Requests in which it failed and the baseline answered.
         mirrored_pairs: Replies compared with the baseline's.
@@ -176,6 +200,8 @@ class ArmView:
     p50_ms: float | None
     p95_ms: float | None
     p99_ms: float | None
+    quantiles: tuple[QuantileView, ...]
+    best_probability: float | None
     error_rate: float | None
     masked: int
     mirrored_pairs: int

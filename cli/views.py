@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from anabranch.bandit.decision import Command, Decision
 from anabranch.bandit.lifecycle import Phase
+from anabranch.bandit.remaining import Remaining, remaining
 from anabranch.bandit.spec import Experiment
 from anabranch.bandit.state import ExperimentState
 from anabranch.cli.arm_views import arm_views
@@ -45,6 +46,7 @@ def experiment_view(
     # Traffic is counted on until the experiment is over.
     counted_s = elapsed_s if state.phase.is_over or not begun else now - state.started_s
     rows = decision_views(decisions)
+    expected = _expected(experiment, state, counted_s)
     return ExperimentView(
         name=stored.name,
         model=experiment.model,
@@ -64,8 +66,8 @@ def experiment_view(
         steps=step_views(experiment, state, run, end),
         mirror=state.mirror,
         winner=state.winner,
-        arms=arm_views(experiment, state, counted_s),
-        waiting_for=waiting_for(experiment, state, now),
+        arms=arm_views(experiment, state, counted_s, expected),
+        waiting_for=waiting_for(experiment, state, now, expected),
         requests=tuple(
             RequestView(verb=command.verb, argument=command.argument, actor=command.actor)
             for command in requests
@@ -87,6 +89,16 @@ def with_rates(view: ExperimentView, earlier: ExperimentView) -> ExperimentView:
         return arm if served < 0 else replace(arm, requests_per_s=served / span_s)
 
     return replace(view, arms=tuple(rated(arm) for arm in view.arms))
+
+
+def _expected(
+    experiment: Experiment, state: ExperimentState, counted_s: float | None
+) -> dict[str, Remaining]:
+    """When open claims may pass, at the rate of requests since the start."""
+    if not state.phase.is_moving or not counted_s:
+        return {}
+    served = sum(totals.requests for totals in state.totals.values())
+    return remaining(experiment, state, served / counted_s)
 
 
 def _run(stored: StoredExperiment, decisions: Sequence[StoredDecision]) -> list[Decision]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import assert_never
 
 from anabranch.bandit.choose import open_claims
@@ -9,6 +12,7 @@ from anabranch.bandit.fold import test_key
 from anabranch.bandit.gating import waiting_gates
 from anabranch.bandit.hooks import Gate
 from anabranch.bandit.lifecycle import Phase
+from anabranch.bandit.remaining import Remaining
 from anabranch.bandit.spec import (
     AnalysisStep,
     BanditStep,
@@ -25,7 +29,12 @@ from anabranch.bandit.verdicts import Outcome
 from anabranch.cli.numbers import duration, share
 
 
-def waiting_for(experiment: Experiment, state: ExperimentState, now: float) -> tuple[str, ...]:
+def waiting_for(
+    experiment: Experiment,
+    state: ExperimentState,
+    now: float,
+    expected: Mapping[str, Remaining] = MappingProxyType({}),
+) -> tuple[str, ...]:
     """What must happen next, most important first; empty when the experiment is over."""
     name = experiment.name
     step = experiment.steps[state.step] if state.step < len(experiment.steps) else None
@@ -41,7 +50,9 @@ def waiting_for(experiment: Experiment, state: ExperimentState, now: float) -> t
         case Phase.PROMOTED | Phase.ROLLED_BACK | Phase.ABORTED:
             return ()
         case Phase.PROGRESSING | Phase.PROMOTING:
-            return () if step is None else _step(experiment, state, step, now - state.step_started_s)
+            return (
+                () if step is None else _step(experiment, state, step, now - state.step_started_s, expected)
+            )
         case _:
             assert_never(state.phase)
 
@@ -59,11 +70,17 @@ def _which(state: ExperimentState) -> str:
     return " --variant …" if len(state.live) > 1 else ""
 
 
-def _step(experiment: Experiment, state: ExperimentState, step: Step, elapsed_s: float) -> tuple[str, ...]:
+def _step(
+    experiment: Experiment,
+    state: ExperimentState,
+    step: Step,
+    elapsed_s: float,
+    expected: Mapping[str, Remaining],
+) -> tuple[str, ...]:
     match step:
         case MirrorStep():
             found = [
-                _claim(state, metric, candidate)
+                _claim(state, metric, candidate, expected)
                 for candidate in state.live
                 for metric in step.until_decided
                 if not _passes(state, metric, candidate)
@@ -79,7 +96,7 @@ def _step(experiment: Experiment, state: ExperimentState, step: Step, elapsed_s:
             return (f"gate {step.gate.name}",)
         case AnalysisStep():
             found = [
-                _claim(state, metric.name, candidate)
+                _claim(state, metric.name, candidate, expected)
                 for candidate in state.live
                 for metric in experiment.guardrails
                 if not _passes(state, metric.name, candidate)
@@ -87,7 +104,7 @@ def _step(experiment: Experiment, state: ExperimentState, step: Step, elapsed_s:
             return _timed(found, step.min_duration_s, step.max_duration_s, elapsed_s)
         case BanditStep():
             found = [
-                _claim(state, metric, candidate)
+                _claim(state, metric, candidate, expected)
                 for candidate in state.live
                 for metric in open_claims(experiment, state, candidate)
             ]
@@ -120,12 +137,16 @@ def _passes(state: ExperimentState, metric: str, candidate: str) -> bool:
     return verdict is not None and verdict.outcome is Outcome.PASS
 
 
-def _claim(state: ExperimentState, metric: str, candidate: str) -> str:
+def _claim(state: ExperimentState, metric: str, candidate: str, expected: Mapping[str, Remaining]) -> str:
     verdict = state.verdicts.get(test_key(metric, candidate))
     if verdict is None or verdict.samples == 0:
         return f"{metric} of {candidate}: no data yet"
     way = 0.0 if verdict.log_need_pass <= 0 else verdict.log_e_pass / verdict.log_need_pass
-    return f"{metric} of {candidate}: {max(0.0, min(1.0, way)):.0%} of the evidence, n = {verdict.samples:,}"
+    said = f"{metric} of {candidate}: {max(0.0, min(1.0, way)):.0%} of the evidence, n = {verdict.samples:,}"
+    coming = expected.get(test_key(metric, candidate))
+    if coming is None or not math.isfinite(coming.after_s[0]):
+        return said
+    return f"{said}, about {_left(coming.after_s[0])} more"
 
 
 def _left(seconds: float) -> str:

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from anabranch.bandit.first_passage import needed_nats
 from anabranch.bandit.information import Assumptions
-from anabranch.bandit.planner import needed_nats, plan
+from anabranch.bandit.planner import plan
 from anabranch.bandit.spec import (
     Algorithm,
     AnalysisStep,
