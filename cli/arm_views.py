@@ -115,7 +115,9 @@ def _quantiles(latency: Histogram, alpha: float) -> tuple[QuantileView, ...]:
     for probability in SHOWN_QUANTILES:
         estimate = quantile(LATENCY_SCALE, latency, probability)
         if estimate is not None:
-            low, high = quantile_interval(LATENCY_SCALE, latency, probability, alpha=alpha)
+            low, high = quantile_interval(
+                LATENCY_SCALE, latency, probability, alpha=alpha, planned_count=1_000.0
+            )
             found.append(
                 QuantileView(probability=probability, estimate_ms=estimate, low_ms=low, high_ms=high)
             )

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from anabranch.cli.marks import PHASE_MARKS, PHASE_STYLES, STEP_MARKS, STEP_STYLES
 from anabranch.cli.numbers import duration, share
+from anabranch.cli.palette import arm_colours
 from anabranch.cli.story import current, earlier_versions, shortened, telling
 from anabranch.cli.traffic_table import name_width, traffic_table
 from anabranch.cli.verdict_grid import verdict_grid
@@ -29,16 +30,17 @@ def render(view: ExperimentView, width: int, height: int) -> RenderableType:
         width: Columns, at least 60.
         height: Lines that may be used; fewer are used when there is less to say.
     """
-    top: list[Text] = [_title(view, width), *_steps(view, width, tall=height >= TALL)]
+    top: list[Text] = [title_line(view, width), *step_lines(view, width, tall=height >= TALL)]
     # Both tables with their headers and the blank lines between the parts come before long notices.
     spare = height - len(top) - 2 * len(view.arms) - 7 - _LEAST_LOG
-    bottom = _notices(view, width, most=max(1, min(5 if height >= TALL else 3, spare)))
+    bottom = notice_lines(view, width, most=max(1, min(5 if height >= TALL else 3, spare)))
     # The tables cost three lines of headers and three blank lines.
     space = height - len(top) - len(bottom) - 6 - _LEAST_LOG
     shown, hidden = choose_arms(view.arms, space)
     candidates = [arm for arm in shown if arm.state is not ArmState.BASELINE]
     names = name_width(shown, width)
-    parts: list[RenderableType] = [*top, Text(), traffic_table(shown, width, names)]
+    colours = arm_colours([arm.name for arm in view.arms])
+    parts: list[RenderableType] = [*top, Text(), traffic_table(shown, width, names, colours)]
     used = len(top) + 1 + 1 + len(shown)
     if hidden:
         parts.append(Text(f"  and {hidden} more: anabranch describe {view.name}", style="dim"))
@@ -112,7 +114,8 @@ def step_line(view: ExperimentView, width: int) -> Text:
     return _clipped(line, width)
 
 
-def _title(view: ExperimentView, width: int) -> Text:
+def title_line(view: ExperimentView, width: int) -> Text:
+    """Name, phase and model, and on the right how long it has run."""
     phase = f"{PHASE_MARKS[view.phase]} {view.phase}"
     mirror = f"  mirroring {share(view.mirror)}" if view.mirror else ""
     left = Text.assemble(
@@ -123,7 +126,8 @@ def _title(view: ExperimentView, width: int) -> Text:
     return Text.assemble(left, " " * (width - left.cell_len - len(right)), (right, "bold"))
 
 
-def _steps(view: ExperimentView, width: int, *, tall: bool) -> list[Text]:
+def step_lines(view: ExperimentView, width: int, *, tall: bool) -> list[Text]:
+    """The steps: a line each where there is room, else all on one."""
     if not tall:
         return [step_line(view, width)]
     titles = max((len(step.title) for step in view.steps), default=0)
@@ -158,7 +162,7 @@ def _joined_length(parts: Sequence[Text], cut_left: bool = False, cut_right: boo
     return sum(part.cell_len for part in parts) + 3 * (len(parts) - 1) + 4 * (cut_left + cut_right)
 
 
-def _notices(view: ExperimentView, width: int, most: int) -> list[Text]:
+def notice_lines(view: ExperimentView, width: int, most: int) -> list[Text]:
     """What a person asked for, and what the experiment waits for."""
     lines = [
         Text.assemble(

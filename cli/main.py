@@ -24,6 +24,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "benching": ("bench",),
     "variants": ("variants",),
     "looking": ("get", "describe"),
+    "topping": ("top",),
     "records": ("history", "report", "events", "verify"),
     "asking": ("promote", "pause", "resume", "abort", "retry", "undo"),
     "documents": ("apply", "diff", "schema"),

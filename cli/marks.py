@@ -46,7 +46,7 @@ ARM_MARKS = {
     ArmState.WAITING: "○",
 }
 ARM_STYLES = {
-    ArmState.BASELINE: "blue",
+    ArmState.BASELINE: "",
     ArmState.LIVE: "",
     ArmState.WINNER: "bold green",
     ArmState.REMOVED: "dim",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from rich.table import Table
 from rich.text import Text
@@ -31,28 +32,37 @@ _REQUESTS = _Column("REQUESTS", lambda arm: count(arm.requests))
 _MASKED = _Column("MASKED", lambda arm: count(arm.masked))
 _PAIRS = _Column("PAIRS", lambda arm: count(arm.mirrored_pairs))
 
+_BEST = _Column("BEST", lambda arm: share(arm.best_probability))
+
 _FEW = (_RATE, _P50, _P95, _P99, _ERRORS)
 _ALL = (*_FEW, _REQUESTS, _MASKED, _PAIRS)
+_SOME = (*_FEW, _BEST)
+_EVERY = (*_FEW, _BEST, _REQUESTS, _MASKED, _PAIRS)
 # Width of the bar and the columns, the richest form first; the last is taken when nothing fits.
 _FORMS = ((20, _ALL), (8, _ALL), (20, _FEW), (8, _FEW), (4, _FEW), (0, (_RATE, _P95, _P99)), (0, ()))
+_FORMS_WITH_BEST = ((20, _EVERY), (8, _EVERY), (20, _SOME), (8, _SOME), (4, _SOME), *_FORMS)
 
 
 def name_width(arms: Sequence[ArmView], width: int) -> int:
     """Columns for the names with mark and gap: what they need, within three tenths of the screen."""
     longest = max((len(arm.name) for arm in arms), default=0)
-    return min(longest + 2 + GAP, 3 * width // 10)
+    return min(max(longest + 2, len("VERDICTS")) + GAP, 3 * width // 10)
 
 
-def traffic_table(arms: Sequence[ArmView], width: int, names: int) -> Table:
+def traffic_table(
+    arms: Sequence[ArmView], width: int, names: int, colours: Mapping[str, str] = MappingProxyType({})
+) -> Table:
     """One row a variant, with as many columns as fit.
 
     Args:
         arms: The variants.
         width: Columns of the screen.
         names: Columns for the names.
+        colours: Of the bars, by variant; without, they look like the rest of the row.
     """
+    forms = _FORMS_WITH_BEST if any(arm.best_probability is not None for arm in arms) else _FORMS
     bars, columns = next(
-        (form for form in _FORMS if names + _needed(arms, *form) <= width),
+        (form for form in forms if names + _needed(arms, *form) <= width),
         _FORMS[-1],
     )
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="dim")
@@ -64,7 +74,10 @@ def traffic_table(arms: Sequence[ArmView], width: int, names: int) -> Table:
         style = ARM_STYLES[arm.state]
         table.add_row(
             Text(f"{ARM_MARKS[arm.state]} {arm.name}", style=style),
-            Text(f"{bar(arm.weight, bars)}{share(arm.weight):>{_PERCENT}}", style=style),
+            Text.assemble(
+                (bar(arm.weight, bars), colours.get(arm.name, style)),
+                (f"{share(arm.weight):>{_PERCENT}}", style),
+            ),
             *(
                 Text(column.cell(arm), style="red" if column is _MASKED and arm.masked else style)
                 for column in columns

@@ -168,5 +168,14 @@ def _say_what_is_left(terminal: Terminal, view: ExperimentView) -> None:
 
 def _timeless(view: ExperimentView) -> ExperimentView:
     """The view without what changes by the clock alone."""
-    arms = tuple(replace(arm, requests_per_s=None) for arm in view.arms)
+    arms = tuple(
+        replace(
+            arm,
+            requests_per_s=None,
+            verdicts=tuple(
+                replace(verdict, expected_half_s=None, expected_most_s=None) for verdict in arm.verdicts
+            ),
+        )
+        for arm in view.arms
+    )
     return replace(view, at_s=0.0, age_s=0.0, elapsed_s=None, steps=(), waiting_for=(), arms=arms)

@@ -14,6 +14,7 @@ NO_RESULT = {
     "controller": "runs until it is stopped",
     "db": "a group: its verbs have results",
     "demo": "draws what happens",
+    "top": "draws on the whole screen",
     "report": "is a document in formats of its own",
     "bench": "a group: its verbs have results",
 }
