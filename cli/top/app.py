@@ -146,8 +146,8 @@ class Top(App[None]):
         self.take_look()
 
     def on_resize(self) -> None:
-        """Compose for the new size."""
-        self._draw()
+        """Compose for the new size, which holds from the next turn on."""
+        self.call_after_refresh(self._draw)
 
     def take_look(self) -> None:
         """Look in a thread: a slow database must not hold the keys up. A look that still goes on is waited for."""
@@ -239,6 +239,7 @@ class Top(App[None]):
     def open(self, name: str | None) -> None:
         """Show one experiment, or the list."""
         self._name, self._seen, self._page = name, None, Page.OVERVIEW
+        self.set_focus(None)
         self._draw()
         self.take_look()
 
