@@ -9,9 +9,11 @@ from collections.abc import Callable
 
 from anabranch.bandit.snapshot import FeedbackRule
 from anabranch.proto import feedback_pb2 as pb
+from anabranch.router.access.guard import Guard
 from anabranch.router.assignment_id import AssignmentIds, ForgedAssignment
 from anabranch.router.recorder import Recorder
 from anabranch.router.routes import Routes
+from anabranch.store.access import Permission
 from anabranch.store.records import Feedback
 from anabranch.wire.seam import Call, Handlers, Status
 
@@ -29,17 +31,34 @@ class UnusableOutcome(ValueError):
 class FeedbackService:
     """Takes feedback in one worker.
 
+    Args:
+        ids: Reads assignment ids.
+        routes: Which experiments go on, and what they take.
+        recorder: Makes feedback durable.
+        wall_clock: Seconds since 1970.
+        guard: Who may report; None lets everybody.
+        may_report: Whether a caller may report so many outcomes now.
+
     Attributes:
         counts: Outcomes by what became of them.
     """
 
     def __init__(
-        self, *, ids: AssignmentIds, routes: Routes, recorder: Recorder, wall_clock: Callable[[], float]
+        self,
+        *,
+        ids: AssignmentIds,
+        routes: Routes,
+        recorder: Recorder,
+        wall_clock: Callable[[], float],
+        guard: Guard | None = None,
+        may_report: Callable[[str, int], bool] = lambda _caller, _outcomes: True,
     ) -> None:
         self._ids = ids
         self._routes = routes
         self._recorder = recorder
         self._wall_clock = wall_clock
+        self._guard = guard
+        self._may_report = may_report
         self.counts: Counter[str] = Counter()
 
     def handlers(self) -> Handlers:
@@ -48,6 +67,11 @@ class FeedbackService:
 
     def submit(self, call: Call, message: bytes) -> None:
         """Handle one call: every outcome is answered for itself."""
+        principal = None
+        if self._guard is not None and (principal := self._guard.admit(call, Permission.FEEDBACK)) is None:
+            return
+        models = frozenset[str]() if principal is None else principal.models
+        caller = call.peer.rpartition(":")[0] if principal is None else principal.actor
         try:
             request = pb.SubmitRequest.FromString(message)
         except Exception as error:  # noqa: BLE001  # protobuf raises its own DecodeError from C
@@ -59,6 +83,13 @@ class FeedbackService:
                 f"{len(request.outcomes)} outcomes in one call, at most {MOST_OUTCOMES} are taken: split them",
             )
             return
+        if not self._may_report(caller, len(request.outcomes)):
+            self.counts["over rate"] += len(request.outcomes)
+            call.fail(
+                Status.RESOURCE_EXHAUSTED,
+                "more feedback comes from you than is taken a second: send it again later, and slower",
+            )
+            return
         if not self._recorder.is_able():
             # Acknowledged means durable: what cannot be written is not acknowledged.
             call.fail(Status.UNAVAILABLE, "feedback cannot be written now, send it again later")
@@ -67,7 +98,7 @@ class FeedbackService:
         for outcome in request.outcomes:
             result = response.results.add()
             try:
-                self._recorder.record(self._read(outcome))
+                self._recorder.record(self._read(outcome, models))
             except (ForgedAssignment, UnusableOutcome) as error:
                 result.problem = str(error)
                 self.counts["refused"] += 1
@@ -80,7 +111,7 @@ class FeedbackService:
             return
         call.reply(response.SerializeToString())
 
-    def _read(self, outcome: pb.Outcome) -> Feedback:
+    def _read(self, outcome: pb.Outcome, models: frozenset[str]) -> Feedback:
         assignment = self._ids.open(outcome.assignment_id)
         metric = outcome.metric or _DEFAULT_METRIC
         if not _METRIC.fullmatch(metric):
@@ -92,6 +123,8 @@ class FeedbackService:
             raise UnusableOutcome("the outcome is empty: set correct, label or value")
         value = float(getattr(outcome, kind))
         route = self._routes.active().get(assignment.experiment)
+        if models and (route is None or route.model not in models):
+            raise UnusableOutcome("the assignment is of a model that is none of the caller's")
         if route is not None:
             _check(route.feedback.get(metric), metric, kind, value, sorted(route.feedback))
         if kind == "label" and assignment.top1 < 0:

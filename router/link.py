@@ -17,9 +17,12 @@ from typing import Any
 import orjson
 
 from anabranch.bandit.snapshot import Snapshot
+from anabranch.router.access.authenticator import Rules
+from anabranch.router.access.feed import rules_from, rules_text
 from anabranch.store import codec
 
 _LINE_BYTES = 16 << 20
+_ACCESS = b"access "
 _log = logging.getLogger(__name__)
 
 
@@ -31,6 +34,7 @@ class WorkerReport:
         version: Snapshot it routes by.
         counts: Its counters by name.
         metrics: What it counted since its last report, as `Tally.take` made it.
+        tokens_used: When tokens were used since its last report, by their ids.
     """
 
     lane: int
@@ -38,6 +42,7 @@ class WorkerReport:
     is_serving: bool = False
     counts: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, list[list[Any]]] = field(default_factory=dict)
+    tokens_used: Mapping[str, float] = field(default_factory=dict)
 
 
 class LinkServer:
@@ -49,6 +54,7 @@ class LinkServer:
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._snapshot: Snapshot | None = None
+        self._access: bytes | None = None
 
     async def start(self) -> None:
         """Listen; the socket is for this user only."""
@@ -62,6 +68,14 @@ class LinkServer:
         line = _snapshot_line(snapshot)
         for writer in self._writers:
             writer.write(line)
+
+    def tell_access(self, rules: Rules) -> None:
+        """Tell every worker, and later ones, whom to let in, if it is not what they know."""
+        line = _ACCESS + rules_text(rules).encode() + b"\n"
+        if line != self._access:
+            self._access = line
+            for writer in self._writers:
+                writer.write(line)
 
     def heartbeat(self) -> None:
         """Tell every worker that the current snapshot is still the current one."""
@@ -79,6 +93,9 @@ class LinkServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
+            # Whom to let in comes first: a worker opens its port with the first snapshot.
+            if self._access is not None:
+                writer.write(self._access)
             if self._snapshot is not None:
                 writer.write(_snapshot_line(self._snapshot))
             while line := await reader.readline():
@@ -104,12 +121,18 @@ class LinkClient:
         return cls(*await asyncio.open_unix_connection(path, limit=_LINE_BYTES))
 
     async def listen(
-        self, *, on_snapshot: Callable[[Snapshot], None], on_heartbeat: Callable[[], None]
+        self,
+        *,
+        on_snapshot: Callable[[Snapshot], None],
+        on_heartbeat: Callable[[], None],
+        on_access: Callable[[Rules], None] = lambda _rules: None,
     ) -> None:
         """Take what comes until the supervisor hangs up."""
         while line := await self._reader.readline():
             if line.startswith(b'{"heartbeat"'):
                 on_heartbeat()
+            elif line.startswith(_ACCESS):
+                on_access(rules_from(line.removeprefix(_ACCESS)))
             else:
                 on_snapshot(codec.snapshot_from(line))
 
@@ -121,6 +144,7 @@ class LinkClient:
             "is_serving": report.is_serving,
             "counts": dict(report.counts),
             "metrics": report.metrics,
+            "tokens_used": dict(report.tokens_used),
         }
         self._writer.write(orjson.dumps(said) + b"\n")
 

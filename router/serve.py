@@ -20,6 +20,8 @@ import orjson
 from anabranch.bandit.decision import Decision
 from anabranch.bandit.snapshot import Snapshot
 from anabranch.router.complaints import Complaints
+from anabranch.router.control.beside import ServerControl
+from anabranch.router.control.verbs import Served
 from anabranch.router.controller import Controller
 from anabranch.router.lanes import Lanes
 from anabranch.router.leadership import leadership_of
@@ -62,6 +64,7 @@ class Server:
         on_ready: Called with the port once every worker serves.
         on_decision: Called with every decision, on the event loop.
         on_metrics: Called with the address of the metrics, once they can be read.
+        on_control: Called with the address of the control port, once it is open.
 
     Raises:
         InvalidSettings: If the files of TLS make no server.
@@ -77,6 +80,7 @@ class Server:
         on_ready: Callable[[int], None],
         on_decision: Callable[[Decision], None] | None = None,
         on_metrics: Callable[[str], None] | None = None,
+        on_control: Callable[[str], None] | None = None,
     ) -> None:
         check_tls(settings)
         require_traces(settings)
@@ -91,6 +95,7 @@ class Server:
         self._on_ready = on_ready
         self._on_decision = on_decision or (lambda _decision: None)
         self._on_metrics = on_metrics or (lambda _address: None)
+        self._on_control = on_control or (lambda _address: None)
         self._store = open_store(settings.store_url)
         check_key(settings, self._store.replicas)
         check_promotions(self._store, manifests, settings.models)
@@ -117,6 +122,12 @@ class Server:
         self._traces = Traces(settings, "supervisor", draw=lambda: 0.0) if settings.trace_share > 0 else None
         self._store.watch(self._metrics.stated)
         self._link = LinkServer(settings.socket, on_report=self._heard)
+        self._control = ServerControl(
+            self._settings,
+            self._store,
+            served=lambda: Served(manifests=self._manifests, baselines=self._settings.baselines),
+            tell_workers=self._link.tell_access,
+        )
         self._controller = Controller(
             self._store,
             settings.journal,
@@ -145,6 +156,9 @@ class Server:
         self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         await self._link.start()
         self._open_metrics()
+        await self._control.open()
+        if self._control.address is not None:
+            self._on_control(self._control.address)
         self._lag.start()
         self._controller.publish()
         self._workers.open()
@@ -162,6 +176,7 @@ class Server:
             try:
                 for decision in await asyncio.to_thread(self._controller.run_once):
                     self._on_decision(decision)
+                await self._control.refresh()
                 self._link.heartbeat()
                 await asyncio.to_thread(self._lanes.refill)
                 await asyncio.to_thread(self._count_tick, self._loop.time() - begun)
@@ -203,6 +218,7 @@ class Server:
     def _heard(self, report: WorkerReport) -> None:
         self._workers.heard(report)
         self._metrics.heard(report)
+        self._control.token_uses(dict(report.tokens_used))
 
     def _count_tick(self, took_s: float) -> None:
         controller = self._controller
@@ -275,6 +291,7 @@ class Server:
 
     async def _shut_down(self, tasks: list[asyncio.Task[None]]) -> None:
         tasks[-1].cancel()
+        await self._control.close()
         await self._workers.close()
         for task in tasks:
             task.cancel()
@@ -297,3 +314,4 @@ class Server:
 
     def _publish(self, snapshot: Snapshot) -> None:
         self._loop.call_soon_threadsafe(self._link.publish, snapshot)
+        self._loop.call_soon_threadsafe(self._control.publish, snapshot)

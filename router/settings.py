@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -26,6 +27,13 @@ LEAST_KEY_BYTES = 32
 
 class InvalidSettings(ValueError):
     """The settings have problems; the message lists all of them."""
+
+
+class Clients(StrEnum):
+    """Who is served on the inference port."""
+
+    ANYONE = "anyone"
+    KNOWN = "known"
 
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -64,6 +72,12 @@ class Settings:
         log_format: How every process of the server writes its log.
         trace_share: Share of the requests without a trace of their own that get a span; 0 sends none at all.
         otlp_endpoint: Base address of the collector, OTLP over HTTP; empty: what OTEL_EXPORTER_OTLP_ENDPOINT says.
+        control_port: Port of the control service; 0 takes a free one, None opens none.
+        control_host: Where it listens.
+        identities: File that gives names in client certificates a role.
+        clients: Who is served on the inference port; beyond loopback, only who is known.
+        max_feedback_per_s: Outcomes a second that one caller may report to one worker, in the long run.
+        wire_limits: By name, limits of the inference port that are not the defaults of `wire.seam.Limits`.
         tls_certificate: The port's certificate, followed by its chain, as PEM; absent, the port is plain.
         tls_key: The certificate's private key, as PEM.
         tls_client_ca: Authorities of client certificates, as PEM; with it, a client must show one.
@@ -93,6 +107,13 @@ class Settings:
     log_format: LogFormat = LogFormat.TEXT
     trace_share: float = 0.0
     otlp_endpoint: str = ""
+    control_port: int | None = None
+    control_host: str = "127.0.0.1"
+    identities: Path | None = None
+    clients: Clients = Clients.ANYONE
+    # Some times what one worker answers; a program that sends labels in bulk is told to slow down.
+    max_feedback_per_s: float = 20_000.0
+    wire_limits: dict[str, float] = field(default_factory=dict)
     max_message_bytes: int = 64 * MIB
     tls_certificate: Path | None = None
     tls_key: Path | None = None
@@ -149,7 +170,9 @@ class Settings:
             problems.append(f"trace_share is {self.trace_share:g}, must be from 0 to 1")
         if self.otlp_endpoint and not self.otlp_endpoint.startswith(("http://", "https://")):
             problems.append(f"otlp_endpoint is {self.otlp_endpoint!r}, must begin with http:// or https://")
-        problems += self._tls_problems()
+        if self.max_feedback_per_s <= 0:
+            problems.append(f"max_feedback_per_s is {self.max_feedback_per_s:g}, must be positive")
+        problems += self._tls_problems() + self._limit_problems()
         if problems:
             raise InvalidSettings("\n".join(problems))
 
@@ -171,12 +194,33 @@ class Settings:
             problems.append(
                 "tls_client_ca is given without a certificate of the port's own: give tls_certificate and tls_key"
             )
-        if self.host not in LOOPBACK and self.tls_client_ca is None:
-            problems.append(
-                f"host is {self.host!r}: beyond loopback only clients with a certificate are served, "
-                f"give --tls-cert, --tls-key and --tls-client-ca, or one of {', '.join(LOOPBACK)}"
-            )
+        if self.identities is not None and not self.identities.is_file():
+            problems.append(f"identities is {self.identities}, which is no file")
+        if self.identities is not None and self.tls_client_ca is None:
+            problems.append("identities is given, and no client shows a certificate: give tls_client_ca")
+        for name, host in (("host", self.host), ("control_host", self.control_host)):
+            if host not in LOOPBACK and self.tls_certificate is None:
+                problems.append(
+                    f"{name} is {host!r}: beyond loopback only TLS is spoken, to callers who prove who they are: "
+                    f"give --tls-cert and --tls-key, or one of {', '.join(LOOPBACK)}"
+                )
         return problems
+
+    def _limit_problems(self) -> list[str]:
+        """What is wrong with the limits that are not the defaults."""
+        known = [each.name for each in fields(Limits) if each.name != "max_message_bytes"]
+        if strangers := sorted(self.wire_limits.keys() - set(known)):
+            return [f"limit {name!r} is unknown, must be one of {', '.join(known)}" for name in strangers]
+        try:
+            _ = self.limits if self.wire_limits else None
+        except ValueError as error:
+            return [str(error)]
+        return []
+
+    @property
+    def must_prove(self) -> bool:
+        """Whether callers of the inference port must prove who they are."""
+        return self.clients is Clients.KNOWN or self.host not in LOOPBACK
 
     @property
     def tls(self) -> Tls | None:
@@ -190,11 +234,15 @@ class Settings:
     @property
     def limits(self) -> Limits:
         """What the port accepts."""
-        return Limits(
+        default = Limits(
             max_message_bytes=self.max_message_bytes,
             # Room for some of the largest requests at once.
             max_buffered_bytes=max(Limits().max_buffered_bytes, 4 * self.max_message_bytes),
         )
+        given: dict[str, Any] = {
+            name: value if name.endswith("_s") else int(value) for name, value in self.wire_limits.items()
+        }
+        return replace(default, **given)
 
     @property
     def store_url(self) -> str:

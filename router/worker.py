@@ -20,6 +20,7 @@ import orjson
 import uvloop
 
 from anabranch.proto import feedback_pb2, open_inference_pb2
+from anabranch.router.access.worker_access import WorkerAccess
 from anabranch.router.assignment_id import AssignmentIds
 from anabranch.router.backends import Backend, LocalBackend, RemoteBackend, queue_name
 from anabranch.router.feedback import FeedbackService
@@ -106,8 +107,14 @@ class Worker:
             draw=random.Random().random,
         )
         self._service = OpenInference(self._models, self._routes, self._inference)
+        self._access = WorkerAccess(settings, loop)
         self._feedback = FeedbackService(
-            ids=ids, routes=self._routes, recorder=self._recorder, wall_clock=time.time
+            ids=ids,
+            routes=self._routes,
+            recorder=self._recorder,
+            wall_clock=time.time,
+            guard=self._access.guard,
+            may_report=self._access.may_report,
         )
         self._lag = LagProbe(loop)
         self._readings = Readings(
@@ -199,7 +206,7 @@ class Worker:
     async def _open(self) -> None:
         descriptors = [open_inference_pb2.DESCRIPTOR, feedback_pb2.DESCRIPTOR]
         handlers = (
-            self._service.handlers()
+            self._access.guarded(self._service.handlers())
             | self._feedback.handlers()
             | self._health.handlers()
             | Reflection(descriptors).handlers()
@@ -225,7 +232,9 @@ class Worker:
             self._routed.set()
 
         try:
-            await link.listen(on_snapshot=on_snapshot, on_heartbeat=self._routes.heard)
+            await link.listen(
+                on_snapshot=on_snapshot, on_heartbeat=self._routes.heard, on_access=self._access.follow
+            )
         except (OSError, ValueError) as error:
             # A supervisor that was killed with something of ours unread resets the line instead of closing it.
             _log.warning("the line to the supervisor broke: %s", error)
@@ -248,6 +257,7 @@ class Worker:
                 is_serving=self._is_serving,
                 counts=self._counts(),
                 metrics=self._readings.take(self._remotes(), is_serving=self._is_serving),
+                tokens_used=self._access.take_uses(),
             )
         )
 
@@ -259,7 +269,7 @@ class Worker:
             counts[f"remote ejections: {name}"] = variant.ejections
             counts[f"remote refused: {name}"] = variant.refused
         counts |= {f"feedback {name}": count for name, count in self._feedback.counts.items()}
-        return {**counts, "records dropped": self._recorder.dropped}
+        return {**counts, **self._access.counts, "records dropped": self._recorder.dropped}
 
 
 async def _main(settings: Settings, lane: int, port: int, listeners: list[int], line: int) -> None:

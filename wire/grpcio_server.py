@@ -1,6 +1,6 @@
 """The fallback wire: the same handlers on grpcio's own server, an order of magnitude slower and widely trusted.
 
-grpcio has no counterpart for `max_connections`, `max_buffered_bytes`, `handshake_timeout_s` and `write_stall_s`, and sizes
+grpcio has no counterpart for `max_connections`, `max_connections_per_peer`, `max_buffered_bytes`, `handshake_timeout_s` and `write_stall_s`, and sizes
 its windows itself; a start logs those that were set and will not be honoured.
 """
 
@@ -18,12 +18,15 @@ import grpc.aio
 from anabranch.wire.deadlines import DeadlineWheel
 from anabranch.wire.flush import Flusher
 from anabranch.wire.grpcio_calls import Context, GrpcioCall, GrpcioStreamCall
+from anabranch.wire.listen import tls_context
 from anabranch.wire.seam import Handlers, Limits, Status, StreamHandler, Tls, UnaryHandler, WireStats
+from anabranch.wire.tls_files import FileTimes
 
 logger = logging.getLogger(__name__)
 
 _NOT_HONOURED: Final = (
     "max_connections",
+    "max_connections_per_peer",
     "max_buffered_bytes",
     "handshake_timeout_s",
     "write_stall_s",
@@ -182,9 +185,29 @@ def _options(limits: Limits, reuse_port: bool) -> list[tuple[str, int]]:
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    """Credentials that follow the files: grpcio asks at every handshake."""
+    times = FileTimes(tls)
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        if not times.have_changed():
+            return None
+        try:
+            # As for the other wire: a pair that does not belong together is found before grpcio takes it.
+            tls_context(tls)
+            return _certificates(tls)
+        except OSError as error:
+            logger.error("the TLS files have changed and make no server, the former stay in use: %s", error)
+            return None
+
+    return grpc.dynamic_ssl_server_credentials(
+        _certificates(tls),
+        renewed,  # type: ignore[arg-type]  # None keeps what there is, which the stubs leave out
+        require_client_authentication=tls.client_ca_file is not None,
+    )
+
+
+def _certificates(tls: Tls) -> grpc.ServerCertificateConfiguration:
     authorities = None if tls.client_ca_file is None else tls.client_ca_file.read_bytes()
-    return grpc.ssl_server_credentials(
-        [(tls.key_file.read_bytes(), tls.certificate_file.read_bytes())],
-        root_certificates=authorities,
-        require_client_auth=authorities is not None,
+    return grpc.ssl_server_certificate_configuration(
+        [(tls.key_file.read_bytes(), tls.certificate_file.read_bytes())], root_certificates=authorities
     )

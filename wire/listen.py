@@ -60,4 +60,7 @@ def tls_context(tls: Tls) -> ssl.SSLContext:
     if tls.client_ca_file is not None:
         context.load_verify_locations(tls.client_ca_file)
         context.verify_mode = ssl.CERT_REQUIRED
+        # A resumed session would bring the client's old certificate past a renewed list of authorities.
+        context.num_tickets = 0
+        context.options |= ssl.OP_NO_TICKET
     return context

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-import ssl
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -11,10 +11,11 @@ from anabranch.wire.deadlines import DeadlineWheel
 from anabranch.wire.flush import Flusher
 from anabranch.wire.http2 import Http2Connection
 from anabranch.wire.http2_socket import receive_buffer
-from anabranch.wire.listen import BACKLOG, bind, listen, tls_context
+from anabranch.wire.listen import BACKLOG, bind, listen
 from anabranch.wire.ngh2_connection import GrpcConnection
 from anabranch.wire.ngh2_shared import Calls
 from anabranch.wire.seam import Handlers, Limits, Status, StreamHandler, Tls, UnaryHandler, WireStats
+from anabranch.wire.tls_files import TlsFiles
 
 # Within this time a client has done its part of a TLS handshake that was begun when a drain began.
 _HANDSHAKES_S: Final = 0.5
@@ -35,7 +36,8 @@ class Ngh2Wire:
         self._empty: asyncio.Event | None = None
         self._is_draining = False
         self._buffer = receive_buffer()
-        self._tls: ssl.SSLContext | None = None
+        self._tls: TlsFiles | None = None
+        self._peers: Counter[str] = Counter()
 
     async def start(
         self,
@@ -59,7 +61,7 @@ class Ngh2Wire:
         self._is_draining = False
         self._empty = asyncio.Event()
         self._empty.set()
-        self._tls = None if tls is None else tls_context(tls)
+        self._tls = None if tls is None else TlsFiles(tls)
         if listeners is None:
             listeners = await bind(self.loop, host, port, reuse_port)
         listen(listeners)
@@ -122,7 +124,11 @@ class Ngh2Wire:
 
     def forget(self, connection: Http2Connection) -> None:
         """A connection is gone."""
-        self._connections.pop(connection, None)
+        if self._connections.pop(connection, None) is not None:
+            host = _host(connection)
+            self._peers[host] -= 1
+            if not self._peers[host]:
+                del self._peers[host]
         if not self._connections and self._empty is not None:
             self._empty.set()
 
@@ -140,9 +146,15 @@ class Ngh2Wire:
 
     def remember(self, connection: Http2Connection, calls: Calls) -> bool:
         """Tell whether there is room for a connection, and keep it."""
+        host = _host(connection)
         if len(self._connections) >= self.limits.max_connections:
             self.stats.connections_refused += 1
             return False
+        if self._peers[host] >= self.limits.max_connections_per_peer:
+            self.stats.connections_refused += 1
+            self.stats.peers_refused += 1
+            return False
+        self._peers[host] += 1
         if self._is_draining:
             # Accepted in the turn in which listening ended, or late with its TLS: its client is sent elsewhere, which
             # costs it no request; a connection that is cut would.
@@ -156,12 +168,14 @@ class Ngh2Wire:
     def _secure(self) -> dict[str, Any]:
         if self._tls is None:
             return {}
-        return {"ssl": self._tls, "ssl_handshake_timeout": self.limits.handshake_timeout_s}
+        return {"ssl": self._tls.context, "ssl_handshake_timeout": self.limits.handshake_timeout_s}
 
     def _sweep(self) -> None:
         now = self.loop.time()
         for connection in list(self._connections):
             connection.check(now)
+        if self._tls is not None:
+            self._tls.follow()
         limits = self.limits
         shortest = min(
             limits.handshake_timeout_s, limits.keepalive_s, limits.keepalive_timeout_s, limits.write_stall_s
@@ -172,3 +186,8 @@ class Ngh2Wire:
         for server in self._servers:
             server.close()
         self._servers.clear()
+
+
+def _host(connection: Http2Connection) -> str:
+    """A client's address without its port."""
+    return connection.peer.rpartition(":")[0]

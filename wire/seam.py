@@ -61,6 +61,7 @@ class Limits:
         max_header_bytes: Largest block of request headers, counted as HTTP/2 does (32 bytes a field more).
         max_concurrent_streams: Calls open at once on one connection; a client queues what goes beyond.
         max_connections: Connections open at once; a further one is closed at once.
+        max_connections_per_peer: The same, from one address. As many by default: behind a balancer, all come from one.
         write_buffer_bytes: Bytes of unread replies on a connection at which no further request is taken from it; a
             streaming call stops at a quarter.
         stream_window_bytes: Bytes of one stream that a client may send ahead of their handling.
@@ -77,6 +78,7 @@ class Limits:
     max_header_bytes: int = 32 * 1024
     max_concurrent_streams: int = 1024
     max_connections: int = 4096
+    max_connections_per_peer: int = 4096
     write_buffer_bytes: int = 4 * MIB
     stream_window_bytes: int = 1 * MIB
     connection_window_bytes: int = 16 * MIB
@@ -231,6 +233,7 @@ class WireStats:
 
     connections: int = 0
     connections_refused: int = 0
+    peers_refused: int = 0
     connections_stalled: int = 0
     protocol_errors: int = 0
     calls: int = 0

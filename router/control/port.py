@@ -16,6 +16,7 @@ from anabranch.proto import control_pb2, feedback_pb2
 from anabranch.router.access.authenticator import Authenticator, Rules, by_id
 from anabranch.router.access.guard import Guard, Refusals
 from anabranch.router.access.identities import InvalidIdentities, read_identities
+from anabranch.router.complaints import Complaints
 from anabranch.router.control.permissions import SERVICE
 from anabranch.router.control.service import ControlService
 from anabranch.router.control.verbs import Verbs
@@ -99,6 +100,7 @@ class ControlPort:
         self._wire = new_wire(settings.wire)
         self._health = Health()
         self._authenticator = Authenticator(Rules(), wall_clock)
+        self._complaints = Complaints(loop.time)
         self._refusals = Refusals(self._write_refusal, loop.time)
         guard = Guard(self._authenticator, self._refusals)
         self._service = ControlService(verbs, guard, loop)
@@ -163,7 +165,7 @@ class ControlPort:
         try:
             self._load()
         except InvalidIdentities as error:
-            _log.error("the identities stay as they were: %s", error)
+            self._complaints.say("the file of identities", f"what it said before stays in force: {error}")
         self.keep_uses(self._authenticator.take_uses())
 
     def keep_uses(self, used: dict[str, float]) -> None:

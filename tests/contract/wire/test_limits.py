@@ -181,6 +181,22 @@ def test_a_connection_over_the_limit_is_closed_at_once(start_server: Start, raw_
     server.eventually(lambda: server.stats()["connections"] == 2)
 
 
+def test_one_address_may_not_take_every_connection(start_server: Start, raw_client: Connect) -> None:
+    server = start_server(limits={"max_connections_per_peer": 1})
+    first = raw_client(server.port)
+    first.pump(lambda events: len(events) > 1)
+    assert _closed(raw_client(server.port).socket)
+    # Another address has room still, and so has this one when its connection is gone.
+    with socket.create_connection(
+        ("127.0.0.1", server.port), timeout=5, source_address=("127.0.0.2", 0)
+    ) as other:
+        other.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
+        assert other.recv(9)
+    first.socket.close()
+    server.eventually(lambda: server.call("Echo") == b"")
+    assert server.stats()["peers_refused"] >= 1
+
+
 def test_a_connection_without_a_handshake_is_closed(start_server: Start) -> None:
     server = start_server(limits={"handshake_timeout_s": 0.2})
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as silent:

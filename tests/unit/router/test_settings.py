@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from anabranch.router.settings import (
+    Clients,
     InvalidSettings,
     Settings,
     StateInUse,
@@ -48,7 +49,7 @@ def test_all_problems_are_reported_together() -> None:
         "threads is -1, must be at least 0",
         "port is 70000, must be from 0 to 65535",
         "tick_s is 60.0 and snapshot_max_age_s 60.0",
-        "host is '0.0.0.0': beyond loopback only clients with a certificate are served, give --tls-cert, --tls-key",
+        "host is '0.0.0.0': beyond loopback only TLS is spoken, to callers who prove who they are: give --tls-cert",
         "max_message_bytes is 0, must be from 1 to 2147483647",
         "worker_silence_s is 1, must be at least 2",
     ):
@@ -69,11 +70,34 @@ def test_a_plain_port_has_no_tls_and_a_secured_one_its_files(pem: Path) -> None:
     assert (tls.certificate_file, tls.key_file, tls.client_ca_file) == (pem, pem, None)
 
 
-def test_beyond_loopback_is_served_with_an_authority_of_clients_only(pem: Path) -> None:
-    served = Settings(models=Path(), host="0.0.0.0", tls_certificate=pem, tls_key=pem, tls_client_ca=pem)
-    assert served.tls is not None
-    with pytest.raises(InvalidSettings, match="beyond loopback only clients with a certificate"):
-        Settings(models=Path(), host="0.0.0.0", tls_certificate=pem, tls_key=pem)
+@pytest.mark.parametrize("name", ["host", "control_host"])
+def test_beyond_loopback_only_tls_is_spoken(pem: Path, name: str) -> None:
+    beyond = {name: "0.0.0.0"}
+    Settings(models=Path(), tls_certificate=pem, tls_key=pem, **beyond)  # type: ignore[arg-type]  # names from the table
+    with pytest.raises(InvalidSettings, match=f"{name} is '0.0.0.0': beyond loopback only TLS is spoken"):
+        Settings(models=Path(), **beyond)  # type: ignore[arg-type]  # names from the table
+
+
+def test_beyond_loopback_everybody_has_to_prove_who_they_are(pem: Path) -> None:
+    assert not Settings(models=Path()).must_prove
+    assert Settings(models=Path(), clients=Clients.KNOWN).must_prove
+    assert Settings(models=Path(), host="0.0.0.0", tls_certificate=pem, tls_key=pem).must_prove
+
+
+def test_identities_need_certificates(pem: Path) -> None:
+    with pytest.raises(InvalidSettings, match="give tls_client_ca"):
+        Settings(models=Path(), identities=pem)
+
+
+def test_limits_of_the_wire_are_settings_by_their_names() -> None:
+    given = Settings(models=Path(), wire_limits={"max_connections": 7.0, "idle_s": 1.5}).limits
+    assert (given.max_connections, given.idle_s) == (7, 1.5)
+    with pytest.raises(
+        InvalidSettings, match="limit 'max_conections' is unknown, must be one of max_buffered_bytes"
+    ):
+        Settings(models=Path(), wire_limits={"max_conections": 7.0})
+    with pytest.raises(InvalidSettings, match="max_connections is 0"):
+        Settings(models=Path(), wire_limits={"max_connections": 0.0})
 
 
 @pytest.mark.parametrize(
