@@ -12,9 +12,49 @@ from anabranch.cli.failures import CommandFailed, did_you_mean
 from anabranch.cli.places import DEFAULT_STORE, SQLITE
 
 if TYPE_CHECKING:
+    from anabranch.store.control_plane import ControlPlane
     from anabranch.store.port import Store, StoredExperiment
 
 _POSTGRES = ("postgresql://", "postgresql+")
+
+
+@contextmanager
+def control_plane(url: str) -> Iterator[ControlPlane]:
+    """What reads experiments and asks of them: a server where one is named, else the store, if it is there.
+
+    Raises:
+        CommandFailed: If there is no such database, or it cannot be opened.
+    """
+    from anabranch.cli.servers import connect, is_server
+
+    if not is_server(url):
+        with existing_store(url) as store:
+            yield store
+        return
+    # Imported when a server is asked: it brings gRPC.
+    from anabranch.cli.remote_store import RemoteStore
+
+    remote = RemoteStore(connect(url))
+    try:
+        yield remote
+    finally:
+        remote.close()
+
+
+def needs_store(url: str) -> None:
+    """See that a store was named, and no server.
+
+    Raises:
+        CommandFailed: If it was a server: what is asked is done where the store is.
+    """
+    from anabranch.cli.servers import is_server
+
+    if is_server(url):
+        raise CommandFailed(
+            ExitCode.BAD_INPUT,
+            f"tokens are kept in the store, and {url} is a server: no network reaches them",
+            "run this where the store is, with --store",
+        )
 
 
 @contextmanager
@@ -61,16 +101,20 @@ def sqlite_path(url: str) -> Path | None:
     raise CommandFailed(
         ExitCode.BAD_INPUT,
         f"--store {url!r} is not a store URL{meant}",
-        "write sqlite:///path/to/file.db or postgresql://user@host/name",
+        "write sqlite:///path/to/file.db, postgresql://user@host/name, or HOST:PORT of a server",
     )
 
 
 def serve_command(url: str) -> str:
-    """How to start a server on a store, to be typed."""
+    """How to start a server on a store, to be typed; of a server, its address."""
+    from anabranch.cli.servers import is_server
+
+    if is_server(url):
+        return f"`anabranch serve --control-port` at {url}"
     return "`anabranch serve`" if url == DEFAULT_STORE else f"`anabranch serve --store {_shown(url)}`"
 
 
-def find_experiment(store: Store, name: str) -> StoredExperiment:
+def find_experiment(store: ControlPlane, name: str) -> StoredExperiment:
     """One experiment.
 
     Raises:

@@ -14,6 +14,7 @@ class ExitCode(IntEnum):
     NOT_FOUND = 3
     CONFLICT = 4
     REFUSED = 5
+    NOT_ALLOWED = 6
     ROLLED_BACK = 10
     HOLDING = 11
     NOTHING_TO_DO = 12
@@ -27,6 +28,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.NOT_FOUND: "no such experiment, variant or database",
     ExitCode.CONFLICT: "somebody else's experiment or change is in the way",
     ExitCode.REFUSED: "not possible in the experiment's phase, or refused by the offline gate",
+    ExitCode.NOT_ALLOWED: "the server does not know you, or your role does not allow it",
     ExitCode.ROLLED_BACK: "`tick --exit-code`: an experiment was rolled back or aborted",
     ExitCode.HOLDING: "`tick --exit-code`: an experiment goes on; 0 means promoted",
     ExitCode.NOTHING_TO_DO: "`tick --exit-code`: no experiment is going on",

@@ -13,14 +13,15 @@ from anabranch.cli.output import encoded, json_line
 from anabranch.cli.story import reason_of, telling
 from anabranch.cli.terminal import Terminal
 from anabranch.cli.view_types import DecisionView
-from anabranch.store.port import AuditEvent, Store
+from anabranch.store.control_plane import ControlPlane
+from anabranch.store.port import AuditEvent
 
 Thing = TypeVar("Thing")
 
 
 def follow_decisions(
     terminal: Terminal,
-    store: Store,
+    store: ControlPlane,
     name: str,
     first: Sequence[DecisionView],
     output: Format,
@@ -49,7 +50,7 @@ def follow_decisions(
 
 
 def follow_events(
-    terminal: Terminal, store: Store, name: str | None, output: Format, refresh_s: float
+    terminal: Terminal, store: ControlPlane, name: str | None, output: Format, refresh_s: float
 ) -> NoReturn:
     """Say every entry of the audit log as it comes, until somebody interrupts."""
     said = 0

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from anabranch.cli.connection import serve_command, sqlite_path
+from anabranch.cli.servers import is_server
 
 _LOCK = "server.lock"
 """Held in the state folder by the server that uses it; see `router.settings`."""
@@ -18,7 +19,7 @@ def is_served(url: str) -> bool | None:
     Args:
         url: The store's.
     """
-    path = sqlite_path(url)
+    path = None if is_server(url) else sqlite_path(url)
     if path is None:
         return None
     lock = Path(path).parent / _LOCK

@@ -8,16 +8,16 @@ from anabranch.cli.connection import find_experiment
 from anabranch.cli.decision_views import decision_views
 from anabranch.cli.row_views import experiment_row
 from anabranch.cli.view_types import DecisionView, ExperimentRow, ExperimentView
+from anabranch.store.control_plane import ControlPlane
 from anabranch.store.document import parse
-from anabranch.store.port import Store
 
 
-def load_rows(store: Store, now: float) -> list[ExperimentRow]:
+def load_rows(store: ControlPlane, now: float) -> list[ExperimentRow]:
     """The list of experiments, by name."""
     return [experiment_row(stored, parse(stored.document), now) for stored in store.experiments()]
 
 
-def load_view(store: Store, name: str, now: float) -> ExperimentView:
+def load_view(store: ControlPlane, name: str, now: float) -> ExperimentView:
     """Everything about one experiment.
 
     Raises:
@@ -32,7 +32,7 @@ def load_view(store: Store, name: str, now: float) -> ExperimentView:
     )
 
 
-def load_decisions(store: Store, name: str) -> tuple[DecisionView, ...]:
+def load_decisions(store: ControlPlane, name: str) -> tuple[DecisionView, ...]:
     """The whole decision log of one experiment.
 
     Raises:
@@ -42,6 +42,6 @@ def load_decisions(store: Store, name: str) -> tuple[DecisionView, ...]:
     return decision_views(store.decisions(name))
 
 
-def view_loader(store: Store, name: str, now: Callable[[], float]) -> Callable[[], ExperimentView]:
+def view_loader(store: ControlPlane, name: str, now: Callable[[], float]) -> Callable[[], ExperimentView]:
     """What a dashboard calls for every look."""
     return lambda: load_view(store, name, now())

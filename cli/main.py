@@ -29,6 +29,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "asking": ("promote", "pause", "resume", "abort", "retry", "undo"),
     "documents": ("apply", "diff", "schema"),
     "simulating": ("simulate",),
+    "access": ("token", "login", "logout", "whoami"),
     "about": ("version",),
 }
 """The verbs by the module below `cli/verbs` that registers them, in the order of `--help`."""

@@ -14,6 +14,7 @@ RUN = "Run"
 LOOK = "Look"
 CHANGE = "Change"
 DOCUMENTS = "Documents"
+ACCESS = "Access"
 ABOUT = "About"
 """Panels of `--help`, in the order in which their first verb is registered."""
 
@@ -22,9 +23,10 @@ Store = Annotated[
     str,
     typer.Option(
         "--store",
-        envvar="ANABRANCH_STORE",
-        help="Where everything is kept: sqlite:///PATH or postgresql://USER@HOST/NAME.",
-        metavar="URL",
+        "--server",
+        envvar=["ANABRANCH_SERVER", "ANABRANCH_STORE"],
+        help="Where everything is kept, sqlite:///PATH or postgresql://USER@HOST/NAME; or a server's control port, HOST:PORT.",
+        metavar="URL|HOST:PORT",
     ),
 ]
 Models = Annotated[

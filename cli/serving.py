@@ -13,11 +13,13 @@ from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
 from anabranch.mesh.process import EnvoyFailed
 from anabranch.mesh.serve import MeshServer, MeshSettings, fixed_ports
+from anabranch.router.access.identities import InvalidIdentities
+from anabranch.router.control.port import Unprotected
 from anabranch.router.logs import LogFormat, set_up_logging
 from anabranch.router.models import UnknownModel
 from anabranch.router.ports import check_port
 from anabranch.router.serve import Server, WorkerFailed
-from anabranch.router.settings import ControllerPlace, InvalidSettings, Settings, StateInUse
+from anabranch.router.settings import Clients, ControllerPlace, InvalidSettings, Settings, StateInUse
 from anabranch.variants.errors import VariantError
 from anabranch.wire.choice import WireKind
 
@@ -33,6 +35,8 @@ class DataPlane(StrEnum):
 
 READY = "serving on "
 """What the line begins with that says the port is open; the address follows."""
+CONTROL = "control on "
+"""What the line begins with that says where the control port is."""
 METRICS = "metrics on "
 """The same for the metrics."""
 
@@ -54,6 +58,12 @@ def run_server(
     trace_share: float,
     otlp_endpoint: str,
     max_message_bytes: int,
+    control_port: int | None,
+    control_host: str,
+    identities: Path | None,
+    clients: str,
+    max_feedback_per_s: float,
+    limits: Sequence[str],
     tls_certificate: Path | None,
     tls_key: Path | None,
     tls_client_ca: Path | None,
@@ -88,6 +98,12 @@ def run_server(
             trace_share=trace_share,
             otlp_endpoint=otlp_endpoint,
             max_message_bytes=max_message_bytes,
+            control_port=control_port,
+            control_host=control_host,
+            identities=identities,
+            clients=_clients(clients),
+            max_feedback_per_s=max_feedback_per_s,
+            wire_limits=_limits(limits),
             tls_certificate=tls_certificate,
             tls_key=tls_key,
             tls_client_ca=tls_client_ca,
@@ -103,7 +119,7 @@ def run_server(
             asyncio.run(_serve_mesh(MeshSettings(server=settings, xds_port=xds_port, envoy=envoy), say))
         else:
             asyncio.run(_serve(settings, say))
-    except (InvalidSettings, VariantError) as error:
+    except (InvalidSettings, InvalidIdentities, Unprotected, VariantError) as error:
         raise CommandFailed(ExitCode.BAD_INPUT, str(error)) from error
     except (FileNotFoundError, UnknownModel, LookupError) as error:
         raise CommandFailed(ExitCode.NOT_FOUND, str(error)) from error
@@ -141,6 +157,7 @@ async def _serve(settings: Settings, say: Callable[[str], None]) -> None:
         settings,
         on_ready=lambda port: say(f"{READY}{settings.host}:{port}"),
         on_metrics=lambda address: say(f"{METRICS}{address}"),
+        on_control=lambda address: say(f"{CONTROL}{address}"),
     )
     await server.run()
 
@@ -166,4 +183,25 @@ def _baselines(given: Sequence[str]) -> dict[str, str]:
         if not (model and separator and variant):
             raise CommandFailed(ExitCode.BAD_INPUT, f"baseline {text!r} must be MODEL=VARIANT")
         found[model] = variant
+    return found
+
+
+def _clients(name: str) -> Clients:
+    try:
+        return Clients(name)
+    except ValueError as error:
+        known = ", ".join(Clients)
+        raise CommandFailed(ExitCode.BAD_INPUT, f"clients {name!r} must be one of {known}") from error
+
+
+def _limits(given: Sequence[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise CommandFailed(
+                ExitCode.BAD_INPUT, f"limit {text!r} must be NAME=NUMBER, such as max_connections=512"
+            ) from None
     return found

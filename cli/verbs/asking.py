@@ -10,7 +10,7 @@ import typer
 from anabranch.bandit.decision import Verb
 from anabranch.cli import options
 from anabranch.cli.completion import complete_candidate
-from anabranch.cli.connection import existing_store, find_experiment, serve_command
+from anabranch.cli.connection import control_plane, find_experiment, serve_command
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
 from anabranch.cli.format import Format
@@ -189,7 +189,7 @@ def _ask(
     from anabranch.store.document import parse
 
     terminal = terminal_of(context)
-    with existing_store(url) as store:
+    with control_plane(url) as store:
         stored = find_experiment(store, name)
         check_possible(stored, store.pending(name), verb, variant)
         variant = chosen_variant(stored, verb, variant)

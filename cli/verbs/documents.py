@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from anabranch.cli import options
-from anabranch.cli.connection import created_store, existing_store, sqlite_path
+from anabranch.cli.connection import control_plane, created_store, existing_store, sqlite_path
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed, problem_list
 from anabranch.cli.format import Format
@@ -45,6 +45,7 @@ def apply(
 
     Example: anabranch apply -f experiment.yaml --dry-run
     """
+    from anabranch.cli.servers import connect, is_server
     from anabranch.router.applying import Applied, check_applicable, failed_gates, outcome_of
     from anabranch.store.catalog_check import catalog_problems
     from anabranch.store.document import document_warnings, parse
@@ -54,6 +55,16 @@ def apply(
     name = _checked(file, document)
     for warning in document_warnings(document):
         terminal.note(f"warning: {warning}", style="yellow")
+    if is_server(store):
+        from anabranch.cli.remote_store import translated
+
+        # The server checks everything, the gate included: it has the variants.
+        with connect(store) as client, translated():
+            applied = client.apply(document, dry_run=dry_run, force=force)
+        _say_applied(terminal, name, applied.outcome, output, dry_run=dry_run)
+        if not dry_run and applied.outcome != Applied.UNCHANGED:
+            terminal.note(f"follow it with `anabranch get {name} -w --server {store}`")
+        return
     failed = failed_gates(parse(document), models)
     if failed and not force:
         raise CommandFailed(
@@ -112,15 +123,16 @@ def diff(
 
     Example: anabranch diff -f experiment.yaml --exit-code
     """
+    from anabranch.cli.servers import is_server
     from anabranch.router.applying import unified
 
     terminal = terminal_of(context)
     document = _read(file)
     name = _checked(file, document)
-    path = sqlite_path(store)
+    path = None if is_server(store) else sqlite_path(store)
     applied = None
     if path is None or path.is_file():
-        with existing_store(store) as opened:
+        with control_plane(store) as opened:
             applied = next((kept for kept in opened.experiments() if kept.name == name), None)
     lines = unified(None if applied is None else applied.document, document, name, file)
     if output is not Format.TABLE:

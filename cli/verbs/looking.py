@@ -10,7 +10,7 @@ import typer
 
 from anabranch.cli import options
 from anabranch.cli.completion import complete_name
-from anabranch.cli.connection import existing_store
+from anabranch.cli.connection import control_plane
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
 from anabranch.cli.format import Format
@@ -63,7 +63,7 @@ def get(
     from anabranch.cli.tables import experiments_table
 
     terminal = terminal_of(context)
-    with existing_store(store) as opened:
+    with control_plane(store) as opened:
         now = terminal.clock.now
         if watch:
             _warn(terminal, store)
@@ -101,7 +101,7 @@ def describe(
     from anabranch.cli.loading import load_view
 
     terminal = terminal_of(context)
-    with existing_store(store) as opened:
+    with control_plane(store) as opened:
         view = load_view(opened, name, terminal.clock.now())
     if output is not Format.TABLE:
         terminal.say(encoded(view, output))

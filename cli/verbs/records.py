@@ -9,7 +9,7 @@ import typer
 
 from anabranch.cli import options
 from anabranch.cli.completion import complete_name
-from anabranch.cli.connection import existing_store, find_experiment
+from anabranch.cli.connection import control_plane, find_experiment
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed, problem_list
 from anabranch.cli.format import Format
@@ -48,7 +48,7 @@ def history(
     from anabranch.cli.tables import history_table
 
     terminal = terminal_of(context)
-    with existing_store(store) as opened:
+    with control_plane(store) as opened:
         decisions = load_decisions(opened, name)
         shown = decisions if last is None else decisions[-last:]
         if watch:
@@ -81,7 +81,7 @@ def report(
     from anabranch.cli.report import report as write_report
 
     terminal = terminal_of(context)
-    with existing_store(store) as opened:
+    with control_plane(store) as opened:
         view = load_view(opened, name, terminal.clock.now())
         page = write_report(view, load_decisions(opened, name), find_experiment(opened, name).document)
     if file is None:
@@ -121,7 +121,7 @@ def events(
     from anabranch.cli.tables import events_table
 
     terminal = terminal_of(context)
-    with existing_store(store) as opened:
+    with control_plane(store) as opened:
         if name is not None:
             find_experiment(opened, name)
         if watch:
@@ -150,7 +150,7 @@ def verify(
     from anabranch.store.verify import verify as check
 
     terminal = terminal_of(context)
-    with existing_store(store) as opened:
+    with control_plane(store) as opened:
         find_experiment(opened, name)
         found = check(opened, name)
     if output is not Format.TABLE:

@@ -70,14 +70,42 @@ def serve(
     max_message_bytes: Annotated[
         int, typer.Option(help="Largest request accepted, after decompression.")
     ] = 64 << 20,
+    control_port: Annotated[
+        int | None,
+        typer.Option(help="Port of the control service; 0 takes a free one, none is opened by default."),
+    ] = None,
+    control_host: Annotated[str, typer.Option(help="Address of the control service.")] = "127.0.0.1",
+    identities: Annotated[
+        Path | None,
+        typer.Option(help="YAML file that gives names in client certificates a role.", metavar="FILE"),
+    ] = None,
+    clients: Annotated[
+        str,
+        typer.Option(
+            help="Who is served on the inference port: anyone, or known (a token or a certificate); beyond loopback always known.",
+            metavar="WHO",
+        ),
+    ] = "anyone",
+    max_feedback_rate: Annotated[
+        float, typer.Option(help="Outcomes a second that one caller may report to one worker.")
+    ] = 20_000.0,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=NUMBER: a limit of the inference port, see docs/security.md; may be given more than once."
+        ),
+    ] = None,
     tls_cert: Annotated[
-        Path | None, typer.Option(help="Certificate of the port and its chain, PEM.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            help="Certificate of both ports and its chain, PEM; read again when it changes.", metavar="FILE"
+        ),
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.", metavar="FILE")] = None,
     tls_client_ca: Annotated[
         Path | None,
         typer.Option(
-            help="Authorities of client certificates, PEM: a client must show one. Needed beyond loopback.",
+            help="Authorities of client certificates, PEM: a client must show one.",
             metavar="FILE",
         ),
     ] = None,
@@ -151,6 +179,12 @@ def serve(
         trace_share=trace_share,
         otlp_endpoint=otlp_endpoint,
         max_message_bytes=max_message_bytes,
+        control_port=control_port,
+        control_host=control_host,
+        identities=identities,
+        clients=clients,
+        max_feedback_per_s=max_feedback_rate,
+        limits=limit or [],
         tls_certificate=tls_cert,
         tls_key=tls_key,
         tls_client_ca=tls_client_ca,

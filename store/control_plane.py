@@ -1,0 +1,48 @@
+"""What a person's command needs of a store, and can have from afar: to read, and to ask. One port, two adapters.
+
+A store is one. The other is `cli.remote_store`, which asks a server's control port. Both pass one contract suite.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from anabranch.bandit.decision import Command, Verb
+from anabranch.bandit.evidence import Evidence
+from anabranch.store.port import AuditEvent, StoredDecision, StoredExperiment
+
+
+class ControlPlane(Protocol):
+    """See `store.port.Store` for what each verb means."""
+
+    def experiments(self) -> list[StoredExperiment]:
+        """All experiments that may be seen, by name."""
+        ...
+
+    def experiment(self, name: str) -> StoredExperiment:
+        """One experiment; raises `NotFound`."""
+        ...
+
+    def decisions(self, name: str) -> list[StoredDecision]:
+        """Every decision, in order."""
+        ...
+
+    def evidence_log(self, name: str) -> list[Evidence]:
+        """What every tick of the current spec version folded in."""
+        ...
+
+    def request(self, name: str, verb: Verb, argument: str, actor: str, now: float) -> Command:
+        """Ask something of an experiment; over a server, the proven name counts and not `actor`."""
+        ...
+
+    def pending(self, name: str) -> tuple[Command, ...]:
+        """The requests no decision has answered yet."""
+        ...
+
+    def events(self, name: str | None = None) -> list[AuditEvent]:
+        """Who did what, oldest first."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
