@@ -50,6 +50,7 @@ class Served:
     def __init__(self, models: Path, state: Path, digits: Any, clients: ModuleType, **options: Any) -> None:
         self.state = state
         self.metrics = ""
+        self.control = ""
         self._digits = digits
         self._clients = clients
         self.store_url = str(options.get("store", f"sqlite:///{state / 'anabranch.db'}"))
@@ -76,6 +77,8 @@ class Served:
             for line in self.process.stdout:
                 if line.startswith("metrics on "):
                     self.metrics = line.removeprefix("metrics on ").strip()
+                if line.startswith("control on "):
+                    self.control = line.removeprefix("control on ").strip()
                 if line.startswith("serving on "):
                     return line.removeprefix("serving on ").strip()
         finally:
