@@ -13,6 +13,7 @@ from anabranch.cli.failures import CommandFailed
 from anabranch.client import errors, values
 from anabranch.client.sync import Client
 from anabranch.store import codec
+from anabranch.store.ledger_port import StoredSpec
 from anabranch.store.port import AuditEvent, Conflict, NotFound, StoredDecision, StoredExperiment
 
 _CODES: Final[dict[type[errors.CallFailed], tuple[ExitCode, str]]] = {
@@ -29,6 +30,35 @@ _CODES: Final[dict[type[errors.CallFailed], tuple[ExitCode, str]]] = {
 }
 
 
+class RemoteLedger:
+    """`store.control_plane.Ledger` over a server.
+
+    Args:
+        client: Asks it.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def specs(self, name: str) -> list[StoredSpec]:
+        """See `store.control_plane.Ledger.specs`."""
+        with translated():
+            return [
+                StoredSpec(
+                    version=each.version, document=each.document, applied_s=each.applied_s, actor=each.actor
+                )
+                for each in self._client.specs(name)
+            ]
+
+    def evidence(self, name: str) -> list[tuple[int, Evidence]]:
+        """See `store.control_plane.Ledger.evidence`."""
+        with translated():
+            return [
+                (each.spec_version, codec.evidence_from(each.body_json))
+                for each in self._client.evidence(name, all_versions=True)
+            ]
+
+
 class RemoteStore:
     """`store.control_plane.ControlPlane` over a server.
 
@@ -38,6 +68,7 @@ class RemoteStore:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self.ledger = RemoteLedger(client)
 
     def experiments(self) -> list[StoredExperiment]:
         """See `store.control_plane.ControlPlane.experiments`."""
@@ -58,6 +89,7 @@ class RemoteStore:
                     decision=codec.decision_from(each.body_json),
                     previous_hash=each.previous_hash,
                     hash=each.hash,
+                    seal=each.seal,
                 )
                 for each in self._client.decisions(name)
             ]
@@ -65,7 +97,7 @@ class RemoteStore:
     def evidence_log(self, name: str) -> list[Evidence]:
         """See `store.control_plane.ControlPlane.evidence_log`."""
         with translated():
-            return [codec.evidence_from(body) for body in self._client.evidence(name)]
+            return [codec.evidence_from(each.body_json) for each in self._client.evidence(name)]
 
     def request(self, name: str, verb: Verb, argument: str, actor: str, now: float) -> Command:  # noqa: ARG002  # the server knows who asks, and when
         """See `store.control_plane.ControlPlane.request`."""

@@ -96,11 +96,15 @@ def request(name: str, verb: str, argument: str) -> Ask[values.Request]:
     return _control("Request", asked, pb.Command, lambda message: reading.request(message, name))
 
 
-def evidence(name: str) -> Ask[str]:
-    """What every tick folded in, as JSON; a stream."""
-    return _control(
-        "Evidence", pb.EvidenceRequest(name=name), pb.EvidenceBody, lambda message: str(message.body_json)
-    )
+def evidence(name: str, *, all_versions: bool) -> Ask[values.Evidence]:
+    """What every tick folded in; a stream."""
+    request = pb.EvidenceRequest(name=name, all_versions=all_versions)
+    return _control("Evidence", request, pb.EvidenceBody, reading.evidence)
+
+
+def specs(name: str) -> Ask[values.Spec]:
+    """Every document of an experiment; a stream."""
+    return _control("Specs", pb.SpecsRequest(name=name), pb.Spec, reading.spec)
 
 
 def verify(name: str) -> Ask[values.Verification]:

@@ -64,6 +64,22 @@ def decision(message: pb.Decision) -> values.Decision:
         previous_hash=message.previous_hash,
         hash=message.hash,
         body_json=message.body_json,
+        seal=message.seal,
+    )
+
+
+def evidence(message: pb.EvidenceBody) -> values.Evidence:
+    """What one tick folded in."""
+    return values.Evidence(body_json=message.body_json, spec_version=message.spec_version)
+
+
+def spec(message: pb.Spec) -> values.Spec:
+    """A document that was applied."""
+    return values.Spec(
+        version=message.version,
+        document=json.loads(message.document_json),
+        applied_s=message.applied_s,
+        actor=message.actor,
     )
 
 

@@ -157,9 +157,13 @@ class Client:
                         return decision
         raise TookTooLong(f"no tick answered {request.verb} of {request.experiment}: the request stays")
 
-    def evidence(self, name: str) -> Iterator[str]:
-        """What every tick folded in, as JSON: what decisions are recomputed from."""
-        return self._many(asks.evidence(name))
+    def evidence(self, name: str, *, all_versions: bool = False) -> Iterator[values.Evidence]:
+        """What every tick folded in since the document was applied, or ever: what decisions are recomputed from."""
+        return self._many(asks.evidence(name, all_versions=all_versions))
+
+    def specs(self, name: str) -> list[values.Spec]:
+        """Every document of an experiment, oldest first."""
+        return list(self._many(asks.specs(name)))
 
     def verify(self, name: str) -> values.Verification:
         """Recompute every decision from the kept evidence, on the server."""

@@ -142,6 +142,7 @@ class Decision:
         handled: Ids of the requests that it answers.
         hash: Of the decision and all before it.
         body_json: What the hash is of.
+        seal: Digest of the document and the evidence it rests on.
     """
 
     spec_version: int
@@ -154,6 +155,7 @@ class Decision:
     previous_hash: str = field(repr=False)
     hash: str = field(repr=False)
     body_json: str = field(default="", repr=False)
+    seal: str = field(default="", repr=False)
 
     @property
     def summary(self) -> str:
@@ -180,6 +182,28 @@ class Event:
     experiment: str
     verb: str
     detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """A document that was applied, or taken while the experiment went on."""
+
+    version: int
+    document: Mapping[str, Any] = field(repr=False)
+    applied_s: float
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What one tick folded in, as JSON.
+
+    Attributes:
+        spec_version: Of every version only; 0 otherwise.
+    """
+
+    body_json: str = field(repr=False)
+    spec_version: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

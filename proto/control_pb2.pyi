@@ -374,6 +374,29 @@ class EvidenceRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    ALL_VERSIONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    all_versions: _builtins.bool
+    """Of every spec version, and not only since the document was applied."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        all_versions: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_versions", b"all_versions", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvidenceRequest: _TypeAlias = EvidenceRequest  # noqa: Y015
+
+@_typing.final
+class SpecsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     def __init__(
         self,
@@ -386,7 +409,7 @@ class EvidenceRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___EvidenceRequest: _TypeAlias = EvidenceRequest  # noqa: Y015
+Global___SpecsRequest: _TypeAlias = SpecsRequest  # noqa: Y015
 
 @_typing.final
 class VerifyRequest(_message.Message):
@@ -752,6 +775,7 @@ class Decision(_message.Message):
     PREVIOUS_HASH_FIELD_NUMBER: _builtins.int
     HASH_FIELD_NUMBER: _builtins.int
     BODY_JSON_FIELD_NUMBER: _builtins.int
+    SEAL_FIELD_NUMBER: _builtins.int
     spec_version: _builtins.int
     number: _builtins.int
     at_s: _builtins.float
@@ -760,6 +784,8 @@ class Decision(_message.Message):
     hash: _builtins.str
     body_json: _builtins.str
     """The decision whole, as JSON: what the hash is of."""
+    seal: _builtins.str
+    """Digest of the document and the evidence that it rests on."""
     @_builtins.property
     def weights(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
     @_builtins.property
@@ -781,10 +807,11 @@ class Decision(_message.Message):
         previous_hash: _builtins.str = ...,
         hash: _builtins.str = ...,
         body_json: _builtins.str = ...,
+        seal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "at_s", b"at_s", "body_json", b"body_json", "handled", b"handled", "hash", b"hash", "number", b"number", "phase", b"phase", "previous_hash", b"previous_hash", "spec_version", b"spec_version", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "at_s", b"at_s", "body_json", b"body_json", "handled", b"handled", "hash", b"hash", "number", b"number", "phase", b"phase", "previous_hash", b"previous_hash", "seal", b"seal", "spec_version", b"spec_version", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -829,19 +856,51 @@ class EvidenceBody(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BODY_JSON_FIELD_NUMBER: _builtins.int
+    SPEC_VERSION_FIELD_NUMBER: _builtins.int
     body_json: _builtins.str
+    spec_version: _builtins.int
+    """Where it was asked for all versions."""
     def __init__(
         self,
         *,
         body_json: _builtins.str = ...,
+        spec_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body_json", b"body_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body_json", b"body_json", "spec_version", b"spec_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EvidenceBody: _TypeAlias = EvidenceBody  # noqa: Y015
+
+@_typing.final
+class Spec(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    DOCUMENT_JSON_FIELD_NUMBER: _builtins.int
+    APPLIED_S_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    document_json: _builtins.str
+    applied_s: _builtins.float
+    actor: _builtins.str
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        document_json: _builtins.str = ...,
+        applied_s: _builtins.float = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "applied_s", b"applied_s", "document_json", b"document_json", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Spec: _TypeAlias = Spec  # noqa: Y015
 
 @_typing.final
 class Verification(_message.Message):

@@ -9,11 +9,29 @@ from typing import Protocol
 
 from anabranch.bandit.decision import Command, Verb
 from anabranch.bandit.evidence import Evidence
+from anabranch.store.ledger_port import StoredSpec
 from anabranch.store.port import AuditEvent, StoredDecision, StoredExperiment
+
+
+class Ledger(Protocol):
+    """See `store.ledger_port.LedgerStore`."""
+
+    def specs(self, name: str) -> list[StoredSpec]:
+        """Every document of an experiment, oldest first."""
+        ...
+
+    def evidence(self, name: str) -> list[tuple[int, Evidence]]:
+        """What every tick folded in, of every spec version."""
+        ...
 
 
 class ControlPlane(Protocol):
     """See `store.port.Store` for what each verb means."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """Documents and evidence of every spec version."""
+        ...
 
     def experiments(self) -> list[StoredExperiment]:
         """All experiments that may be seen, by name."""

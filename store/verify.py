@@ -20,8 +20,8 @@ from anabranch.bandit.evidence import Evidence
 from anabranch.bandit.replaying import Replay
 from anabranch.store.chain import GENESIS, link, seal_of
 from anabranch.store.codec import decision_text, evidence_text
-from anabranch.store.document import parse
 from anabranch.store.control_plane import ControlPlane
+from anabranch.store.document import parse
 from anabranch.store.port import NotFound, StoredDecision, StoredExperiment
 
 
@@ -221,7 +221,9 @@ def _applied(
     return kept.document if found is None else found.document
 
 
-def _between_ticks(store: ControlPlane, name: str) -> tuple[StoredExperiment, list[StoredDecision], list[Evidence]]:
+def _between_ticks(
+    store: ControlPlane, name: str
+) -> tuple[StoredExperiment, list[StoredDecision], list[Evidence]]:
     """An experiment, its decisions and its evidence as they are at one moment.
 
     They are read one after the other: when a tick was saved meanwhile, they are read again.

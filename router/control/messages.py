@@ -10,6 +10,7 @@ from anabranch.bandit.verdicts import Outcome, Verdict
 from anabranch.proto import control_pb2 as pb
 from anabranch.store.codec import decision_text, state_text
 from anabranch.store.document import parse
+from anabranch.store.ledger_port import StoredSpec
 from anabranch.store.port import AuditEvent, StoredDecision, StoredExperiment
 from anabranch.store.verify import Verification
 from anabranch.variants.manifest import Manifest
@@ -75,6 +76,17 @@ def decision_message(stored: StoredDecision) -> pb.Decision:
         previous_hash=stored.previous_hash,
         hash=stored.hash,
         body_json=decision_text(decision),
+        seal=stored.seal,
+    )
+
+
+def spec_message(spec: StoredSpec) -> pb.Spec:
+    """A document that was applied."""
+    return pb.Spec(
+        version=spec.version,
+        document_json=json.dumps(spec.document, sort_keys=True),
+        applied_s=spec.applied_s,
+        actor=spec.actor,
     )
 
 

@@ -21,6 +21,7 @@ NEEDS: Final[Mapping[str, Permission | None]] = {
     "Events": Permission.READ,  # what belongs to no experiment needs AUDIT
     "Request": Permission.CHANGE,
     "Evidence": Permission.READ,
+    "Specs": Permission.READ,
     "Verify": Permission.READ,
     "Variants": Permission.READ,
 }

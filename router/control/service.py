@@ -60,6 +60,7 @@ class ControlService:
             "Decisions": self._listing(pb.DecisionsRequest, verbs.decisions),
             "Events": self._listing(pb.EventsRequest, verbs.events),
             "Evidence": self._listing(pb.EvidenceRequest, verbs.evidence),
+            "Specs": self._listing(pb.SpecsRequest, verbs.specs),
             "Watch": self._stream(self._watch),
         }
         return Handlers(

@@ -20,6 +20,7 @@ from anabranch.router.applying import check_applicable, gate_failures, outcome_o
 from anabranch.router.control import messages
 from anabranch.router.control.errors import BadRequest, Refused
 from anabranch.store.access import GRANTS, Permission, Principal
+from anabranch.store.catalog_check import catalog_problems, host_problems
 from anabranch.store.codec import evidence_text
 from anabranch.store.document import parse, read_document
 from anabranch.store.port import NotFound, Store, StoredExperiment
@@ -182,8 +183,17 @@ class Verbs:
     def evidence(self, principal: Principal, request: pb.EvidenceRequest) -> Iterator[pb.EvidenceBody]:
         """What every tick folded in."""
         stored = self._find(principal, request.name)
+        if request.all_versions:
+            for version, evidence in self._store.ledger.evidence(stored.name):
+                yield pb.EvidenceBody(body_json=evidence_text(evidence), spec_version=version)
+            return
         for evidence in self._store.evidence_log(stored.name):
             yield pb.EvidenceBody(body_json=evidence_text(evidence))
+
+    def specs(self, principal: Principal, request: pb.SpecsRequest) -> Iterator[pb.Spec]:
+        """Every document of an experiment."""
+        stored = self._find(principal, request.name)
+        yield from map(messages.spec_message, self._store.ledger.specs(stored.name))
 
     def verify(self, principal: Principal, request: pb.VerifyRequest) -> pb.Verification:
         """Recompute every decision."""
@@ -209,11 +219,16 @@ class Verbs:
 
     def _check_served(self, experiment: Experiment, *, is_forced: bool) -> Mapping[str, str]:
         """Refuse what cannot begin on what is served; answers the candidates let in against the gate."""
-        served = self._served()
+        served, catalog = self._served(), self._store.ledger.catalog()
+        found = [] if catalog is None else host_problems(experiment, catalog.webhook_hosts)
+        if served is not None:
+            found = [*problems(experiment, served.manifests), *found]
+        elif catalog is not None:
+            found = catalog_problems(experiment, catalog)
+        if found:
+            raise Refused("\n".join(found))
         if served is None:
             return {}
-        if found := problems(experiment, served.manifests):
-            raise Refused("\n".join(found))
         failed = gate_failures(experiment, served.manifests[experiment.model])
         if failed and not is_forced:
             listed = [f"{variant} failed the offline gate: {why}" for variant, why in failed.items()]
