@@ -11,7 +11,7 @@ ARGS ?=
 comma := ,
 PIP := $(PY) -m pip --disable-pip-version-check
 # Compiled by the installation where there is a C compiler: what they say must be what runs.
-NATIVE := setup.py native/engine.c native/nghttp2_abi.h
+NATIVE := setup.py $(wildcard native/*.[ch])
 CODE := bandit store variants client wire router mesh cli proto tests bench examples deploy
 
 .PHONY: help setup setup-dev native demo test conformance envoy check format proto reference bench-setup bench-dataplane clean
@@ -31,7 +31,7 @@ $(VENV)/stamp-base: pyproject.toml constraints.txt $(NATIVE) | $(VENV)/bin/pytho
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-native: setup-dev  ## compile the wire's engine anew, and say which one runs
+native: setup-dev  ## compile native/ anew, and say what runs
 	$(PIP) install --quiet --no-deps --editable .
 	$(VENV)/bin/anabranch version
 

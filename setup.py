@@ -1,19 +1,19 @@
-"""Compiles the wire's native engine where there is a C compiler; without one, everything runs on Python alone."""
+"""Compiles `native/` where there is a C compiler; without one, everything runs on Python alone."""
 
 import hashlib
 from pathlib import Path
 
 from setuptools import Extension, setup
 
-SOURCES = ("native/engine.c", "native/nghttp2_abi.h")
+SOURCES = sorted(Path("native").glob("*.[ch]"))
 
-digest = hashlib.sha256(b"".join(Path(source).read_bytes() for source in SOURCES)).hexdigest()
+digest = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES)).hexdigest()
 setup(
     ext_modules=[
         Extension(
-            "anabranch._engine",
-            sources=[source for source in SOURCES if source.endswith(".c")],
-            depends=list(SOURCES),
+            "anabranch._native",
+            sources=[str(source) for source in SOURCES if source.suffix == ".c"],
+            depends=[str(source) for source in SOURCES],
             # What was compiled says from what, so that it is not used beside newer sources.
             define_macros=[("SOURCE_DIGEST", f'"{digest}"')],
             extra_compile_args=["-O2", "-Wall", "-Wextra", "-Wno-missing-field-initializers"],

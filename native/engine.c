@@ -8,13 +8,12 @@
  * The interface is that of `anabranch.wire.engine`, which says what each method does; `PlainEngine` there does the same on
  * the `ngh2` package alone.
  */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
 #include <dlfcn.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/random.h>
 
+#include "native.h"
 #include "nghttp2_abi.h"
 
 enum { CALL, ANSWER, REQUEST, RESPONSE, DATA, TRAILERS, RESET, CLOSED, SETTINGS, PONG, GOAWAY, END };
@@ -1138,7 +1137,7 @@ static PyGetSetDef engine_attributes[] = {
 
 static PyTypeObject EngineType = {
     PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "anabranch._engine.NativeEngine",
+    .tp_name = "anabranch._native.NativeEngine",
     .tp_basicsize = sizeof(Engine),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .tp_doc = "See anabranch.wire.engine.Engine.",
@@ -1176,17 +1175,10 @@ static int find_functions(void) {
   return failed;
 }
 
-static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "anabranch._engine", .m_size = -1};
-
-PyMODINIT_FUNC PyInit__engine(void) {
-  if (find_functions() < 0 || PyType_Ready(&EngineType) < 0) return NULL;
+int add_engine(PyObject *module) {
+  if (find_functions() < 0 || PyType_Ready(&EngineType) < 0) return -1;
   PyObject *package = PyImport_ImportModule("ngh2");
   EngineError = package ? PyObject_GetAttrString(package, "NGH2Error") : NULL;
   Py_XDECREF(package);
-  if (EngineError == NULL) return NULL;
-  PyObject *made = PyModule_Create(&module);
-  if (made && (PyModule_AddObjectRef(made, "NativeEngine", (PyObject *)&EngineType) < 0 ||
-               PyModule_AddStringConstant(made, "SOURCE_DIGEST", SOURCE_DIGEST) < 0))
-    Py_CLEAR(made);
-  return made;
+  return EngineError ? PyModule_AddObjectRef(module, "NativeEngine", (PyObject *)&EngineType) : -1;
 }

@@ -4,8 +4,10 @@ Requests for one model mostly differ in nothing but their id and their tensors' 
 is a message of its own: whoever has read it once knows the next request that has the same.
 """
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from anabranch.proto.native import native
 from anabranch.proto.scan import (
     ScanError,
     bytes_field,
@@ -23,6 +25,10 @@ RESPONSE_RAW: Final = 0x32
 """The tag of a response's raw contents: field 6."""
 
 _ID: Final = 0x1A
+_native = native()
+_compiled: Callable[[bytes, int], tuple[bytes, bytes, list[tuple[int, int]]] | None] | None = (
+    None if _native is None else _native.split
+)
 
 
 class Outline(NamedTuple):
@@ -53,6 +59,10 @@ def split(message: bytes, raw_tag: int = REQUEST_RAW) -> Outline:
     raw: list[tuple[int, int]] = []
     kept = position = 0
     end = len(message)
+    if _compiled is not None:
+        parts = _compiled(message, raw_tag)
+        if parts is not None:
+            return Outline._make(parts)
     try:
         while position < end:
             begin = position

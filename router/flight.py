@@ -24,6 +24,7 @@ from anabranch.variants.errors import VariantError
 from anabranch.wire.seam import Call, Status
 
 NO_UNIT: Final = bytes(16)
+_NONE: Final = Flag.NONE
 
 
 class Home(Protocol):
@@ -126,7 +127,7 @@ class Flight:
         self.arrived = arrived
         self.arm = 0
         self.propensity = 1.0
-        self.flags = Flag.NONE
+        self.flags = _NONE
         self.unit = NO_UNIT
         self.sequence = 0
         self.failure: Status | None = None

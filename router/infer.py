@@ -35,7 +35,10 @@ from anabranch.wire.seam import Call, Status
 
 TARGET_VARIANT = "x-target-variant"
 _NOTHING = Timing(0.0, 0.0, 0)
+# Bound once: an attribute of an enum, and an operation on its members, cost a request what a hash does.
+_EVIDENCE, _PINNED, _SAMPLED = Flag.EVIDENCE, Flag.PINNED, Flag.SAMPLED
 _STICKY = Flag.EVIDENCE | Flag.STICKY
+_OF_SAMPLED = {flags: flags | Flag.SAMPLED for flags in (_EVIDENCE, _STICKY)}
 
 
 class Inference:
@@ -127,7 +130,7 @@ class Inference:
             deadline = until if deadline is None else min(deadline, until)
         flight = Flight(self, call, query, route, reference, deadline, arrived)
         if chosen is not None:
-            flight.flags = Flag.PINNED
+            flight.flags = _PINNED
         elif route.experiment_id:
             self._assign(flight, route, metadata)
         return flight
@@ -137,7 +140,7 @@ class Inference:
             self.counts["unrecordable: baseline"] += 1
             return
         flight.sequence = self._recorder.next_sequence()
-        flags = Flag.EVIDENCE
+        flags = _EVIDENCE
         if route.unit_metadata is None:
             point = self._draw()
         else:
@@ -153,7 +156,7 @@ class Inference:
         flight.arm, flight.propensity = assign(route.layout, point)
         flight.variant = route.arms[flight.arm]
         if route.mirror is not None and self._draw() < route.mirror.fraction:
-            flags |= Flag.SAMPLED
+            flags = _OF_SAMPLED[flags]
         flight.flags = flags
 
     # From a flight.
@@ -210,7 +213,7 @@ class Inference:
         """Count an answer that was sent, and copy its request where it was drawn for that."""
         self.counts["answered"] += 1
         plan = flight.route.mirror
-        if plan is None or flight.arm != 0 or Flag.SAMPLED not in flight.flags:
+        if plan is None or flight.arm != 0 or _SAMPLED not in flight.flags:
             return
         noise = self._draw() < plan.noise_floor
         self._mirror.copy(

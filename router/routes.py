@@ -52,7 +52,10 @@ class Routes:
 
     def route(self, model: str) -> Route:
         """How a served model is routed now."""
-        return self._plain[model] if self.is_stale else self._routes[model]
+        is_stale = (
+            self._loop_time() - self._heard_at > self._max_age_s
+        )  # as the property says, without its call
+        return self._plain[model] if is_stale else self._routes[model]
 
     def active(self) -> Mapping[int, Route]:
         """The routes with an experiment, by its number."""

@@ -6,6 +6,7 @@ Started as `python -m anabranch.router.worker` with its settings and lane on sta
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import random
 import signal
@@ -20,6 +21,7 @@ import orjson
 import uvloop
 
 from anabranch.proto import feedback_pb2, open_inference_pb2
+from anabranch.proto.native import describe_native
 from anabranch.router.access.worker_access import WorkerAccess
 from anabranch.router.assignment_id import AssignmentIds
 from anabranch.router.backends import Backend, LocalBackend, RemoteBackend, queue_name
@@ -49,7 +51,6 @@ from anabranch.variants.remote import RemoteVariant
 from anabranch.variants.runtime import LoadedVariant, suitable_placement
 from anabranch.wire.choice import new_wire
 from anabranch.wire.deadlines import DeadlineWheel
-from anabranch.wire.engine import describe_engine
 from anabranch.wire.health import Health, Serving
 from anabranch.wire.reflection import Reflection
 
@@ -221,9 +222,10 @@ class Worker:
             reuse_port=True,
             listeners=self._listeners,
         )
+        _spare_the_collector()
         self._is_serving = True
         _log.info("serving on %s:%d", self._settings.host, self._port)
-        _log.info("the wire's engine is %s", describe_engine())
+        _log.info("the request path runs %s", describe_native())
         self._health.set(SERVICE, Serving.SERVING)
 
     async def _listen(self, link: LinkClient) -> None:
@@ -270,6 +272,17 @@ class Worker:
             counts[f"remote refused: {name}"] = variant.refused
         counts |= {f"feedback {name}": count for name, count in self._feedback.counts.items()}
         return {**counts, **self._access.counts, "records dropped": self._recorder.dropped}
+
+
+def _spare_the_collector() -> None:
+    """Keep the garbage collector from looking through what stays, and from running for what goes by itself.
+
+    A request's objects are freed by their counts, so that a collection finds nothing of theirs: at Python's own threshold of
+    700 objects it ran with every read of a busy connection, for 8 % of a worker's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 async def _main(settings: Settings, lane: int, port: int, listeners: list[int], line: int) -> None:

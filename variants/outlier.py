@@ -44,6 +44,11 @@ class Outlier:
         self._settled_at = 0.0
         self.ejections = 0
 
+    @property
+    def is_suspect(self) -> bool:
+        """The last request failed: a success is worth hearing of."""
+        return self._in_a_row > 0
+
     def left_s(self, now: float) -> float:
         """How long the server is still left alone; 0 when it is not."""
         return max(0.0, self._ejected_until - now)

@@ -186,7 +186,7 @@ class RemoteVariant:
         call = RemoteCall(self, self._loop.time(), rows, done)
         call.begin(
             self._channel.unary(
-                METHOD, message + self._rename, done=call.ended, metadata=metadata, deadline=deadline
+                METHOD, message, tail=self._rename, done=call.ended, metadata=metadata, deadline=deadline
             )
         )
         self.in_flight += 1
@@ -206,7 +206,8 @@ class RemoteVariant:
         assert self._loop is not None
         self.in_flight -= 1
         took_s = self._loop.time() - since
-        self._heard(status, took_s)
+        if status is not Status.OK or self._outlier.is_suspect:
+            self._heard(status, took_s)
         return took_s
 
     def _heard(self, status: Status, waited_s: float) -> None:

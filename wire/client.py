@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from anabranch.wire.client_framing import find_text, read_metadata
 from anabranch.wire.grpc_framing import Headers
 from anabranch.wire.seam import MIB, Metadata, Status
+
+_PLAIN: Final = ((b":status", b"200"), (b"content-type", b"application/grpc"))
 
 
 class Origin(StrEnum):
@@ -57,8 +59,12 @@ class Reply:
 
     def find(self, name: bytes) -> str | None:
         """Return a field's first text value, in the initial metadata or else the trailing, without decoding others."""
-        found = find_text(self.headers, name)
-        return find_text(self.trailers, name) if found is None else found
+        if self.headers != _PLAIN:
+            found = find_text(self.headers, name)
+            if found is not None:
+                return found
+        # Trailers of one field have the status alone.
+        return find_text(self.trailers, name) if len(self.trailers) > 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +249,7 @@ class Channel(Protocol):
         message: bytes,
         *,
         done: Done,
+        tail: bytes = b"",
         metadata: Metadata = (),
         deadline: float | None = None,
     ) -> ClientCall:
@@ -254,6 +261,7 @@ class Channel(Protocol):
             method: The full method name, as `/inference.GRPCInferenceService/ModelInfer`.
             message: The serialized request.
             done: Called exactly once with how the call ended, unless it is cancelled.
+            tail: The rest of the request, where that spares a copy of a large one.
             metadata: Sent with the request.
             deadline: The time on the event loop's clock at which the call ends with DEADLINE_EXCEEDED, a few
                 milliseconds late at most; the server is told the rest of the time. Finite; None: no deadline.

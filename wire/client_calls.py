@@ -147,11 +147,12 @@ class UnaryCall(OutgoingCall):
         fixed: The headers that all calls of the method have in common.
         extra: The metadata's.
         message: The request; kept, as it may have to be sent again.
+        tail: The rest of it.
         done: Takes the reply.
         deadline: On the loop's clock.
     """
 
-    __slots__ = ("body", "message")
+    __slots__ = ("body", "message", "tail")
 
     streams: ClassVar[bool] = False
 
@@ -161,6 +162,7 @@ class UnaryCall(OutgoingCall):
         fixed: Fields,
         extra: Fields,
         message: bytes,
+        tail: bytes,
         done: Done,
         deadline: float | None,
     ) -> None:
@@ -168,6 +170,7 @@ class UnaryCall(OutgoingCall):
         self.fixed = fixed
         self.extra = extra
         self.message = message
+        self.tail = tail
         self.done = done
         self.deadline = deadline
         self.connection = None
@@ -176,7 +179,7 @@ class UnaryCall(OutgoingCall):
         self.headers = self.trailers = self.reader = None
         self.body: bytes | None = None
         self.retries_left = RETRIES
-        self.held_bytes = size = len(message)
+        self.held_bytes = size = len(message) + len(tail)
         channel.buffered_bytes += size
         channel.open_calls += 1
 

@@ -90,12 +90,14 @@ class GrpcChannel:
         message: bytes,
         *,
         done: Done,
+        tail: bytes = b"",
         metadata: Metadata = (),
         deadline: float | None = None,
     ) -> UnaryCall:
         """Begin a call."""
         fixed = self._fixed.get(method) or self._fix(method)
-        call = UnaryCall(self, fixed, encode_metadata(metadata) if metadata else (), message, done, deadline)
+        extra = encode_metadata(metadata) if metadata else ()
+        call = UnaryCall(self, fixed, extra, message, tail, done, deadline)
         self._admit(call)
         return call
 

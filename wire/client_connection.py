@@ -106,7 +106,7 @@ class ClientConnection:
         elif call.extra:
             headers = [*headers, *call.extra]
         if isinstance(call, UnaryCall):
-            stream_id = self.http2.request(headers, call.message, b"")
+            stream_id = self.http2.request(headers, call.message, call.tail)
         else:
             stream_id = self.http2.open_request(headers)
         if not stream_id:
@@ -265,7 +265,7 @@ class ClientConnection:
         if held > limit:
             raise too_large(f"a part that makes {held}", limit, "with all others of its channel, ")
         messages = reader.feed(data)
-        call.hold(len(call.message) + reader.buffered_bytes)
+        call.hold(len(call.message) + len(call.tail) + reader.buffered_bytes)
         return messages
 
     def on_trailers(self, stream_id: int, trailers: Headers) -> None:

@@ -2,27 +2,20 @@
 
 Only the `http2` modules use it. Events are tuples that begin with their `Event`; a unary call that arrives whole is one event
 of the compiled engine, `CALL` or `ANSWER`, and what is unusual comes frame by frame, as it always does from the other.
-Which one runs: `anabranch version`. `ANABRANCH_ENGINE=plain` takes the second, `native` insists on the first.
+`anabranch.proto.native` says which one runs.
 """
 
-import hashlib
-import logging
-import os
 from collections.abc import Mapping, Sequence
-from enum import IntEnum, StrEnum
-from functools import cache
-from pathlib import Path
+from enum import IntEnum
 from typing import Any, Final, Protocol
 
 import ngh2
 
+from anabranch.proto.native import native
 from anabranch.wire.grpc_framing import PREFIX, Headers
 
 EngineError = ngh2.NGH2Error
 """An engine refuses a call: the stream is gone, or the connection has failed or is ending."""
-
-_SOURCES: Final = ("engine.c", "nghttp2_abi.h")
-_log = logging.getLogger(__name__)
 
 
 class Event(IntEnum):
@@ -117,15 +110,6 @@ class Engine(Protocol):
 
     def waiting_on(self, stream_id: int, /) -> int:
         """Bytes of one stream's body that are not yet sent."""
-
-
-class EngineKind(StrEnum):
-    """The engines."""
-
-    NATIVE = "native"
-    """Compiled from `native/engine.c`."""
-    PLAIN = "plain"
-    """On the `ngh2` package."""
 
 
 class PlainEngine:
@@ -283,52 +267,6 @@ def _framed(message: bytes, tail: bytes) -> tuple[bytes, ...]:
     return (prefix + message + tail,) if size <= _COPIED_BYTES else (prefix, message, tail)
 
 
-@cache
-def _native() -> type[Any] | str:
-    """The compiled engine, or why there is none."""
-    try:
-        from anabranch import _engine
-    except ImportError as error:
-        return f"it is not compiled here ({error})"
-    folder = Path(__file__).resolve().parent.parent / "native"
-    sources = [folder / name for name in _SOURCES]
-    if all(source.is_file() for source in sources):
-        digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
-        if digest != _engine.SOURCE_DIGEST:
-            return "it was compiled from other sources than those here: run `make native`"
-    found: type[Any] = _engine.NativeEngine
-    return found
-
-
-@cache
-def chosen_engine() -> type[Any]:
-    """The class of this process's engines.
-
-    Raises:
-        RuntimeError: `ANABRANCH_ENGINE` asks for one that is not there.
-    """
-    wanted = os.environ.get("ANABRANCH_ENGINE", "")
-    if wanted and wanted not in tuple(EngineKind):
-        raise RuntimeError(f"ANABRANCH_ENGINE is {wanted!r}: leave it out, or give {' or '.join(EngineKind)}")
-    if wanted == EngineKind.PLAIN:
-        return PlainEngine
-    native = _native()
-    if isinstance(native, str):
-        if wanted:
-            raise RuntimeError(f"ANABRANCH_ENGINE is native, but {native}")
-        _log.info("the wire's compiled engine is not used: %s", native)
-        return PlainEngine
-    return native
-
-
-def describe_engine() -> str:
-    """Which engine runs here, and why not the compiled one."""
-    if chosen_engine() is not PlainEngine:
-        return EngineKind.NATIVE
-    native = _native()
-    return f"{EngineKind.PLAIN} ({native})" if isinstance(native, str) else f"{EngineKind.PLAIN} (as asked)"
-
-
 def new_engine(
     unary: Mapping[bytes, object] | None, *, max_header_bytes: int, max_message_bytes: int
 ) -> Engine:
@@ -339,7 +277,7 @@ def new_engine(
         max_header_bytes: Bytes of one block of fields, 32 a field more; beyond, the connection is cut.
         max_message_bytes: Larger messages are not put together.
     """
-    engine: Engine = chosen_engine()(
-        unary, max_header_bytes=max_header_bytes, max_message_bytes=max_message_bytes
-    )
+    compiled = native()
+    new: Any = PlainEngine if compiled is None else compiled.NativeEngine
+    engine: Engine = new(unary, max_header_bytes=max_header_bytes, max_message_bytes=max_message_bytes)
     return engine

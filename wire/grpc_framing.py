@@ -32,6 +32,15 @@ _MAX_ENCODED_MESSAGE: Final = 4096
 _SMALL_PIECE: Final = 4096
 _WINDOW_BITS: Final = {b"gzip": 31, b"deflate": 15}
 
+Pairs = tuple[tuple[str, str | bytes], ...]
+
+# What most calls have in common is converted once: a look-up costs a third of a conversion. Longer values are ids and tokens,
+# which do not come again.
+_decoded: dict[tuple[bytes, bytes], Pairs] = {}
+_encoded: dict[tuple[str, str | bytes], tuple[bytes, bytes]] = {}
+_REMEMBERED_BYTES: Final = 40
+_MOST_REMEMBERED: Final = 4096
+
 
 class FramingError(Exception):
     """What a client sent is no valid call.
@@ -83,24 +92,37 @@ def decode_metadata(headers: Headers) -> list[tuple[str, str | bytes]]:
         FramingError: A `-bin` value is not base64.
     """
     metadata: list[tuple[str, str | bytes]] = []
-    for raw_name, raw_value in headers:
-        if raw_name.startswith((b":", b"grpc-")):
-            continue
-        name = raw_name.decode("latin-1")
-        if name in _RESERVED:
-            continue
-        if not name.endswith("-bin"):
-            metadata.append((name, raw_value.decode("latin-1")))
-            continue
+    for field in headers:
+        pairs = _decoded.get(field)
+        if pairs is None:
+            pairs = _decode_field(field)
+        metadata += pairs
+    return metadata
+
+
+def _decode_field(field: tuple[bytes, bytes]) -> Pairs:
+    """The metadata of one field: one pair or none, but for binary values that share a field."""
+    raw_name, raw_value = field
+    name = raw_name.decode("latin-1")
+    pairs: Pairs
+    if raw_name.startswith((b":", b"grpc-")) or name in _RESERVED:
+        pairs = ()
+    elif not name.endswith("-bin"):
+        pairs = ((name, raw_value.decode("latin-1")),)
+    else:
         try:
             # Several values may share a field, and padding may be left out.
-            metadata.extend(
+            pairs = tuple(
                 (name, b64decode(part + b"=" * (-len(part) % 4), validate=True))
                 for part in raw_value.split(b",")
             )
         except binascii.Error:
             raise FramingError(Status.INVALID_ARGUMENT, f"metadata {name!r} is not base64") from None
-    return metadata
+    if len(raw_value) <= _REMEMBERED_BYTES:
+        if len(_decoded) >= _MOST_REMEMBERED:
+            _decoded.clear()
+        _decoded[field] = pairs
+    return pairs
 
 
 _valid_names: set[str] = set()
@@ -113,22 +135,37 @@ def encode_metadata(metadata: Metadata) -> list[tuple[bytes, bytes]]:
         ValueError: A name or value cannot be sent.
     """
     headers: list[tuple[bytes, bytes]] = []
-    for name, value in metadata:
-        if name not in _valid_names:
-            _check_name(name)
-        if isinstance(value, bytes):
-            if not name.endswith("-bin"):
-                raise ValueError(f"metadata {name!r} is bytes: give text, or a name that ends in -bin")
-            headers.append((name.encode("ascii"), b64encode(value).rstrip(b"=")))
-            continue
-        if name.endswith("-bin"):
-            raise ValueError(f"metadata {name!r} is text: a name that ends in -bin takes bytes")
-        if not (value.isascii() and value.isprintable()) or value != value.strip(" "):
-            raise ValueError(
-                f"metadata {name!r} is {value!r}: give printable ASCII without outer spaces, or a name that ends in -bin"
-            )
-        headers.append((name.encode("ascii"), value.encode("ascii")))
+    for pair in metadata:
+        field = _encoded.get(pair)
+        headers.append(_encode_pair(pair) if field is None else field)
     return headers
+
+
+def _encode_pair(pair: tuple[str, str | bytes]) -> tuple[bytes, bytes]:
+    """One pair of metadata as a field.
+
+    Raises:
+        ValueError: The name or value cannot be sent.
+    """
+    name, value = pair
+    if name not in _valid_names:
+        _check_name(name)
+    if isinstance(value, bytes):
+        if not name.endswith("-bin"):
+            raise ValueError(f"metadata {name!r} is bytes: give text, or a name that ends in -bin")
+        return name.encode("ascii"), b64encode(value).rstrip(b"=")
+    if name.endswith("-bin"):
+        raise ValueError(f"metadata {name!r} is text: a name that ends in -bin takes bytes")
+    if not (value.isascii() and value.isprintable()) or value != value.strip(" "):
+        raise ValueError(
+            f"metadata {name!r} is {value!r}: give printable ASCII without outer spaces, or a name that ends in -bin"
+        )
+    field = (name.encode("ascii"), value.encode("ascii"))
+    if len(value) <= _REMEMBERED_BYTES:
+        if len(_encoded) >= _MOST_REMEMBERED:
+            _encoded.clear()
+        _encoded[pair] = field
+    return field
 
 
 def _check_name(name: str) -> None:

@@ -29,8 +29,8 @@ _MAX_CONCURRENT_STREAMS: Final = 3
 _INITIAL_WINDOW_SIZE: Final = 4
 _MAX_HEADER_LIST_SIZE: Final = 6
 
-# An attribute of an enum costs a look-up in its class.
-_CALL, _REQUEST, _DATA, _CLOSED = Event.CALL, Event.REQUEST, Event.DATA, Event.CLOSED
+# As plain numbers, which compare faster than members of an enum.
+_CALL, _REQUEST, _DATA, _CLOSED = map(int, (Event.CALL, Event.REQUEST, Event.DATA, Event.CLOSED))
 
 
 class Receiver(Protocol):

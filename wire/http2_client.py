@@ -21,9 +21,9 @@ _ENABLE_PUSH: Final = 2
 _INITIAL_WINDOW_SIZE: Final = 4
 _MAX_HEADER_LIST_SIZE: Final = 6
 
-# An attribute of an enum costs a look-up in its class.
-_ANSWER, _RESPONSE, _DATA, _TRAILERS = Event.ANSWER, Event.RESPONSE, Event.DATA, Event.TRAILERS
-_CLOSED: Final = Event.CLOSED
+# As plain numbers, which compare faster than members of an enum.
+_ANSWER, _RESPONSE, _DATA = map(int, (Event.ANSWER, Event.RESPONSE, Event.DATA))
+_TRAILERS, _CLOSED = map(int, (Event.TRAILERS, Event.CLOSED))
 
 _TOO_MANY_PINGS: Final = b"too_many_pings"
 # For what was written last to leave.

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from anabranch.wire.engine import describe_engine
+from anabranch.proto.native import describe_native
 from bench.dataplane.load_plan import LoadResult
 from bench.dataplane.places import REPOSITORY
 
@@ -88,7 +88,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in _OUR_PACKAGES} | {"engine": describe_engine()},
+        "versions": {name: version(name) for name in _OUR_PACKAGES} | {"native": describe_native()},
     }
 
 

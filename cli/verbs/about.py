@@ -11,6 +11,7 @@ from anabranch.cli import options
 from anabranch.cli.format import Format
 from anabranch.cli.output import encoded
 from anabranch.cli.terminal import terminal_of
+from anabranch.proto.native import describe_native
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +29,7 @@ def version(context: typer.Context, output: options.Output = Format.TABLE) -> No
         return
     installed = {
         "anabranch": metadata.version("anabranch"),
-        "engine": _engine(),
+        "native": describe_native(),
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
@@ -39,11 +40,4 @@ def version(context: typer.Context, output: options.Output = Format.TABLE) -> No
 def version_text() -> str:
     """What is installed, on one line."""
     python = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
-    return f"anabranch {metadata.version('anabranch')} ({python}; wire engine: {_engine()})"
-
-
-def _engine() -> str:
-    # Loads the engine, which no other verb of this file needs.
-    from anabranch.wire.engine import describe_engine
-
-    return describe_engine()
+    return f"anabranch {metadata.version('anabranch')} ({python}; {describe_native()})"

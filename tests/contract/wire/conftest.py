@@ -15,7 +15,7 @@ import ngh2
 import psutil
 import pytest
 
-# The first runs on the compiled engine where there is one.
+# The first runs what is compiled, where something is.
 _PLAIN = "ngh2 on Python alone"
 _WIRES = ("ngh2", _PLAIN, "grpcio")
 
@@ -24,7 +24,7 @@ class RunningServer:
     """A server process and a client of it."""
 
     def __init__(self, wire: str, **settings: Any) -> None:
-        environment = {**os.environ, "ANABRANCH_ENGINE": "plain"} if wire == _PLAIN else None
+        environment = {**os.environ, "ANABRANCH_NATIVE": "off"} if wire == _PLAIN else None
         wire = wire.split()[0]
         self.wire = wire
         self.process = subprocess.Popen(

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anabranch import _engine
-from anabranch.wire import engine as module
-from anabranch.wire.engine import Engine, EngineError, EngineKind, Event, PlainEngine
+from anabranch import _native
+from anabranch.wire.engine import Engine, EngineError, Event, PlainEngine
 from anabranch.wire.grpc_framing import OK_TRAILERS, RESPONSE_HEADERS, frame
 
 PATH = b"/test.Wire/Echo"
@@ -26,7 +25,7 @@ FIELDS = [
 WINDOW = 1 << 20
 
 NewEngine = Callable[..., Any]
-BOTH = pytest.mark.parametrize("new", [PlainEngine, _engine.NativeEngine])
+BOTH = pytest.mark.parametrize("new", [PlainEngine, _native.NativeEngine])
 
 
 def pair(new: NewEngine, *, most_message_bytes: int = 1 << 22) -> tuple[Engine, Engine]:
@@ -65,14 +64,14 @@ def bodies(events: list[tuple[Any, ...]]) -> dict[int, bytes]:
 
 
 def test_a_request_that_comes_whole_is_one_event() -> None:
-    client, server = pair(_engine.NativeEngine)
+    client, server = pair(_native.NativeEngine)
     stream = client.request(FIELDS, b"mess", b"age")
     carry(client, server)
     assert server.events() == [(Event.CALL, stream, KNOWN, tuple(FIELDS), b"5S", b"message")]
 
 
 def test_a_response_that_comes_whole_is_one_event() -> None:
-    client, server = pair(_engine.NativeEngine)
+    client, server = pair(_native.NativeEngine)
     stream = client.request(FIELDS, b"message", b"")
     carry(client, server)
     server.respond(stream, RESPONSE_HEADERS, b"ans", b"wer", OK_TRAILERS)
@@ -215,27 +214,3 @@ def test_messages_survive_whatever_the_reads(new: NewEngine, seed: int, sizes: l
     assert bodies(received) == {stream: frame(message) for stream, message in sent.items()}
     assert bodies(answered) == {stream: frame(message + b"!") for stream, message in sent.items()}
     assert client.waiting_bytes == server.waiting_bytes == 0
-
-
-def test_what_was_compiled_from_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_engine, "SOURCE_DIGEST", "of an older engine.c")
-    module._native.cache_clear()
-    try:
-        assert "make native" in str(module._native())
-    finally:
-        monkeypatch.undo()
-        module._native.cache_clear()
-
-
-def test_an_unknown_engine_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ANABRANCH_ENGINE", "fast")
-    module.chosen_engine.cache_clear()
-    try:
-        with pytest.raises(RuntimeError, match="native or plain"):
-            module.chosen_engine()
-        monkeypatch.setenv("ANABRANCH_ENGINE", EngineKind.PLAIN)
-        assert module.chosen_engine() is PlainEngine
-        assert module.describe_engine() == "plain (as asked)"
-    finally:
-        monkeypatch.undo()
-        module.chosen_engine.cache_clear()

@@ -16,7 +16,7 @@ from anabranch.wire.client_channel import GrpcChannel
 @pytest.fixture(autouse=True, params=["the default engine", "the plain engine"])
 def _engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "the plain engine":
-        monkeypatch.setattr(engine, "chosen_engine", lambda: engine.PlainEngine)
+        monkeypatch.setattr(engine, "native", lambda: None)
 
 
 class Caller:

@@ -38,10 +38,11 @@ class HeldChannel(Channel):
         message: bytes,
         *,
         done: Done,
+        tail: bytes = b"",
         metadata: Metadata = (),
         deadline: float | None = None,
     ) -> ClientCall:
-        assert message == b"request"
+        assert message + tail == b"request"
         assert deadline is not None
         self.waiting.append(done)
         self.metadata.append(metadata)

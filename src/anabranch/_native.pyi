@@ -5,6 +5,8 @@ from anabranch.wire.grpc_framing import Headers
 
 SOURCE_DIGEST: str
 
+def split(message: bytes, raw_tag: int, /) -> tuple[bytes, bytes, list[tuple[int, int]]] | None: ...
+
 class NativeEngine:
     waiting_bytes: int
     wants_write: bool

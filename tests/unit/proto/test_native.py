@@ -1,0 +1,77 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anabranch import _native
+from anabranch.proto import native as module
+from anabranch.proto import open_inference_pb2 as pb
+from anabranch.proto import outline
+from anabranch.proto.scan import ScanError
+
+
+@pytest.fixture(autouse=True)
+def _afresh() -> None:
+    module.native.cache_clear()
+    module._load.cache_clear()
+
+
+def test_what_was_compiled_from_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_native, "SOURCE_DIGEST", "of an older engine.c")
+    assert module.native() is None
+    assert "make native" in module.describe_native()
+    monkeypatch.setenv("ANABRANCH_NATIVE", "on")
+    module.native.cache_clear()
+    with pytest.raises(RuntimeError, match="make native"):
+        module.native()
+    module.native.cache_clear()
+
+
+def test_the_switch_chooses_and_knows_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANABRANCH_NATIVE", "off")
+    assert module.native() is None
+    assert module.describe_native() == "Python alone, as asked"
+    monkeypatch.setenv("ANABRANCH_NATIVE", "fast")
+    module.native.cache_clear()
+    with pytest.raises(RuntimeError, match="on or off"):
+        module.native()
+    module.native.cache_clear()
+
+
+def by_python(message: bytes, monkeypatch: pytest.MonkeyPatch) -> outline.Outline:
+    with monkeypatch.context() as patched:
+        patched.setattr(outline, "_compiled", None)
+        return outline.split(message)
+
+
+def test_a_message_is_taken_apart_as_python_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    request = pb.ModelInferRequest(model_name="m", model_version="3", id="mine")
+    request.parameters["priority"].int64_param = 1
+    for shape in ([1, 2], [3]):
+        request.inputs.add(name="x", datatype="FP32", shape=shape)
+    request.raw_input_contents.extend([bytes(8), bytes(300)])
+    message = request.SerializeToString()
+    parts = _native.split(message, outline.REQUEST_RAW)
+    assert parts == by_python(message, monkeypatch)
+    assert parts is not None
+    assert parts[1] == b"mine"
+
+
+@settings(max_examples=300)
+@given(
+    message=st.binary(max_size=60)
+    | st.lists(
+        st.sampled_from(
+            [b"\x0a\x01m", b"\x3a\x02ab", b"\x1a\x01i", b"\x3a\x80", b"\x1b", b"\x1a\x01\xff", b"\x08\x01"]
+        ),
+        max_size=8,
+    ).map(b"".join)
+)
+def test_whatever_the_bytes_both_say_the_same(message: bytes) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        parts = _native.split(message, outline.REQUEST_RAW)
+        try:
+            expected = by_python(message, monkeypatch)
+        except ScanError:
+            assert parts is None
+        else:
+            assert parts in (None, expected)
