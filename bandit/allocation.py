@@ -17,7 +17,7 @@ from anabranch.bandit.measures import BINARY_SCALE, DIFFERENCE_SCALE, scale_of
 from anabranch.bandit.policies.registry import allocate
 from anabranch.bandit.recent import recent_totals
 from anabranch.bandit.scales import BoundedScale, Histogram, LogScale, total_of
-from anabranch.bandit.spec import TOP1_AGREEMENT, BanditStep, Experiment, Metric
+from anabranch.bandit.spec import BanditStep, Experiment, Metric
 from anabranch.bandit.state import ExperimentState, Totals
 from anabranch.bandit.thompson import (
     AllocationProblem,
@@ -102,7 +102,7 @@ def _outcomes(experiment: Experiment, state: ExperimentState, objective: Metric,
 def _rate(metric: Metric, totals: Totals) -> dict[str, Rate]:
     """Successes in trials of a guardrail's metric, as shares of its range, higher is better."""
     if is_limited(metric):
-        values = limited_values(metric, totals.paired if metric.source == TOP1_AGREEMENT else totals.metrics)
+        values = limited_values(metric, totals.paired if metric.is_fidelity else totals.metrics)
     else:
         values = higher_is_better(metric, totals.split.get(metric.source, {}))
     trials = total_of(values)

@@ -47,7 +47,7 @@ class PairCell:
     For the baseline itself the pair is its own second reply: the noise floor.
 
     Attributes:
-        metrics: By source: `mirror.top1_agreement` counts 0 and 1; `feedback.<name>` counts the
+        metrics: By source: `mirror.top1_agreement` counts 0 and 1, `mirror.kl` nats; `feedback.<name>` counts the
             difference candidate minus baseline, on `measures.DIFFERENCE_SCALE`.
         failed: Copies the candidate did not answer.
     """

@@ -17,7 +17,7 @@ from anabranch.bandit.measures import BINARY_SCALE, DIFFERENCE_SCALE, LATENCY_SC
 from anabranch.bandit.paired import PairedTest
 from anabranch.bandit.quantiles import quantile, threshold_counts
 from anabranch.bandit.scales import BoundedScale, Histogram, LogScale, flipped
-from anabranch.bandit.spec import TOP1_AGREEMENT, Experiment, Metric, Role
+from anabranch.bandit.spec import Experiment, Metric, Role
 from anabranch.bandit.srm import SrmState, SrmTest, UnitCell
 from anabranch.bandit.state import ExperimentState, MetricTests, Totals
 
@@ -247,7 +247,7 @@ def _advance_pairs(metric: Metric, candidate: str, tests: MetricTests, evidence:
 
 
 def _new_limited(metric: Metric, candidate: str, evidence: Evidence) -> Histogram:
-    cells = evidence.pairs if metric.source == TOP1_AGREEMENT else evidence.cells
+    cells = evidence.pairs if metric.is_fidelity else evidence.cells
     return add_histograms(limited_values(metric, cell.metrics) for cell in cells if cell.variant == candidate)
 
 

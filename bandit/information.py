@@ -12,7 +12,7 @@ from scipy import special
 
 from anabranch.bandit.bounds import Method, bernoulli_kl, contrast_rate, paired_rate, quantile_rate
 from anabranch.bandit.fold import is_compared, is_limited, limit_threshold
-from anabranch.bandit.spec import ERROR, FEEDBACK_PREFIX, TOP1_AGREEMENT, Direction, Metric
+from anabranch.bandit.spec import ERROR, FEEDBACK_PREFIX, Direction, Metric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,7 @@ def _mean(metric: Metric, assumed: Assumptions) -> float:
     """Of a bounded metric, as a share of its range, higher is better."""
     if metric.source == ERROR:
         return 1.0 - assumed.error_rate
-    if metric.source == TOP1_AGREEMENT:
+    if metric.is_fidelity:
         return assumed.agreement
     return assumed.accuracy
 
@@ -121,7 +121,7 @@ def _limited_nats(metric: Metric, assumed: Assumptions, exposure: Exposure) -> f
     else:
         share = _mean(metric, assumed)
         threshold = (limit_threshold(metric) - metric.low) / (metric.high - metric.low)
-    seen = exposure.mirrored if metric.source == TOP1_AGREEMENT else exposure.weight
+    seen = exposure.mirrored if metric.is_fidelity else exposure.weight
     nats = bernoulli_kl(share, threshold) if share > threshold else 0.0
     return seen * _share_labelled(metric, assumed) * nats
 

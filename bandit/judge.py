@@ -22,7 +22,7 @@ from anabranch.bandit.paired import PairedState, combined_log_e
 from anabranch.bandit.quantiles import QuantileRatioTest, RatioClaim, quantile, quantile_interval
 from anabranch.bandit.scales import BoundedScale, Histogram, LogScale, total_of
 from anabranch.bandit.sequences import contrast_interval, mean_interval
-from anabranch.bandit.spec import TOP1_AGREEMENT, Direction, Experiment, Metric, Role
+from anabranch.bandit.spec import Direction, Experiment, Metric, Role
 from anabranch.bandit.state import ExperimentState, MetricTests, Totals
 from anabranch.bandit.verdicts import Outcome, Verdict
 
@@ -169,7 +169,7 @@ def _given(split: ContrastState, paired: PairedState | None) -> list[ContrastSta
 def _values(state: ExperimentState, arm: str, metric: Metric) -> Histogram:
     totals = state.totals.get(arm, Totals())
     by_source = totals.metrics
-    if metric.source == TOP1_AGREEMENT:
+    if metric.is_fidelity:
         by_source = totals.paired
     elif is_compared(metric):
         by_source = totals.split

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from anabranch.bandit.paired import BINARY_DIFFERENCES
 from anabranch.bandit.scales import BINARY, LATENCY_SCALE, BinaryScale, GridScale, LogScale
-from anabranch.bandit.spec import FEEDBACK_PREFIX, Experiment, Metric
+from anabranch.bandit.spec import FEEDBACK_PREFIX, KL, Experiment, Metric
 
 Scale = BinaryScale | GridScale | LogScale
 
 BINARY_SCALE = BINARY
 DIFFERENCE_SCALE = BINARY_DIFFERENCES
 _GRID_BINS = 101
+# Divergences are limited to hundredths of a nat: half a step is a quarter of a thousandth.
+KL_SCALE = GridScale(low=0.0, high=1.0, bins=2_001)
+"""Nats of a compared reply; what is above 1 counts as 1, so that a bound on the mean is one whatever the tail is."""
 
 
 def scale_of(metric: Metric) -> Scale:
     """The scale of a metric's split outcomes."""
     if metric.is_latency:
         return LATENCY_SCALE
+    if metric.source == KL:
+        return KL_SCALE
     if metric.is_graded:
         return GridScale(low=metric.low, high=metric.high, bins=_GRID_BINS)
     return BINARY_SCALE
@@ -45,6 +50,7 @@ def worst_feedback(experiment: Experiment) -> dict[str, float]:
 __all__ = [
     "BINARY_SCALE",
     "DIFFERENCE_SCALE",
+    "KL_SCALE",
     "LATENCY_SCALE",
     "Scale",
     "feedback_scales",

@@ -46,6 +46,7 @@ PER_TOKEN = "tpot_ms"
 DURATIONS = (LATENCY, COMPUTE, FIRST_TOKEN, PER_TOKEN)
 ERROR = "error"
 TOP1_AGREEMENT = "mirror.top1_agreement"
+KL = "mirror.kl"
 FEEDBACK_PREFIX = "feedback."
 
 
@@ -54,7 +55,8 @@ class Metric:
     """One measured quantity and what is asked of it.
 
     Attributes:
-        source: `latency_ms`, `compute_ms`, `ttft_ms`, `tpot_ms`, `error`, `mirror.top1_agreement` or `feedback.<name>`.
+        source: `latency_ms`, `compute_ms`, `ttft_ms`, `tpot_ms`, `error`, `mirror.top1_agreement`, `mirror.kl` or
+            `feedback.<name>`.
         minimum: Lower limit of the statistic, in the metric's unit.
         maximum: Upper limit of the statistic, in the metric's unit.
         non_inferiority_margin: How much worse than the baseline's mean is tolerated, in the metric's unit.
@@ -89,6 +91,11 @@ class Metric:
         return self.maximum is not None or (self.minimum is None and self.direction is Direction.MIN)
 
     @property
+    def is_fidelity(self) -> bool:
+        """Whether only compared replies to mirrored requests say it."""
+        return self.source in (TOP1_AGREEMENT, KL)
+
+    @property
     def is_paired(self) -> bool:
         """Whether compared replies to mirrored requests say something about the difference to the baseline."""
         return self.source.startswith(FEEDBACK_PREFIX) and not self.is_graded
@@ -100,8 +107,9 @@ class Metric:
 
     @property
     def is_graded(self) -> bool:
-        """Whether values between the bounds occur (a numeric feedback with a declared range)."""
-        return self.source.startswith(FEEDBACK_PREFIX) and (self.low, self.high) != (0.0, 1.0)
+        """Whether values between the bounds occur: a divergence, or a numeric feedback with a declared range."""
+        declared = self.source.startswith(FEEDBACK_PREFIX) and (self.low, self.high) != (0.0, 1.0)
+        return declared or self.source == KL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

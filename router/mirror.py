@@ -27,7 +27,7 @@ from anabranch.variants.tensors import Array
 MOST_IN_FLIGHT = 256
 TIMEOUT_S = 30.0
 _INTERNAL = 13
-_UNANSWERED = Comparison(agrees=False, max_abs=math.inf, cosine=-1.0)
+_UNANSWERED = Comparison(agrees=False, max_abs=math.inf, cosine=-1.0, kl=math.inf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +166,7 @@ class Mirror:
                 top1=klass,
                 max_abs=found.max_abs,
                 cosine=found.cosine,
+                kl=found.kl,
                 sequence=original.sequence,
             )
         )

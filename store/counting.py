@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from anabranch.bandit.measures import LATENCY_SCALE
-from anabranch.bandit.spec import COMPUTE, ERROR, FIRST_TOKEN, LATENCY, PER_TOKEN, TOP1_AGREEMENT
+from anabranch.bandit.measures import KL_SCALE, LATENCY_SCALE
+from anabranch.bandit.spec import COMPUTE, ERROR, FIRST_TOKEN, KL, LATENCY, PER_TOKEN, TOP1_AGREEMENT
 from anabranch.store.port import PairRow
 from anabranch.store.record_arrays import RecordArray
 from anabranch.store.records import Flag
@@ -93,7 +93,7 @@ def count_requests(tallies: Mapping[int, Tally], batch: Batch, counts_for_split:
 
 
 def count_pairs(tallies: Mapping[int, Tally], batch: Batch) -> None:
-    """Count known compared replies: one that the candidate did not answer does not agree."""
+    """Count known compared replies: one that the candidate did not answer does not agree, and diverges as far as counts."""
     records = batch.records
     if not len(records):
         return
@@ -102,6 +102,23 @@ def count_pairs(tallies: Mapping[int, Tally], batch: Batch) -> None:
     _add(group, counts, "requests")
     _add(group[failed], counts, "failed")
     _add_bins(group, counts, TOP1_AGREEMENT, (records["agrees"] & ~failed).astype(np.int64), 2)
+    _count_divergence(tallies, group, counts, records, failed)
+
+
+def _count_divergence(
+    tallies: Mapping[int, Tally],
+    group: IntArray,
+    counts: list[Counts],
+    records: RecordArray,
+    failed: BoolArray,
+) -> None:
+    """Nats, where an experiment asks for them and the replies say them."""
+    asked = [key for key, tally in tallies.items() if tally.plan.asks_divergence]
+    if not asked:
+        return
+    counted = np.isin(records["experiment"], asked) & (failed | ~np.isnan(records["kl"]))
+    nats = np.where(failed, KL_SCALE.high, records["kl"]).clip(KL_SCALE.low, KL_SCALE.high)
+    _add_bins(group[counted], counts, KL, KL_SCALE.bins_of(nats[counted]), KL_SCALE.bins)
 
 
 def pairs_to_remember(tallies: Mapping[int, Tally], batch: Batch) -> list[PairRow]:

@@ -17,7 +17,8 @@ from anabranch.store.webhook_problems import webhook_problems
 
 _ROOM = 1e-6  # Share of the range on either side of a limit: a rarer event is not seen in any traffic.
 _BY_METRICS = re.compile(r"^spec\.steps\[\d+\]\.(mirror\.until\.|bandit: needs|promote: nothing)")
-_SOURCES = (*spec.DURATIONS, spec.ERROR, spec.TOP1_AGREEMENT)
+_FIDELITY = (spec.TOP1_AGREEMENT, spec.KL)
+_SOURCES = (*spec.DURATIONS, spec.ERROR, *_FIDELITY)
 
 
 def problems_of(body: SpecDocument) -> list[str]:
@@ -127,14 +128,16 @@ def _metric_problems(body: SpecDocument) -> list[str]:
             problems.append(
                 f"{at}: only a guardrail has min, max or nonInferiorityMargin: set role: guardrail"
             )
-        if metric.role is spec.Role.OBJECTIVE and metric.source == spec.TOP1_AGREEMENT:
+        if metric.role is spec.Role.OBJECTIVE and metric.source in _FIDELITY:
             problems.append(
-                f"{at}: agreement with the baseline cannot be the objective, the baseline always wins it"
+                f"{at}: what copies say of a candidate cannot be the objective, the baseline always wins it"
             )
         if is_latency and metric.role is spec.Role.GUARDRAIL and metric.max is None:
             problems.append(f"{at}: a latency guardrail has a max in milliseconds")
         if metric.source == spec.TOP1_AGREEMENT and metric.role is spec.Role.GUARDRAIL and metric.min is None:
             problems.append(f"{at}: an agreement guardrail has a min, for example min: 0.95")
+        if metric.source == spec.KL and metric.role is spec.Role.GUARDRAIL and metric.max is None:
+            problems.append(f"{at}: a divergence guardrail has a max in nats, for example max: 0.05")
         if metric.dry_run and metric.role is not spec.Role.GUARDRAIL:
             problems.append(
                 f"{at}: dryRun is for a guardrail; a {metric.role} removes nobody: set role: guardrail or remove it"
@@ -200,9 +203,7 @@ def _is_mirrored(metric: MetricDocument) -> bool:
     """Whether compared replies say something about the metric."""
     is_feedback = metric.source.startswith(spec.FEEDBACK_PREFIX)
     is_limited = metric.min is not None or metric.max is not None
-    return metric.source == spec.TOP1_AGREEMENT or (
-        is_feedback and not is_limited and metric.values == (0.0, 1.0)
-    )
+    return metric.source in _FIDELITY or (is_feedback and not is_limited and metric.values == (0.0, 1.0))
 
 
 def _step_problems(body: SpecDocument) -> list[str]:
@@ -212,7 +213,7 @@ def _step_problems(body: SpecDocument) -> list[str]:
     }
     objectives = any(metric.role is spec.Role.OBJECTIVE for metric in body.metrics)
     mirrored = any(
-        metric.source == spec.TOP1_AGREEMENT and metric.role is spec.Role.GUARDRAIL for metric in body.metrics
+        metric.source in _FIDELITY and metric.role is spec.Role.GUARDRAIL for metric in body.metrics
     )
     for index, step in enumerate(body.steps):
         at = f"spec.steps[{index}]"

@@ -42,7 +42,8 @@ PAIR: Final = np.dtype(
         ("arm", "u1"),
         ("status", "u1"),
         ("agrees", "?"),
-        ("", "V5"),
+        ("", "V1"),
+        ("kl", "<f4"),
     ]
 )
 assert (ROUTED.itemsize, GENERATED.itemsize, PAIR.itemsize) == (ROUTED_BYTES, GENERATED_BYTES, PAIR_BYTES)

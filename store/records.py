@@ -77,6 +77,7 @@ class Pair:
         top1: The candidate's class in the first row, -1 when there is none.
         max_abs: Largest absolute difference of the compared output.
         cosine: Smallest cosine similarity of a row of the compared output.
+        kl: Divergence from the baseline's classes, or of a text's next tokens, in nats; None where the replies do not say it.
     """
 
     at_s: float
@@ -90,6 +91,7 @@ class Pair:
     max_abs: float
     cosine: float
     sequence: int
+    kl: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +127,7 @@ ROUTED_BYTES = _ROUTED.size
 # Time to the first token, and of every further one (NaN where there was none).
 _TOKENS = struct.Struct("<ff")
 GENERATED_BYTES = ROUTED_BYTES + _TOKENS.size
-_PAIR = struct.Struct("<dQIIiiffBBB5x")
+_PAIR = struct.Struct("<dQIIiiffBBBxf")
 PAIR_BYTES = _PAIR.size
 _FEEDBACK = struct.Struct("<dIIBBIQi?d")
 _FLAGS = {value: Flag(value) for value in range(32)}
@@ -203,6 +205,7 @@ def pack(record: Record) -> tuple[Kind, bytes]:
             record.arm,
             record.status,
             record.agrees,
+            math.nan if record.kl is None else record.kl,
         )
     return Kind.FEEDBACK, _FEEDBACK.pack(
         record.at_s,
@@ -266,7 +269,7 @@ def _unpack_generated(payload: bytes) -> Routed:
 
 
 def _unpack_pair(payload: bytes) -> Pair:
-    at_s, sequence, experiment, epoch, baseline_top1, top1, max_abs, cosine, arm, status, agrees = (
+    at_s, sequence, experiment, epoch, baseline_top1, top1, max_abs, cosine, arm, status, agrees, kl = (
         _PAIR.unpack(payload)
     )
     return Pair(
@@ -281,6 +284,7 @@ def _unpack_pair(payload: bytes) -> Pair:
         max_abs=max_abs,
         cosine=cosine,
         sequence=sequence,
+        kl=None if math.isnan(kl) else kl,
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from anabranch.bandit.evidence import Cell, PairCell
 from anabranch.bandit.measures import DIFFERENCE_SCALE, feedback_scales, worst_feedback
 from anabranch.bandit.scales import BinaryScale, GridScale
-from anabranch.bandit.spec import FEEDBACK_PREFIX
+from anabranch.bandit.spec import FEEDBACK_PREFIX, KL
 from anabranch.store.document import parse
 from anabranch.store.port import FeedbackRow, PairRow, StoredExperiment
 
@@ -40,6 +40,7 @@ class Plan:
         worst: The worst value of each feedback.
         first_epoch: Records of an earlier epoch belong to an earlier spec version.
         remembers_pairs: Whether a feedback can come that credits compared replies.
+        asks_divergence: Whether the nats of compared replies are counted.
     """
 
     arms: tuple[str, ...]
@@ -47,6 +48,7 @@ class Plan:
     worst: Mapping[str, float]
     first_epoch: int
     remembers_pairs: bool
+    asks_divergence: bool = False
 
     @classmethod
     def of(cls, kept: StoredExperiment) -> Plan:
@@ -59,6 +61,7 @@ class Plan:
             worst=worst_feedback(experiment),
             first_epoch=kept.first_epoch,
             remembers_pairs=any(isinstance(scale, BinaryScale) for scale in feedback.values()),
+            asks_divergence=any(metric.source == KL for metric in experiment.metrics),
         )
 
 

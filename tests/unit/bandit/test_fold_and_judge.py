@@ -9,6 +9,7 @@ from anabranch.bandit.evidence import Cell, Evidence, PairCell, merge_cells, mer
 from anabranch.bandit.fold import fold
 from anabranch.bandit.judge import judge
 from anabranch.bandit.lifecycle import Phase
+from anabranch.bandit.measures import KL_SCALE
 from anabranch.bandit.spec import Direction, Experiment, Metric, Role, SetWeightStep, Statistic
 from anabranch.bandit.state import ExperimentState
 from anabranch.bandit.verdicts import Outcome, Verdict
@@ -243,3 +244,40 @@ def test_a_latency_objective_says_nothing_before_the_baseline_was_seen_often_eno
         if state.totals["base"].metrics["latency_ms"][900] < 50:
             assert state.tests["latency/a"].split_for is None
     assert judge(asked, state, 1.0).verdicts["latency/a"].outcome is Outcome.INCONCLUSIVE
+
+
+DIVERGENCE = Metric(name="divergence", source="mirror.kl", role=Role.GUARDRAIL, maximum=0.05)
+
+
+def diverging(*values: tuple[float, int]) -> Evidence:
+    histogram = {KL_SCALE.bin_of(nats): count for nats, count in values}
+    pairs = sum(count for _, count in values)
+    return evidence([], [PairCell(epoch=1, variant="a", pairs=pairs, metrics={"mirror.kl": histogram})])
+
+
+@pytest.mark.parametrize(
+    ("values", "outcome"),
+    [
+        (((0.0, 200), (0.02, 200)), Outcome.PASS),
+        (((0.04, 100), (0.05, 100)), Outcome.INCONCLUSIVE),
+        # Few that diverge by as much as counts are a mean above the limit.
+        (((0.0, 300), (1.0, 100)), Outcome.FAIL),
+    ],
+)
+def test_a_divergence_is_judged_by_its_mean_in_nats(
+    values: tuple[tuple[float, int], ...], outcome: Outcome
+) -> None:
+    verdict = after(diverging(*values), of=experiment(DIVERGENCE)).verdicts["divergence/a"]
+    total = sum(count for _, count in values)
+    assert verdict.outcome is outcome
+    assert verdict.estimate is not None
+    assert verdict.estimate == pytest.approx(sum(nats * count for nats, count in values) / total, abs=5e-4)
+    assert verdict.low is not None
+    assert verdict.high is not None
+    assert verdict.low <= verdict.estimate <= verdict.high
+    assert verdict.samples == total
+
+
+def test_evidence_of_a_small_divergence_says_nothing_of_other_arms() -> None:
+    state = after(diverging((0.0, 400)), of=experiment(DIVERGENCE))
+    assert state.verdicts["divergence/b"].outcome is Outcome.INCONCLUSIVE

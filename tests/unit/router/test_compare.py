@@ -76,3 +76,24 @@ def test_classes_are_read_from_the_first_output_with_scores() -> None:
 )
 def test_an_output_without_classes_has_none(array: np.typing.NDArray[np.float64]) -> None:
     assert top1({"y": array}) == -1
+
+
+def test_divergence_is_that_of_the_classes_from_the_baselines() -> None:
+    base, candidate = logits((2, 0, 1)), logits((1, 0, 1))
+    p, q = (np.exp(row) / np.exp(row).sum() for row in (np.array([2.0, 0, 1]), np.array([1.0, 0, 1])))
+    assert compare(candidate, base).kl == pytest.approx(float((p * np.log(p / q)).sum()), rel=1e-6)
+    assert compare(base, base).kl == 0.0
+
+
+def test_probabilities_are_taken_as_they_are() -> None:
+    found = compare(logits((0.5, 0.5)), logits((0.9, 0.1)))
+    assert found.kl == pytest.approx(0.9 * np.log(0.9 / 0.5) + 0.1 * np.log(0.1 / 0.5), rel=1e-5)
+    assert compare(logits((0.5, 0.5)), logits((1.0, 0.0))).kl == pytest.approx(np.log(2), rel=1e-6)
+    assert compare(logits((1.0, 0.0)), logits((0.5, 0.5))).kl == float("inf")
+
+
+def test_what_cannot_diverge_has_no_divergence() -> None:
+    ids = {"ids": np.array([[1, 2]])}
+    assert compare(ids, ids).kl is None
+    assert compare(logits((float("nan"), 1)), logits((1, 0))).kl == float("inf")
+    assert compare(logits((1, 2)), logits((1, 2), (1, 2))).kl == float("inf")

@@ -49,6 +49,8 @@ def test_a_compared_copy_is_recorded_as_a_pair_of_the_same_assignment(
     assert pair.sequence == bench.journal.routed[0].sequence
     assert (pair.experiment, pair.epoch, pair.arm, pair.status) == (3, 9, 2, 0)
     assert (pair.agrees, pair.baseline_top1, pair.top1, pair.max_abs) == (False, 1, 2, 2.0)
+    assert pair.kl is not None
+    assert 0.1 < pair.kl < 10
 
 
 def test_the_noise_floor_is_the_baseline_once_more(bench: Bench, mirror_plan: Plan) -> None:

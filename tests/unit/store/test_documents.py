@@ -140,6 +140,14 @@ FIELD_PROBLEMS |= {
     ),
 }
 RULE_PROBLEMS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "divergence without a max": (
+        _set("spec.metrics.1.source", "mirror.kl"),
+        "spec.metrics[1] (fidelity): a divergence guardrail has a max in nats",
+    ),
+    "divergence as the objective": (
+        _set("spec.metrics.0", {"name": "latency", "source": "mirror.kl", "role": "objective"}),
+        "spec.metrics[0] (latency): what copies say of a candidate cannot be the objective",
+    ),
     "baseline is candidate": (
         _set("spec.candidates.0", "onnx-fp32"),
         "spec.candidates: onnx-fp32 is the baseline",
@@ -319,7 +327,7 @@ def test_no_text_breaks_the_reader(text: str) -> None:
 
 
 sources = st.sampled_from(
-    ["error", "feedback.correct", "feedback.stars", "mirror.top1_agreement", "latency_ms"]
+    ["error", "feedback.correct", "feedback.stars", "mirror.top1_agreement", "mirror.kl", "latency_ms"]
 )
 metrics = st.fixed_dictionaries(
     {"source": sources, "role": st.sampled_from(["guardrail", "objective", "signal"])},
@@ -356,15 +364,18 @@ def test_whatever_document_is_accepted_can_be_judged(chosen: list[dict[str, Any]
                 units=30,
                 requests=30,
                 metrics={
-                    metric.source: {0: 15, 1: 15}
-                    for metric in experiment.metrics
-                    if metric.source != "mirror.top1_agreement"
+                    metric.source: {0: 15, 1: 15} for metric in experiment.metrics if not metric.is_fidelity
                 },
             )
             for arm in experiment.arms
         )
         pairs = tuple(
-            PairCell(epoch=state.epoch, variant=arm, pairs=9, metrics={"mirror.top1_agreement": {0: 2, 1: 7}})
+            PairCell(
+                epoch=state.epoch,
+                variant=arm,
+                pairs=9,
+                metrics={"mirror.top1_agreement": {0: 2, 1: 7}, "mirror.kl": {0: 7, 2000: 2}},
+            )
             for arm in experiment.candidates
         )
         evidence = Evidence(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from anabranch.bandit.evidence import Evidence
 from anabranch.bandit.lifecycle import Phase
-from anabranch.bandit.measures import LATENCY_SCALE
+from anabranch.bandit.measures import KL_SCALE, LATENCY_SCALE
 from anabranch.store.ingest import Ingested, ingest
 from anabranch.store.journal import JournalWriter, SegmentName
 from anabranch.store.memory import MemoryStore
@@ -205,6 +205,22 @@ def test_a_compared_reply_agrees_or_not_and_a_missing_one_does_not(read: Read) -
     [cell] = evidence.pairs
     assert (cell.variant, cell.pairs, cell.failed) == ("a", 3, 1)
     assert cell.metrics == {"mirror.top1_agreement": {0: 2, 1: 1}}
+
+
+def test_divergence_is_counted_where_an_experiment_asks_for_it(tmp_path: Path, rated: dict[str, Any]) -> None:
+    asked = {"name": "divergence", "source": "mirror.kl", "role": "guardrail", "max": 0.05}
+    store = MemoryStore()
+    store.apply(rated | {"spec": rated["spec"] | {"metrics": [*rated["spec"]["metrics"], asked]}}, "ada", 0.0)
+    writer = JournalWriter(tmp_path, 1)
+    for number, kl in enumerate((0.01, 0.0101, 7.5, math.inf, None, -1e-9)):
+        writer.append(pair(number, kl=kl))
+    writer.append(pair(9, status=14, top1=-1))
+    writer.close()
+    ingest(store, tmp_path)
+    [cell] = store.load_evidence("exp", 0).pairs
+    # What diverges without end, or was not answered, counts as the most there is; what says nothing counts nowhere.
+    assert cell.metrics["mirror.kl"] == {0: 1, KL_SCALE.bin_of(0.01): 2, KL_SCALE.bins - 1: 3}
+    assert cell.pairs == 7
 
 
 def test_the_baselines_second_reply_is_its_noise_floor(read: Read) -> None:

@@ -73,6 +73,7 @@ pairs = st.builds(
     max_abs=floats32,
     cosine=floats32,
     sequence=u64,
+    kl=st.none() | floats32,
 )
 feedback = st.builds(
     Feedback,
