@@ -49,20 +49,28 @@ class PostgresServer:
         self._folder = Path(tempfile.mkdtemp(prefix="anabranch-postgres-"))
         self._databases = 0
         self._process: subprocess.Popen[bytes] | None = None
-        # PostgreSQL refuses to run as root: Debian's package brings a user for it.
-        self._as: dict[str, Any] = {}
+        # PostgreSQL refuses to run as root: Debian's package brings a user for it. Not by Popen's own `user`: that forks,
+        # which crashes now and then where a thread of this process is in gRPC.
+        self._as: tuple[str, ...] = ()
         if os.getuid() == 0:
             account = pwd.getpwnam("postgres")
             os.chown(self._folder, account.pw_uid, account.pw_gid)
-            self._as = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+            self._as = ("setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups")
         data = str(self._folder / "data")
         subprocess.run(
-            [programs / "initdb", "--no-sync", "--auth=trust", "--username=tests", "--pgdata", data],
+            [
+                *self._as,
+                programs / "initdb",
+                "--no-sync",
+                "--auth=trust",
+                "--username=tests",
+                "--pgdata",
+                data,
+            ],
             check=True,
             stdout=subprocess.DEVNULL,
             cwd=self._folder,
             env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
-            **self._as,
         )
         self.start()
 
@@ -71,11 +79,18 @@ class PostgresServer:
         options = [part for name, value in _OPTIONS.items() for part in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._programs / "postgres", "-D", self._folder / "data", "-k", self._folder, *options],
+                [
+                    *self._as,
+                    self._programs / "postgres",
+                    "-D",
+                    self._folder / "data",
+                    "-k",
+                    self._folder,
+                    *options,
+                ],
                 stdout=log,
                 stderr=log,
                 cwd=self._folder,
-                **self._as,
             )
         give_up = time.monotonic() + _START_S
         while True:
