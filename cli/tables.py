@@ -11,6 +11,7 @@ from anabranch.cli.marks import PHASE_STYLES
 from anabranch.cli.numbers import duration, moment, share
 from anabranch.cli.story import reason_of
 from anabranch.cli.view_types import DecisionView, ExperimentRow
+from anabranch.store.ledger_port import Tenure
 from anabranch.store.port import AuditEvent
 
 _GAP = 2
@@ -60,6 +61,17 @@ def events_table(events: Sequence[AuditEvent]) -> Table:
     table = _table("TIME", "ACTOR", "EXPERIMENT", "VERB", "DETAIL")
     for event in events:
         table.add_row(moment(event.at_s), event.actor, event.experiment, event.verb, event.detail or "-")
+    return table
+
+
+def tenures_table(tenures: Sequence[Tenure]) -> Table:
+    """Who was a model's baseline since when, and why."""
+    table = _table("SINCE", "BASELINE", "BY", "WHY")
+    table.columns[-1].no_wrap = False
+    table.columns[-1].overflow = "fold"
+    for tenure in tenures:
+        by = f"{tenure.experiment} #{tenure.decision}" if tenure.experiment else "a person"
+        table.add_row(moment(tenure.since_s), tenure.variant, by, tenure.reason or "-")
     return table
 
 

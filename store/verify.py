@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from anabranch.bandit.certificate import Certificate, certify
@@ -66,6 +66,10 @@ class Verification:
     def matches(self) -> bool:
         """Whether every decision follows from the evidence and the chain is unbroken."""
         return not self.problems and all(checked.matches for checked in self.decisions)
+
+    def only(self, checked: Checked) -> Verification:
+        """What was found of one decision."""
+        return replace(self, decisions=(checked,), problems=())
 
     @property
     def first_mismatch(self) -> Checked | None:

@@ -1,7 +1,8 @@
-"""`history`, `report`, `events` and `verify`: what was decided, who asked for what, and whether the log is whole."""
+"""`history`, `report` and `events`: what was decided, who served a model when, and who asked for what."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,13 +10,14 @@ import typer
 
 from anabranch.cli import options
 from anabranch.cli.completion import complete_name
-from anabranch.cli.connection import control_plane, find_experiment
+from anabranch.cli.connection import control_plane, existing_store, find_experiment
 from anabranch.cli.exit_codes import ExitCode
-from anabranch.cli.failures import CommandFailed, problem_list
+from anabranch.cli.failures import CommandFailed
 from anabranch.cli.format import Format
 from anabranch.cli.output import encoded
 from anabranch.cli.places import DEFAULT_STORE
-from anabranch.cli.terminal import terminal_of
+from anabranch.cli.terminal import Terminal, terminal_of
+from anabranch.store.ledger_port import Tenure
 
 
 def register(app: typer.Typer) -> None:
@@ -23,12 +25,23 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=options.LOOK)(history)
     app.command(rich_help_panel=options.LOOK)(report)
     app.command(rich_help_panel=options.LOOK)(events)
-    app.command(rich_help_panel=options.LOOK)(verify)
 
 
 def history(
     context: typer.Context,
-    name: options.Name,
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Name of the experiment.",
+            metavar="[NAME]",
+            autocompletion=complete_name,
+            show_default=False,
+        ),
+    ] = "",
+    model: Annotated[
+        str,
+        typer.Option("--model", help="A model instead: who served it when, and why.", show_default=False),
+    ] = "",
     output: options.Output = Format.TABLE,
     last: Annotated[
         int | None, typer.Option("--last", help="Only the last decisions.", min=1, show_default=False)
@@ -37,7 +50,7 @@ def history(
     refresh: options.Refresh = 1.0,
     store: options.Store = DEFAULT_STORE,
 ) -> None:
-    """Show the decision log: what changed, when, and why.
+    """Show the decision log: what changed, when, and why; or with --model, who was its baseline when, and why.
 
     With --watch new decisions follow, a line each, until the experiment is over or Inconclusive.
 
@@ -48,6 +61,14 @@ def history(
     from anabranch.cli.tables import history_table
 
     terminal = terminal_of(context)
+    if bool(name) == bool(model):
+        raise CommandFailed(
+            ExitCode.BAD_INPUT, "give the name of an experiment, or --model", "see `anabranch history --help`"
+        )
+    if model:
+        with existing_store(store) as opened:
+            _show_tenures(terminal, opened.ledger.tenures(model), model, output)
+        return
     with control_plane(store) as opened:
         decisions = load_decisions(opened, name)
         shown = decisions if last is None else decisions[-last:]
@@ -60,6 +81,17 @@ def history(
         terminal.show(history_table(shown))
     else:
         terminal.note(f"{name} has no decisions yet: the controller inside `anabranch serve` takes them")
+
+
+def _show_tenures(terminal: Terminal, tenures: Sequence[Tenure], model: str, output: Format) -> None:
+    from anabranch.cli.tables import tenures_table
+
+    if output is not Format.TABLE:
+        terminal.say(encoded(tenures, output))
+    elif tenures:
+        terminal.show(tenures_table(tenures))
+    else:
+        terminal.note(f"nothing of {model} was promoted on this store: the server's own baseline serves")
 
 
 def report(
@@ -133,44 +165,3 @@ def events(
         terminal.show(events_table(found))
     else:
         terminal.note("no events yet")
-
-
-def verify(
-    context: typer.Context,
-    name: options.Name,
-    output: options.Output = Format.TABLE,
-    store: options.Store = DEFAULT_STORE,
-) -> None:
-    """Check that no decision was changed since it was taken, and that its numbers follow from the evidence.
-
-    Exits with 1 where something does not match.
-
-    Example: anabranch verify minilm-int8
-    """
-    from anabranch.store.verify import verify as check
-
-    terminal = terminal_of(context)
-    with control_plane(store) as opened:
-        find_experiment(opened, name)
-        found = check(opened, name)
-    if output is not Format.TABLE:
-        terminal.say(encoded(found, output))
-    if not found.matches:
-        listed = [
-            f"decision {bad.number} of spec version {bad.spec_version}: {problem}"
-            for bad in found.decisions
-            for problem in bad.problems
-        ]
-        raise CommandFailed(
-            ExitCode.FAILURE,
-            problem_list(f"the record of {name}", [*listed, *found.problems]),
-            "compare the database with a backup; what was served is in the journal",
-        )
-    if output is not Format.TABLE:
-        return
-    if not found.decisions:
-        terminal.say(f"{name}: no decisions yet, nothing to verify")
-        return
-    terminal.say(f"{name}: {len(found.decisions)} decisions, every hash follows from the one before it")
-    terminal.say(f"head {found.head}")
-    terminal.say(f"{found.verdicts} verdicts recomputed from the kept evidence: all the same")

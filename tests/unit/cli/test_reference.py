@@ -16,6 +16,7 @@ NO_RESULT = {
     "demo": "draws what happens",
     "top": "draws on the whole screen",
     "report": "is a document in formats of its own",
+    "certificate": "is a document in a format of its own",
     "bench": "a group: its verbs have results",
 }
 """Verbs without `--output`, and why."""
