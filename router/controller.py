@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anabranch.bandit.decision import Command, Decision, Verb
+from anabranch.bandit.evidence import Evidence
 from anabranch.bandit.lifecycle import Phase
 from anabranch.bandit.routing import plain_route, route_of
 from anabranch.bandit.snapshot import Route, Snapshot
@@ -30,6 +31,7 @@ from anabranch.store.document import parse
 from anabranch.store.ingest import Ingested
 from anabranch.store.lease import Lease, LeaseLost
 from anabranch.store.ledger_port import Catalog
+from anabranch.store.overview import Overview
 from anabranch.store.port import Conflict, Revision, Store, StoredExperiment
 from anabranch.variants.manifest import Manifest
 
@@ -89,6 +91,8 @@ class Controller:
         self._webhooks = webhooks
         self._webhook_hosts = () if webhooks is None else webhooks.hosts
         self._has_told = False
+        self._has_saved = False
+        self._parsed: dict[int, tuple[int, Experiment]] = {}
         self._lock = threading.Lock()
         self.ingested = Ingested()
         self.experiments: tuple[StoredExperiment, ...] = ()
@@ -99,8 +103,9 @@ class Controller:
             if self._reader is not None:
                 self.ingested = self._reader.read()
             leads = self._leadership.hold()
-            decided = self._tick_all() if leads else []
-            self.publish()
+            seen = self._store.overview()
+            decided = self._tick_all(seen) if leads else []
+            self._publish_routes(self._store.overview() if self._has_saved else seen)
             if self._webhooks is not None and leads:
                 self._webhooks.look(self.experiments)
             return decided
@@ -130,7 +135,10 @@ class Controller:
 
     def publish(self) -> None:
         """Publish the routes that the store says, if they differ from the published ones."""
-        routes = self._routes()
+        self._publish_routes(self._store.overview())
+
+    def _publish_routes(self, seen: Overview) -> None:
+        routes = self._routes(seen)
         if routes == self._published:
             return
         now = self._wall_clock()
@@ -139,12 +147,13 @@ class Controller:
         self._publish(Snapshot(version=self._version, published_s=now, routes=routes))
         self._published = routes
 
-    def _tick_all(self) -> list[Decision]:
+    def _tick_all(self, seen: Overview) -> list[Decision]:
         self._tell_what_is_served()
+        self._has_saved = False
         decided: list[Decision] = []
-        for kept in self._store.experiments():
+        for kept in seen.experiments:
             try:
-                if decision := self._tick(kept):
+                if decision := self._tick(kept, seen):
                     decided.append(decision)
             except LeaseLost as lost:
                 _log.warning("a tick of %s is dropped, and the round ends: %s", kept.name, lost)
@@ -153,15 +162,16 @@ class Controller:
             self._upkeep.run(self._leadership.lease)
         return decided
 
-    def _tick(self, kept: StoredExperiment) -> Decision | None:
-        experiment = parse(kept.document)
-        if kept.state.phase is Phase.PENDING:
-            self._refuse(kept.name, self._refusals(experiment))
-        commands = tuple(_with_document(command) for command in self._store.pending(kept.name))
-        if kept.state.phase.is_over and not commands:
+    def _tick(self, kept: StoredExperiment, seen: Overview) -> Decision | None:
+        asked = seen.pending.get(kept.name, ())
+        if kept.state.phase.is_over and not asked:
             return None
+        experiment = self._experiment(kept)
+        if kept.state.phase is Phase.PENDING:
+            asked = self._refuse(kept.name, self._refusals(experiment), asked)
+        commands = tuple(_with_document(command) for command in asked)
         now = self._wall_clock()
-        evidence = replace(self._store.load_evidence(kept.name, kept.state.cursor), at_s=now)
+        evidence = replace(self._evidence(kept, seen), at_s=now)
         result = tick(experiment, kept.state, evidence, commands, now)
         if result.decision is None and evidence.is_empty and result.state == kept.state:
             return None
@@ -191,6 +201,7 @@ class Controller:
         except Conflict as conflict:
             _log.warning("a tick of %s is dropped: %s", kept.name, conflict)
             return None
+        self._has_saved = True
         if result.decision is not None:
             _log.info(
                 "%s: %s",
@@ -222,22 +233,36 @@ class Controller:
         found = [*problems(experiment, self._manifests), *self._refuses(experiment)]
         return [*found, *host_problems(experiment, self._webhook_hosts)]
 
-    def _refuse(self, name: str, found: list[str]) -> None:
+    def _refuse(self, name: str, found: list[str], asked: tuple[Command, ...]) -> tuple[Command, ...]:
         """Abort what cannot begin on what is served, by a request like any other: what happened can be taken again."""
-        if found and not any(asked.verb is Verb.ABORT for asked in self._store.pending(name)):
-            actor = f"admission: {'; '.join(found)}"
-            self._store.request(name, Verb.ABORT, "", actor, self._wall_clock())
+        if not found or any(command.verb is Verb.ABORT for command in asked):
+            return asked
+        actor = f"admission: {'; '.join(found)}"
+        return (*asked, self._store.request(name, Verb.ABORT, "", actor, self._wall_clock()))
 
-    def _routes(self) -> dict[str, Route]:
+    def _evidence(self, kept: StoredExperiment, seen: Overview) -> Evidence:
+        """What is new of an experiment; nothing is read where nothing is."""
+        if kept.state.phase.is_over or seen.has_news(kept):
+            return self._store.load_evidence(kept.name, kept.state.cursor)
+        return Evidence(experiment=kept.name)
+
+    def _experiment(self, kept: StoredExperiment) -> Experiment:
+        """The parsed document; a version of it is parsed once."""
+        known = self._parsed.get(kept.id)
+        if known is None or known[0] != kept.spec_version:
+            known = self._parsed[kept.id] = (kept.spec_version, parse(kept.document))
+        return known[1]
+
+    def _routes(self, seen: Overview) -> dict[str, Route]:
         routes = {
-            model: plain_route(model, self._store.baseline(model) or baseline)
+            model: plain_route(model, seen.baselines.get(model) or baseline)
             for model, baseline in self._baselines.items()
         }
-        self.experiments = tuple(self._store.experiments())
+        self.experiments = seen.experiments
         for kept in self.experiments:
             if kept.state.phase.is_over or kept.state.phase is Phase.PENDING:
                 continue
-            experiment = parse(kept.document)
+            experiment = self._experiment(kept)
             if experiment.model not in routes:
                 continue
             missing = problems(experiment, self._manifests)

@@ -25,6 +25,7 @@ from anabranch.store.memory_ledger import MemoryLedger, MemoryOutbox
 from anabranch.store.memory_replicas import MemoryReplicas
 from anabranch.store.memory_upkeep import MemoryUpkeep, Standing
 from anabranch.store.outbox_port import Message
+from anabranch.store.overview import Overview
 from anabranch.store.port import (
     MOVES_ENDED,
     AuditEvent,
@@ -116,6 +117,25 @@ class MemoryStore:
         """See `port.Store.experiments`."""
         with self._lock:
             return [self._kept[name].stored for name in sorted(self._kept)]
+
+    def overview(self) -> Overview:
+        """See `port.Store.overview`."""
+        with self._lock:
+            pending: dict[str, list[Command]] = {}
+            for owner, command in self._pending.values():
+                pending.setdefault(owner, []).append(command)
+            names = {kept.stored.id: name for name, kept in self._kept.items()}
+            newest = {
+                names[delta.experiment]: number
+                for number, delta in enumerate(self._ingested.deltas, 1)
+                if delta.experiment in names
+            }
+            return Overview(
+                experiments=tuple(self.experiments()),
+                pending={name: tuple(asked) for name, asked in pending.items()},
+                baselines=dict(self._baselines),
+                newest=newest,
+            )
 
     def experiment(self, name: str) -> StoredExperiment:
         """See `port.Store.experiment`."""

@@ -15,6 +15,7 @@ from anabranch.store.journal import SegmentName
 from anabranch.store.lease import Lease
 from anabranch.store.ledger_port import LedgerStore
 from anabranch.store.outbox_port import Message, OutboxStore
+from anabranch.store.overview import Overview
 from anabranch.store.replica_port import ReplicaStore
 from anabranch.store.upkeep_port import UpkeepStore
 
@@ -228,6 +229,10 @@ class Store(Protocol):
 
     def experiments(self) -> list[StoredExperiment]:
         """All experiments, by name."""
+        ...
+
+    def overview(self) -> Overview:
+        """All that a controller's round begins with."""
         ...
 
     def experiment(self, name: str) -> StoredExperiment:

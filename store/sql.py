@@ -22,6 +22,7 @@ from anabranch.store.ledger_port import Tenure
 from anabranch.store.locks import Lock, hold
 from anabranch.store.migrate import require_current, upgrade
 from anabranch.store.outbox_port import Message
+from anabranch.store.overview import Overview
 from anabranch.store.port import (
     MOVES_ENDED,
     AuditEvent,
@@ -38,6 +39,7 @@ from anabranch.store.sql_decisions import append_decision, stored_decisions
 from anabranch.store.sql_ingestion import SqlIngestion, upsert
 from anabranch.store.sql_ledger import SqlLedger, append_spec, append_tenure
 from anabranch.store.sql_outbox import SqlOutbox, append_messages
+from anabranch.store.sql_overview import OverviewReader
 from anabranch.store.sql_replicas import SqlReplicas, database_clock, renew
 from anabranch.store.sql_rows import (
     EXPERIMENTS,
@@ -98,6 +100,7 @@ class SqlStore:
         self.replicas = SqlReplicas(engine)
         self.upkeep = SqlUpkeep(engine)
         self._reads = engine.execution_options(**{READS: True})
+        self._overview = OverviewReader()
         self.ledger = SqlLedger(engine, self._reads)
         self.outbox = SqlOutbox(engine, self._reads)
 
@@ -175,6 +178,11 @@ class SqlStore:
         """See `port.Store.experiments`."""
         with self._reads.begin() as connection:
             return [stored_experiment(row) for row in connection.execute(EXPERIMENTS.order_by("name"))]
+
+    def overview(self) -> Overview:
+        """See `port.Store.overview`."""
+        with self._reads.begin() as connection:
+            return self._overview.load(connection)
 
     def experiment(self, name: str) -> StoredExperiment:
         """See `port.Store.experiment`."""

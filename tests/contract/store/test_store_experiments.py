@@ -346,3 +346,32 @@ def test_an_experiment_that_is_to_be_retried_holds_its_model(store: Store, write
         store.apply(write_document(name="other"), "ada", 7.0)
     with pytest.raises(Conflict, match="exp is about to be retried"):
         store.apply(write_document(weight=20), "ada", 7.0)
+
+
+def test_the_overview_says_what_the_single_verbs_say(store: Store, write_document: Write) -> None:
+    assert store.overview().experiments == ()
+    first = store.apply(write_document(), "ada", 5.0)
+    other = store.apply(write_document(name="other", model="n"), "ada", 5.0)
+    store.set_baseline("m", "base", 1.0)
+    command = store.request("exp", Verb.PAUSE, "", "ada", 6.0)
+    for expected in range(3):
+        seen = store.overview()
+        assert list(seen.experiments) == store.experiments()
+        assert seen.pending == {"exp": (command,)}
+        assert seen.baselines == {"m": "base"}
+        assert [kept.state_version for kept in seen.experiments] == [expected, 0]
+        store.save("exp", expected=expected, state=first.state, evidence=NOTHING, decision=None)
+    assert not any(seen.has_news(kept) for kept in (first, other))
+
+
+def test_the_overview_says_whose_outcomes_are_not_folded_in(store: Store, write_document: Write) -> None:
+    ids = [store.apply(write_document(name=name, model=name), "ada", 5.0).id for name in ("a", "b")]
+    with store.ingestion() as ingestion:
+        ingestion.add_delta(ids[1], [Cell(epoch=0, variant="a", requests=1)], [])
+    seen = store.overview()
+    assert [seen.has_news(kept) for kept in seen.experiments] == [False, True]
+    evidence = store.load_evidence("b", 0)
+    folded = replace(store.experiment("b").state, cursor=evidence.last)
+    store.save("b", expected=0, state=folded, evidence=evidence, decision=None)
+    seen = store.overview()
+    assert not any(seen.has_news(kept) for kept in seen.experiments)
