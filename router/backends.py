@@ -41,10 +41,12 @@ class Submitted(Protocol):
 
 
 class Load(NamedTuple):
-    """How busy a variant is: requests that wait, and requests that run."""
+    """How busy a variant is, and what it has run, copies included; of a server elsewhere only it knows."""
 
     queued: int
     running: int
+    batches: int = 0
+    rows: int = 0
 
 
 class Backend(Protocol):
@@ -131,7 +133,7 @@ class LocalBackend:
     def load(self) -> Load:
         """How busy the variant is."""
         load = self._dispatcher.load(self._name)
-        return Load(load.queued, load.running)
+        return Load(load.queued, load.running, load.batches, load.rows)
 
 
 class RemoteBackend:

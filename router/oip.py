@@ -10,6 +10,7 @@ from anabranch.proto import open_inference_pb2 as pb
 from anabranch.router.infer import Inference
 from anabranch.router.models import Models, UnknownModel, Variant
 from anabranch.router.routes import Routes
+from anabranch.router.statistics import statistics_of
 from anabranch.router.stream_infer import StreamInference
 from anabranch.variants.tensors import TensorSpec
 from anabranch.wire.seam import Call, Handlers, Status
@@ -48,6 +49,7 @@ class OpenInference:
                 f"/{SERVICE}/ModelReady": _answer(pb.ModelReadyRequest, self._model_ready),
                 f"/{SERVICE}/ModelMetadata": _answer(pb.ModelMetadataRequest, self._model),
                 f"/{SERVICE}/ModelConfig": _answer(pb.ModelConfigRequest, self._config),
+                f"/{SERVICE}/ModelStatistics": _answer(pb.ModelStatisticsRequest, self._statistics),
                 f"/{SERVICE}/RepositoryIndex": _answer(pb.RepositoryIndexRequest, self._index),
                 f"/{SERVICE}/ModelInfer": self._inference.infer,
             }
@@ -66,7 +68,9 @@ class OpenInference:
 
     def _server(self, _request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(
-            name="anabranch", version=version("anabranch"), extensions=["model_repository", "parameters"]
+            name="anabranch",
+            version=version("anabranch"),
+            extensions=["model_repository", "parameters", "statistics"],
         )
 
     def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
@@ -101,6 +105,9 @@ class OpenInference:
         for spec in variant.outputs:
             config.output.add(name=spec.name, data_type=_config_type(spec), dims=list(spec.shape))
         return pb.ModelConfigResponse(config=config)
+
+    def _statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+        return statistics_of(request, self._models, self._inference.meters, self._inference.backends)
 
     def _index(self, _request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
         # Every variant is loaded before the port opens, so that `ready` leaves none out.

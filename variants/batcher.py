@@ -138,7 +138,13 @@ class Dispatcher:
         lane = self._lanes.get(name)
         if lane is None:
             raise VariantError(f"variant {name!r} is not served, must be one of {sorted(self._lanes)}")
-        return QueueLoad(queued=lane.queue.requests, running=lane.running, batch_s=lane.batch_s)
+        return QueueLoad(
+            queued=lane.queue.requests,
+            running=lane.running,
+            batch_s=lane.batch_s,
+            batches=lane.done_batches,
+            rows=lane.done_rows,
+        )
 
     def overdue(self, name: str) -> None:
         """Somebody was not answered in his time: replace the threads that the variant does not give back.
@@ -331,6 +337,8 @@ class Dispatcher:
     def _hand_out(self, lane: Lane, batch: Batch) -> None:
         compute_s = batch.results[0].timing.compute_s
         lane.batch_s += (compute_s - lane.batch_s) * (_NEWEST if lane.batch_s else 1.0)
+        lane.done_batches += 1
+        lane.done_rows += sum(ticket.rows for ticket in batch.tickets)
         for ticket, result in zip(batch.tickets, batch.results, strict=True):
             self._deliver(ticket, result)
         self._settle(lane)

@@ -125,11 +125,15 @@ class QueueLoad:
         queued: Requests that wait.
         running: Requests in batches that run now.
         batch_s: Running mean of a batch's compute time, in seconds; 0 before the first.
+        batches: Batches that have run, copies included.
+        rows: Rows in them.
     """
 
     queued: int
     running: int
     batch_s: float
+    batches: int
+    rows: int
 
 
 Done: TypeAlias = Callable[[Answer | Failure], None]

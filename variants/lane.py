@@ -17,11 +17,24 @@ class Lane:
         running: Requests in batches that run.
         batches: The batches that run on threads.
         batch_s: Running mean of a batch's compute time, in seconds; 0 before the first.
+        done_batches: Batches that have run, copies included.
+        done_rows: Rows in them.
         lent: Threads that replace those of its overdue batches.
         drained: Told when nothing is left, once the variant is being removed.
     """
 
-    __slots__ = ("batch_s", "batches", "drained", "infer", "lent", "placement", "queue", "running")
+    __slots__ = (
+        "batch_s",
+        "batches",
+        "done_batches",
+        "done_rows",
+        "drained",
+        "infer",
+        "lent",
+        "placement",
+        "queue",
+        "running",
+    )
 
     def __init__(self, infer: Infer, policy: BatchPolicy, placement: Placement) -> None:
         self.infer = infer
@@ -30,6 +43,7 @@ class Lane:
         self.running = 0
         self.batches: list[Batch] = []
         self.batch_s = 0.0
+        self.done_batches = self.done_rows = 0
         self.lent = 0
         self.drained: Future[None] | None = None
 

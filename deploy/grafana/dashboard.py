@@ -165,7 +165,16 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 queries=[(mean("anabranch_router_duration_seconds"), VARIANT)],
                 unit="s",
             ),
-            Panel(title="Rows a batch", queries=[(mean("anabranch_batch_rows"), VARIANT)]),
+            Panel(
+                title="Rows a batch",
+                queries=[
+                    (mean("anabranch_batch_rows"), f"{VARIANT} as a request sees it"),
+                    (
+                        f"{rate('anabranch_rows_total', 'model, variant', MODEL)} / {rate('anabranch_batches_total', 'model, variant', MODEL)}",
+                        f"{VARIANT} of all batches",
+                    ),
+                ],
+            ),
             Panel(
                 title="First token, p95",
                 queries=[(quantile("anabranch_first_token_seconds", 0.95), VARIANT)],

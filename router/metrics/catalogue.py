@@ -113,6 +113,12 @@ class Requests:
     batch_rows: Final = _histogram(
         "batch_rows", "Rows of the batch in which an answer was computed.", _VARIANT, ROWS
     )
+    batches: Final = _counter(
+        "batches", "Batches that a variant of this process has run, copies included.", _VARIANT
+    )
+    rows: Final = _counter(
+        "rows", "Rows in these batches: what a variant has computed, whoever asked.", _VARIANT
+    )
     first_token: Final = _histogram(
         "first_token_seconds", "From a request's submission to the first token of its answer.", _VARIANT
     )

@@ -120,6 +120,9 @@ class Readings:
                 load = backend.load()
                 tally.shows(REQUESTS.queued, load.queued, model, variant)
                 tally.shows(REQUESTS.running, load.running, model, variant)
+                if isinstance(backend, LocalBackend):
+                    tally.total(REQUESTS.batches, load.batches, model, variant)
+                    tally.total(REQUESTS.rows, load.rows, model, variant)
         for remote in remotes:
             labels = remote.manifest.model, remote.manifest.variant
             tally.total(WORKERS.remote_ejections, remote.ejections, *labels)

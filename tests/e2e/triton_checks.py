@@ -54,6 +54,15 @@ def infer(client: Any) -> None:
     assert result.get_response().parameters["invoked_variant"].string_param == "wide"
 
 
+def read_statistics(client: Any) -> None:
+    client.infer("digits", pixels(), model_version="plain")
+    names = {stats.version for stats in client.get_inference_statistics("digits").model_stats}
+    assert names >= {"plain", "wide"}
+    (plain,) = client.get_inference_statistics("digits", "plain").model_stats
+    assert plain.execution_count >= 1
+    assert plain.inference_count >= 8, "rows, as Triton counts them"
+
+
 def infer_with_headers_and_parameters(client: Any) -> None:
     chosen = client.infer(
         "digits", pixels(), headers={"x-target-variant": "plain"}, priority=3, timeout=9_000_000
@@ -184,6 +193,7 @@ def aio(client: Any) -> None:
 
 def checks() -> Iterator[Callable[[Any], None]]:
     yield from (describe, infer, infer_with_headers_and_parameters, compression, errors, client_timeout)
+    yield read_statistics
     yield from (async_infer, cancelled_async_infer, stream, cancelled_stream, stream_with_true_statuses)
     yield from (stream_timeout, aio)
 

@@ -425,7 +425,9 @@ def test_timing_tells_the_wait_from_the_run() -> None:
     answer = bench.answers[2]
     assert isinstance(answer, Answer)
     assert answer.timing[:3] == (2.0, 0.25, 5)
-    assert bench.dispatcher.load("a").batch_s == 0.25
+    load = bench.dispatcher.load("a")
+    assert load.batch_s == 0.25
+    assert (load.batches, load.rows) == (1, 5)
 
 
 def test_load_counts_what_waits_and_what_runs() -> None:
