@@ -5,10 +5,11 @@ Source:
 """
 
 import json
+import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,27 +48,52 @@ def load_tensors(path: Path) -> dict[str, Array]:
             raise VariantError(f"{path} is not a safetensors file: header of {length} bytes in {size} bytes")
         try:
             header: dict[str, Any] = json.loads(file.read(length))
-        except ValueError as error:
-            raise VariantError(f"{path} has a broken safetensors header: {error}") from error
-    header.pop("__metadata__", None)
+            header.pop("__metadata__", None)
+            entries = {name: _entry(fields) for name, fields in header.items()}
+        except (ValueError, RecursionError, TypeError, AttributeError, KeyError) as error:
+            # Whatever the header is instead of what it should be, it is no header.
+            raise VariantError(f"{path} has a broken safetensors header: {error!r}") from error
     data = np.memmap(path, mode="r", offset=8 + length) if size > 8 + length else np.empty(0, np.uint8)
-    return {name: _view(path, name, entry, data) for name, entry in header.items()}
+    return {name: _view(path, name, entry, data) for name, entry in entries.items()}
 
 
-def _view(path: Path, name: str, entry: dict[str, Any], data: Array) -> Array:
-    dtype = _DTYPES.get(entry["dtype"])
+class _Entry(NamedTuple):
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def _entry(fields: Mapping[str, Any]) -> _Entry:
+    """A tensor's entry in the header.
+
+    Raises:
+        ValueError: A size or an offset is no whole number from 0.
+    """
+    start, end = fields["data_offsets"]
+    shape = tuple(fields["shape"])
+    for number in (*shape, start, end):
+        if type(number) is not int or number < 0:
+            raise ValueError(f"{number!r} in place of a size or an offset")
+    return _Entry(str(fields["dtype"]), shape, start, end)
+
+
+def _view(path: Path, name: str, entry: _Entry, data: Array) -> Array:
+    dtype = _DTYPES.get(entry.dtype)
     if dtype is None:
-        raise VariantError(
-            f"{path}: tensor {name} has dtype {entry['dtype']}, must be one of {sorted(_DTYPES)}"
-        )
-    start, end = entry["data_offsets"]
-    shape = tuple(entry["shape"])
-    wanted = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if not 0 <= start <= end <= data.nbytes or end - start != wanted:
+        raise VariantError(f"{path}: tensor {name} has dtype {entry.dtype}, must be one of {sorted(_DTYPES)}")
+    # Python's integers: a shape that is a lie must not wrap around to a size that fits.
+    wanted = math.prod(entry.shape) * dtype.itemsize
+    start, end = entry.start, entry.end
+    if not start <= end <= data.nbytes or end - start != wanted:
         raise VariantError(
             f"{path}: tensor {name} needs {wanted} bytes, its range is {start}..{end} of {data.nbytes}"
         )
-    return np.asarray(data[start:end]).view(dtype).reshape(shape)
+    try:
+        return np.asarray(data[start:end]).view(dtype).reshape(entry.shape)
+    except ValueError as error:
+        # Nothing in it, and a size that numpy cannot count.
+        raise VariantError(f"{path}: tensor {name} has the shape {entry.shape}: {error}") from error
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Array]) -> None:

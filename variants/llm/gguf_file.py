@@ -5,6 +5,7 @@ Source:
     blocks.
 """
 
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ _SCALARS = {
 _STRING, _ARRAY = 8, 9
 # Far above any model's: a damaged count must not allocate the machine's memory.
 _MOST_ITEMS = 10_000_000
+# The format's own limit is 4; numpy's is 64.
+_MOST_DIMENSIONS = 8
 
 
 class Storage(IntEnum):
@@ -76,7 +79,7 @@ class GgufFile:
         )
         try:
             self.metadata, self._entries, self._start = self._read_head()
-        except (struct.error, UnicodeDecodeError, KeyError, IndexError) as error:
+        except (struct.error, UnicodeDecodeError, KeyError, IndexError, ValueError, RecursionError) as error:
             raise VariantError(f"{path} is a damaged GGUF file: {error!r}") from error
 
     @property
@@ -97,16 +100,19 @@ class GgufFile:
             known = ", ".join(storage.name for storage in Storage)
             raise VariantError(f"{self._path}: {name} is stored as type {entry.storage}, known are {known}")
         storage = Storage(entry.storage)
-        count = int(np.prod(entry.shape, dtype=np.int64))
+        # Python's integers: a shape that is a lie must not wrap around to a size that fits.
+        count = math.prod(entry.shape)
+        if not count:
+            raise VariantError(f"{self._path}: {name} has the shape {entry.shape}, and so no elements")
         match storage:
             case Storage.F32:
                 return self._bytes(name, entry, count * 4).view("<f4").reshape(entry.shape)
             case Storage.F16:
                 return self._bytes(name, entry, count * 2).view("<f2").astype(np.float32).reshape(entry.shape)
             case Storage.Q4_0 | Storage.Q4_1 | Storage.Q8_0:
-                if entry.shape[-1] % BLOCK:
+                if not entry.shape or entry.shape[-1] % BLOCK:
                     raise VariantError(
-                        f"{self._path}: {name} has rows of {entry.shape[-1]}, no multiple of {BLOCK}"
+                        f"{self._path}: {name} has the shape {entry.shape}, whose rows are no multiple of {BLOCK}"
                     )
                 size = _BLOCK_BYTES[storage]
                 raw = self._bytes(name, entry, count // BLOCK * size).reshape(-1, size)
@@ -134,7 +140,7 @@ class GgufFile:
         entries: dict[str, _Entry] = {}
         for _ in range(tensors):
             name = cursor.text()
-            dimensions = [cursor.scalar("<Q") for _ in range(cursor.scalar("<I"))]
+            dimensions = [cursor.scalar("<Q") for _ in range(cursor.dimensions())]
             entries[name] = _Entry(
                 # The file counts the fastest dimension first.
                 shape=tuple(reversed(dimensions)),
@@ -142,6 +148,8 @@ class GgufFile:
                 offset=cursor.scalar("<Q"),
             )
         alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+        if type(alignment) is not int or alignment < 1:
+            raise ValueError(f"general.alignment is {alignment!r}")
         return metadata, entries, -(-cursor.position // alignment) * alignment
 
 
@@ -167,6 +175,12 @@ class _Cursor:
         if items > _MOST_ITEMS:
             raise IndexError(f"a count of {items} at {self.position}")
         return items
+
+    def dimensions(self) -> int:
+        found: int = self.scalar("<I")
+        if found > _MOST_DIMENSIONS:
+            raise IndexError(f"{found} dimensions at {self.position}")
+        return found
 
     def text(self) -> str:
         return self.take(self.count()).decode()

@@ -5,8 +5,12 @@ import pytest
 
 from anabranch.proto import feedback_pb2 as pb
 from anabranch.router import feedback as module
+from anabranch.router.access.authenticator import Authenticator, Rules
+from anabranch.router.access.guard import Guard, Refusals
+from anabranch.router.access.rates import Rates
 from anabranch.router.assignment_id import Assignment
 from anabranch.router.feedback import FeedbackService
+from anabranch.store.access import Principal, Role
 from anabranch.store.records import Flag
 from anabranch.wire.seam import Status
 
@@ -177,3 +181,57 @@ def test_bytes_that_are_no_request_are_refused(service: FeedbackService, new_cal
     call = new_call()
     service.submit(call, b"\xff\xff\xff")
     assert call.failures[0][0] is Status.INVALID_ARGUMENT
+
+
+def guarded(bench: Bench, *, models: frozenset[str] = frozenset(), **given: Any) -> FeedbackService:
+    """A service whose callers are somebody, for some models."""
+    nobody = Rules(nobody_role=Role.FEEDBACK)
+    authenticator = Authenticator(nobody, lambda: bench.wall)
+    authenticator._without_token = lambda _call: Principal(  # type: ignore[method-assign]  # who calls is not the point here
+        actor="token:ci", role=Role.FEEDBACK, models=models
+    )
+    guard = Guard(authenticator, Refusals(lambda *_: None, lambda: 0.0))
+    return FeedbackService(
+        ids=bench.ids,
+        routes=bench.routes,
+        recorder=bench.recorder,
+        wall_clock=lambda: bench.wall,
+        guard=guard,
+        **given,
+    )
+
+
+def sent(service: FeedbackService, new_call: MakeCall, *ids: str) -> Any:
+    call = new_call()
+    request = pb.SubmitRequest(outcomes=[pb.Outcome(assignment_id=each, correct=True) for each in ids])
+    service.submit(call, request.SerializeToString())
+    return call
+
+
+def test_a_token_for_other_models_reports_nothing(
+    bench: Bench, new_call: MakeCall, sealed: Callable[..., str]
+) -> None:
+    bench.publish(bench.route(0.5, 0.0))
+    model = bench.route(0.5, 0.0).model
+    (mine,) = results(sent(guarded(bench, models=frozenset({model})), new_call, sealed()))
+    (theirs,) = results(sent(guarded(bench, models=frozenset({"another"})), new_call, sealed()))
+    (over,) = results(sent(guarded(bench, models=frozenset({model})), new_call, sealed(experiment=99)))
+    assert mine.accepted
+    assert not theirs.accepted
+    assert "none of the caller's" in theirs.problem
+    assert not over.accepted
+
+
+def test_more_than_a_caller_may_report_is_refused_and_counted(
+    bench: Bench, new_call: MakeCall, sealed: Callable[..., str]
+) -> None:
+    bench.publish(bench.route(0.5, 0.0))
+    rates = Rates(per_s=1.0, burst=3.0)
+    now = 0.0
+    service = guarded(bench, may_report=lambda caller, outcomes: rates.take(caller, outcomes, now))
+    assert len(results(sent(service, new_call, sealed(), sealed(), sealed()))) == 3
+    refused = sent(service, new_call, sealed())
+    assert refused.failures[0][0] is Status.RESOURCE_EXHAUSTED
+    assert service.counts["over rate"] == 1
+    now = 2.0
+    assert len(results(sent(service, new_call, sealed(), sealed()))) == 2
