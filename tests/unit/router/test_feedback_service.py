@@ -12,7 +12,7 @@ from anabranch.router.assignment_id import Assignment
 from anabranch.router.feedback import FeedbackService
 from anabranch.store.access import Principal, Role
 from anabranch.store.records import Flag
-from anabranch.wire.seam import Status
+from anabranch.wire.seam import Call, Status
 
 Bench = Any
 MakeCall = Callable[..., Any]
@@ -183,13 +183,20 @@ def test_bytes_that_are_no_request_are_refused(service: FeedbackService, new_cal
     assert call.failures[0][0] is Status.INVALID_ARGUMENT
 
 
+class Ci(Authenticator):
+    """Everybody is the same program, for some models."""
+
+    def __init__(self, models: frozenset[str]) -> None:
+        super().__init__(Rules(), lambda: 0.0)
+        self._principal = Principal(actor="token:ci", role=Role.FEEDBACK, models=models)
+
+    def authenticate(self, call: Call) -> Principal:
+        return self._principal
+
+
 def guarded(bench: Bench, *, models: frozenset[str] = frozenset(), **given: Any) -> FeedbackService:
-    """A service whose callers are somebody, for some models."""
-    nobody = Rules(nobody_role=Role.FEEDBACK)
-    authenticator = Authenticator(nobody, lambda: bench.wall)
-    authenticator._without_token = lambda _call: Principal(  # type: ignore[method-assign]  # who calls is not the point here
-        actor="token:ci", role=Role.FEEDBACK, models=models
-    )
+    """A service whose callers are somebody."""
+    authenticator = Ci(models)
     guard = Guard(authenticator, Refusals(lambda *_: None, lambda: 0.0))
     return FeedbackService(
         ids=bench.ids,
