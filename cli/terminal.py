@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import typer
@@ -42,6 +44,15 @@ class Terminal:
         with self.out.capture() as captured:
             self.out.print(picture)
         self.say("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+    @contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """A sign of life while something takes longer than people like to wait; nothing where nobody looks."""
+        if not self.err.is_terminal:
+            yield
+            return
+        with self.err.status(f"[dim]{what}[/dim]", spinner="dots"):
+            yield
 
     def note(self, text: str, style: str = "dim") -> None:
         """What happened or what to do next."""

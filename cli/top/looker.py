@@ -18,8 +18,9 @@ from anabranch.cli.top.blocks import Look
 from anabranch.cli.top.track import Track
 from anabranch.cli.view_types import DecisionView, ExperimentRow, ExperimentView
 from anabranch.cli.views import experiment_view, with_rates
+from anabranch.store.control_plane import ControlPlane
 from anabranch.store.document import parse
-from anabranch.store.port import Store, StoredDecision
+from anabranch.store.port import StoredDecision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class Looker:
         actor: Who asks, for the audit log.
     """
 
-    store: Store
+    store: ControlPlane
     now: Callable[[], float]
     actor: str
     track: Track = field(default_factory=Track)

@@ -100,31 +100,72 @@ def report(
     file: Annotated[
         Path | None,
         typer.Option(
-            "--file", "-f", help="Write there instead of stdout.", dir_okay=False, show_default=False
+            "--file",
+            "-f",
+            help="Write Markdown there instead of to stdout.",
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            help="Write one HTML page with plots there, which needs nothing else.",
+            dir_okay=False,
+            show_default=False,
+            metavar="FILE",
+        ),
+    ] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option(
+            "--plots",
+            help="Write every plot into this folder, as SVG.",
+            file_okay=False,
+            show_default=False,
+            metavar="DIR",
         ),
     ] = None,
     store: options.Store = DEFAULT_STORE,
 ) -> None:
-    """Tell the experiment's story in Markdown: what was asked, what happened, why.
+    """Tell the experiment's story: what was asked, what happened, why; as Markdown or as a page with plots.
 
-    Example: anabranch report minilm-int8 --file report.md
+    Example: anabranch report minilm-int8 --html report.html
     """
+    terminal = terminal_of(context)
+    if html is not None or plots is not None:
+        from anabranch.cli.reports.page import page as write_page
+        from anabranch.cli.reports.telling import tell
+
+        with control_plane(store) as opened, terminal.working("computing the past again"):
+            story = tell(opened, name, terminal.clock.now())
+        if html is not None:
+            _write(terminal, html, write_page(story), "--html")
+        for figure in story.figures if plots is not None else ():
+            assert plots is not None
+            _write(terminal, plots / f"{figure.name}.svg", figure.draw(820.0, True), "--plots")
+        if file is None:
+            return
     from anabranch.cli.loading import load_decisions, load_view
     from anabranch.cli.report import report as write_report
 
-    terminal = terminal_of(context)
     with control_plane(store) as opened:
         view = load_view(opened, name, terminal.clock.now())
-        page = write_report(view, load_decisions(opened, name), find_experiment(opened, name).document)
+        text = write_report(view, load_decisions(opened, name), find_experiment(opened, name).document)
     if file is None:
-        terminal.say(page.rstrip("\n"))
+        terminal.say(text.rstrip("\n"))
         return
+    _write(terminal, file, text, "--file")
+
+
+def _write(terminal: Terminal, file: Path, text: str, option: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(page, encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise CommandFailed(
-            ExitCode.FAILURE, f"cannot write {file}: {error.strerror}", "check --file"
+            ExitCode.FAILURE, f"cannot write {file}: {error.strerror}", f"check {option}"
         ) from error
     terminal.note(f"wrote {file}")
 

@@ -8,7 +8,7 @@ import typer
 
 from anabranch.cli import options
 from anabranch.cli.completion import complete_name
-from anabranch.cli.connection import existing_store
+from anabranch.cli.connection import control_plane
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
 from anabranch.cli.places import DEFAULT_STORE
@@ -51,7 +51,7 @@ def top(
     from anabranch.cli.top.app import Top
     from anabranch.cli.top.looker import Looker
 
-    with existing_store(store) as opened:
+    with control_plane(store) as opened:
         looker = Looker(store=opened, now=terminal.clock.now, actor=terminal.actor)
         if name is not None:
             looker.look(name)
