@@ -10,6 +10,7 @@ from anabranch.router.models import (
     UnknownModel,
     default_baseline,
     find_manifests,
+    load_models,
 )
 from anabranch.variants.manifest import VERSION, Manifest, Parity, describe_files, save_manifest
 from anabranch.variants.recipes import Engine
@@ -128,3 +129,26 @@ def test_manifests_are_found_by_model_and_variant(tmp_path: Path) -> None:
 def test_an_empty_folder_says_how_to_fill_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="build some with `anabranch build` first"):
         find_manifests(tmp_path)
+
+
+def test_every_variant_is_warm_before_its_worker_takes_a_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    class Cold:
+        def __init__(self, folder: Path) -> None:
+            self.name = folder.name
+
+        def warm(self) -> None:
+            done.append(self.name)
+
+    for name in ("fp32", "int8"):
+        folder = tmp_path / "m" / name
+        folder.mkdir(parents=True)
+        (folder / "m.onnx").write_bytes(b"x")
+        save_manifest(replace(manifest(name), files=describe_files(folder, ["m.onnx"])), folder)
+    monkeypatch.setattr("anabranch.router.models.load_variant", lambda folder, threads: Cold(folder))
+    models = load_models(tmp_path)
+    assert sorted(done) == ["fp32", "int8"]
+    assert [model.name for model in models] == ["m"]
