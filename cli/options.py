@@ -29,6 +29,16 @@ Store = Annotated[
         metavar="URL|HOST:PORT",
     ),
 ]
+Database = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="ANABRANCH_STORE",
+        help="Where everything is kept: sqlite:///PATH or postgresql://USER@HOST/NAME.",
+        metavar="URL",
+    ),
+]
+"""For verbs that work on the store itself, and cannot be asked of a server."""
 Models = Annotated[
     Path, typer.Option("--models", envvar="ANABRANCH_MODELS", help="Folder of built variants.", metavar="DIR")
 ]

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from anabranch.cli.connection import sqlite_path
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
 from anabranch.mesh.process import EnvoyFailed
@@ -20,6 +21,7 @@ from anabranch.router.models import UnknownModel
 from anabranch.router.ports import check_port
 from anabranch.router.serve import Server, WorkerFailed
 from anabranch.router.settings import Clients, ControllerPlace, InvalidSettings, Settings, StateInUse
+from anabranch.store.engine import MissingDriver
 from anabranch.variants.errors import VariantError
 from anabranch.wire.choice import WireKind
 
@@ -80,6 +82,8 @@ def run_server(
     say: Callable[[str], None],
 ) -> None:
     """Serve until SIGTERM or SIGINT."""
+    if store:
+        sqlite_path(store)  # refuses what is no URL of a store
     set_up_logging(_one_of(LogFormat, "log format", log_format), "supervisor")
     try:
         settings = Settings(
@@ -120,6 +124,8 @@ def run_server(
         else:
             asyncio.run(_serve(settings, say))
     except (InvalidSettings, InvalidIdentities, Unprotected, VariantError) as error:
+        raise CommandFailed(ExitCode.BAD_INPUT, str(error)) from error
+    except MissingDriver as error:
         raise CommandFailed(ExitCode.BAD_INPUT, str(error)) from error
     except (FileNotFoundError, UnknownModel, LookupError) as error:
         raise CommandFailed(ExitCode.NOT_FOUND, str(error)) from error

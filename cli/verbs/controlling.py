@@ -27,7 +27,7 @@ Lease = Annotated[
 def controller(
     context: typer.Context,
     models: options.Models = DEFAULT_MODELS,
-    store: options.Store = DEFAULT_STORE,
+    store: options.Database = DEFAULT_STORE,
     tick: Annotated[float, typer.Option(help="Seconds between two looks at the evidence.")] = 1.0,
     lease: Lease = 10.0,
     keep_days: options.KeepDays = 30.0,
@@ -54,7 +54,7 @@ def tick(
         ),
     ] = None,
     models: options.Models = DEFAULT_MODELS,
-    store: options.Store = DEFAULT_STORE,
+    store: options.Database = DEFAULT_STORE,
     exit_code: Annotated[
         bool,
         typer.Option(

@@ -26,7 +26,7 @@ def database() -> None:
 
 
 def upgrade(
-    context: typer.Context, store: options.Store = DEFAULT_STORE, output: options.Output = Format.TABLE
+    context: typer.Context, store: options.Database = DEFAULT_STORE, output: options.Output = Format.TABLE
 ) -> None:
     """Make the tables, or bring them to this release's; of several that do it at once, one does.
 
@@ -46,7 +46,7 @@ def upgrade(
 
 
 def current(
-    context: typer.Context, store: options.Store = DEFAULT_STORE, output: options.Output = Format.TABLE
+    context: typer.Context, store: options.Database = DEFAULT_STORE, output: options.Output = Format.TABLE
 ) -> None:
     """Show the version of the tables, the one this release needs, and how large each table is.
 
@@ -66,7 +66,7 @@ def current(
 
 
 def check(
-    context: typer.Context, store: options.Store = DEFAULT_STORE, output: options.Output = Format.TABLE
+    context: typer.Context, store: options.Database = DEFAULT_STORE, output: options.Output = Format.TABLE
 ) -> None:
     """See that the tables are exactly those that this release needs; the exit status says it as well.
 
@@ -82,7 +82,7 @@ def check(
 
 def compact(
     context: typer.Context,
-    store: options.Store = DEFAULT_STORE,
+    store: options.Database = DEFAULT_STORE,
     keep_days: options.KeepDays = 30.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
     output: options.Output = Format.TABLE,
