@@ -183,7 +183,7 @@ class Server:
             except Exception as error:  # noqa: BLE001  # it is tried again: routing goes on by the last snapshot
                 self._metrics.tick_failed()
                 complain(self._complaints, error)
-            self._metrics.looked(self._workers.lanes, self._workers.restarts)
+            self._metrics.looked(self._workers.lanes, self._workers.restarts, self._control.refused)
             await asyncio.sleep(max(0.0, self._settings.tick_s - (self._loop.time() - begun)))
 
     async def _start_worker(self, place: int) -> tuple[int, Process]:

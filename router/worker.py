@@ -127,6 +127,7 @@ class Worker:
             routes=self._routes,
             wire=self._wire,
             feedback=self._feedback.counts,
+            access=self._access.refused,
             lag=self._lag,
         )
 
@@ -271,7 +272,8 @@ class Worker:
             counts[f"remote ejections: {name}"] = variant.ejections
             counts[f"remote refused: {name}"] = variant.refused
         counts |= {f"feedback {name}": count for name, count in self._feedback.counts.items()}
-        return {**counts, **self._access.counts, "records dropped": self._recorder.dropped}
+        counts |= {f"access refused: {name}": count for name, count in self._access.refused.items()}
+        return {**counts, "records dropped": self._recorder.dropped}
 
 
 def _spare_the_collector() -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from anabranch.proto.scan import ScanError, fields
 from anabranch.router.access.authenticator import printable
-from anabranch.router.access.guard import Guard
+from anabranch.router.access.guard import Guard, NotAllowed
 from anabranch.store.access import Permission, Principal
 from anabranch.wire.seam import Call, Handlers, StreamCall, StreamHandler, UnaryHandler
 
@@ -59,10 +59,17 @@ def _stream(method: str, handler: StreamHandler, guard: Guard) -> StreamHandler:
         principal = guard.admit(call, Permission.INFER)
         if principal is None:
             return
-        if principal.models:
-            handler(_Checked(call, lambda message: _may(principal, field, message, call, guard)))
-            return
-        handler(call)
+
+        def may(message: bytes) -> bool:
+            # A stream may outlive what it was opened with.
+            try:
+                guard.check_still(call)
+            except NotAllowed as error:
+                guard.refuse(call, principal, str(error))
+                return False
+            return _may(principal, field, message, call, guard)
+
+        handler(_Checked(call, may))
 
     return handle
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 from anabranch.router.access.authenticator import Authenticator, Rules
@@ -52,9 +53,9 @@ class WorkerAccess:
         return self._authenticator.take_uses()
 
     @property
-    def counts(self) -> dict[str, int]:
-        """Counters for metrics."""
-        return {f"access refused: {name}": count for name, count in self._refusals.counts.items()}
+    def refused(self) -> Mapping[str, int]:
+        """Calls that were refused because of who made them, by status."""
+        return self._refusals.counts
 
     def _ruled(self, rules: Rules) -> Rules:
         return replace(rules, certificate_role=self._certificates, nobody_role=self._nobody)

@@ -55,9 +55,9 @@ class ServerControl:
         self.address: str | None = None
 
     @property
-    def counts(self) -> dict[str, int]:
-        """Counters for metrics."""
-        return {} if self._port is None else self._port.counts
+    def refused(self) -> dict[str, int]:
+        """Calls that the port refused because of who made them, or because too many were made, by status."""
+        return {} if self._port is None else self._port.refused
 
     async def open(self) -> None:
         """Open the port, if one was asked for, and tell workers whom to let in.

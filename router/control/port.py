@@ -107,10 +107,9 @@ class ControlPort:
         self._more = Handlers() if more is None else more(guard)
 
     @property
-    def counts(self) -> dict[str, int]:
-        """Counters for metrics."""
-        refused = {f"control refused: {name}": count for name, count in self._refusals.counts.items()}
-        return {**refused, "control refused: busy": self._service.desk.refused}
+    def refused(self) -> dict[str, int]:
+        """Calls refused because of who made them, or because too many were made, by status."""
+        return {**self._refusals.counts, "resource_exhausted": self._service.desk.refused}
 
     async def open(self) -> int:
         """Serve; answers the port.

@@ -6,6 +6,7 @@ is an experiment on them.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -18,7 +19,7 @@ from anabranch.router.access.guard import NotAllowed
 from anabranch.router.admission import problems
 from anabranch.router.applying import check_applicable, gate_failures, outcome_of, unified
 from anabranch.router.control import messages
-from anabranch.router.control.errors import BadRequest, Refused
+from anabranch.router.control.errors import BadRequest, Busy, Refused
 from anabranch.store.access import GRANTS, Permission, Principal
 from anabranch.store.catalog_check import catalog_problems, host_problems
 from anabranch.store.codec import evidence_text
@@ -75,6 +76,7 @@ class Verbs:
         self._served = served
         self._wall_clock = wall_clock
         self._version = version
+        self._verifying = threading.Lock()
 
     def who_am_i(self, principal: Principal, _request: pb.WhoAmIRequest) -> pb.WhoAmIResponse:
         """Whom the server takes the caller for."""
@@ -198,7 +200,13 @@ class Verbs:
     def verify(self, principal: Principal, request: pb.VerifyRequest) -> pb.Verification:
         """Recompute every decision."""
         stored = self._find(principal, request.name)
-        return messages.verification_message(verify(self._store, stored.name))
+        # It takes a core for as long as it takes, beside the controller: one at a time, whoever asks.
+        if not self._verifying.acquire(blocking=False):
+            raise Busy("another record is being recomputed: try again in a moment, or use `anabranch verify`")
+        try:
+            return messages.verification_message(verify(self._store, stored.name))
+        finally:
+            self._verifying.release()
 
     def variants(self, principal: Principal, request: pb.VariantsRequest) -> pb.VariantsResponse:
         """The variants that are served."""

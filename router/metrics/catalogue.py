@@ -175,6 +175,11 @@ class Workers:
         "Connections and calls that did not go well on the inference port, by problem.",
         ("problem",),
     )
+    access_refused: Final = _counter(
+        "access_refused",
+        "Calls refused because of who made them, or because too many were made, by port and status.",
+        ("port", "status"),
+    )
     serving: Final = _gauge("workers_serving", "Workers that serve.")
     cpu: Final = _counter("worker_cpu_seconds", "Processor time of the workers.")
     resident: Final = _gauge("worker_resident_bytes", "Memory of the workers.")

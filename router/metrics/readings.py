@@ -25,6 +25,7 @@ _REFUSED: Final = ("INVALID_ARGUMENT", "NOT_FOUND")
 _BASELINE_ONLY: Final = {"no unit: baseline": "no_unit", "unrecordable: baseline": "unrecordable"}
 _WIRE_PROBLEMS: Final = (
     "connections_refused",
+    "peers_refused",
     "connections_stalled",
     "protocol_errors",
     "cancelled",
@@ -49,6 +50,7 @@ class Readings:
         routes: What it routes by.
         wire: Its port.
         feedback: Its counts of feedback.
+        access: Its counts of calls that were refused because of who made them, by status.
         lag: Its event loop.
     """
 
@@ -63,6 +65,7 @@ class Readings:
         routes: Routes,
         wire: Wire,
         feedback: Mapping[str, int],
+        access: Mapping[str, int],
         lag: LagProbe,
     ) -> None:
         self._inference = inference
@@ -73,6 +76,7 @@ class Readings:
         self._routes = routes
         self._wire = wire
         self._feedback = feedback
+        self._access = access
         self._lag = lag
         self._stale_requests = 0
         self._tally = Tally()
@@ -110,8 +114,10 @@ class Readings:
         for reason, count in self._mirror.drops.items():
             tally.total(WORKERS.copies_dropped, count, reason)
         tally.shows(WORKERS.copies_in_flight, self._mirror.in_flight)
-        for result in ("accepted", "refused"):
-            tally.total(WORKERS.feedback, self._feedback.get(result, 0), result)
+        for result in ("accepted", "refused", "over rate"):
+            tally.total(WORKERS.feedback, self._feedback.get(result, 0), result.replace(" ", "_"))
+        for status in ("unauthenticated", "permission_denied"):
+            tally.total(WORKERS.access_refused, self._access.get(status, 0), "inference", status)
 
     def _read_variants(self, tally: Tally, remotes: list[RemoteVariant]) -> None:
         for (model, variant), backend in self._backends.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Final
 
@@ -93,15 +93,18 @@ class ServerMetrics:
         """A round of the controller failed."""
         self._tick_failures += 1
 
-    def looked(self, lanes: Iterable[int], restarts: int) -> None:
+    def looked(self, lanes: Iterable[int], restarts: int, refused: Mapping[str, int] | None = None) -> None:
         """Take stock; called after every round, whether it went well or not.
 
         Args:
             lanes: Those of the workers that run.
             restarts: Workers that were replaced so far.
+            refused: Calls that the control port refused so far, by status.
         """
         self._totals.keep((*lanes, _OWN))
         tally = self._tally
+        for status, count in (refused or {}).items():
+            tally.total(WORKERS.access_refused, count, "control", status)
         tally.total(CONTROLLER.restarts, restarts)
         tally.total(CONTROLLER.tick_failures, self._tick_failures)
         tally.measured(WORKERS.loop_lag, self._lag.take(), "supervisor")

@@ -1,8 +1,10 @@
 """A server that others reach: nobody is served who is not known, on either port, and nothing secret is left lying about."""
 
 import os
+import re
 import secrets
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -118,6 +120,7 @@ def world(
         **{
             "control-host": "0.0.0.0",
             "control-port": 0,
+            "metrics-port": 0,
             "tls-cert": TLS / "server.pem",
             "tls-key": TLS / "server.key",
         },
@@ -207,6 +210,26 @@ def test_a_viewer_sees_and_changes_nothing(world: World) -> None:
         client.experiments()
         with pytest.raises(errors.NotAllowed):
             client.apply(DOCUMENT)
+
+
+def test_refused_calls_are_counted_by_port(world: World) -> None:
+    assert world.code(world.infer, None) is grpc.StatusCode.UNAUTHENTICATED
+    with (
+        Client(world.control, Credentials(token="anabranch_x", ca_file=CA)) as client,
+        pytest.raises(errors.NotKnown),
+    ):
+        client.who_am_i()
+    wanted = [
+        re.compile(rf'anabranch_access_refused_total{{port="{port}",status="unauthenticated"}} [1-9]')
+        for port in ("inference", "control")
+    ]
+    give_up = time.monotonic() + 60
+    while True:
+        with urllib.request.urlopen(world.served.metrics, timeout=30) as answer:
+            text = answer.read().decode()
+        if all(each.search(text) for each in wanted):
+            break
+        assert time.monotonic() < give_up
 
 
 def test_no_secret_is_in_the_log_the_journal_the_database_or_the_process_table(world: World) -> None:

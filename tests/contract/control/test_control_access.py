@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from anabranch.client import asks, errors
 from anabranch.client.target import Credentials
 from anabranch.proto import control_pb2 as pb
 from anabranch.router.access.identities import InvalidIdentities, read_identities
+from anabranch.router.control import verbs as verbs_module
 from anabranch.router.control.permissions import NEEDS, SERVICE
 from anabranch.router.control.port import LIMITS, PortSettings, Unprotected
 from anabranch.router.control.verbs import ASKABLE
 from anabranch.store.access import GRANTS, Role
+from anabranch.store.verify import verify
 from anabranch.wire.seam import Tls
 
 Bench = Any
@@ -240,7 +243,7 @@ def test_a_flood_of_refused_attempts_is_counted_and_not_written_line_by_line(
     written = audit(bench)
     assert len(written) <= 25
     assert len([line for line in caplog.messages if line.startswith("refused")]) <= 25
-    assert bench.port.counts["control refused: unauthenticated"] >= 60
+    assert bench.port.refused["unauthenticated"] >= 60
 
 
 def test_what_a_caller_says_of_itself_forges_no_log_line(
@@ -417,7 +420,30 @@ def test_calls_beyond_what_the_port_works_on_are_refused_at_once(start: Start) -
             assert list(call) == []
         assert client.experiments() == []
         client.close()
-    assert bench.port.counts["control refused: busy"] == 1
+    assert bench.port.refused["resource_exhausted"] == 1
+
+
+def test_one_record_is_recomputed_at_a_time(
+    start: Start, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = start()
+    begun, held = threading.Event(), threading.Event()
+
+    def slow(store: Any, name: str) -> Any:
+        begun.set()
+        held.wait(20)
+        return verify(store, name)
+
+    monkeypatch.setattr(verbs_module, "verify", slow)
+    with bench.client() as client, ThreadPoolExecutor(1) as pool:
+        client.apply(write())
+        first = pool.submit(client.verify, "exp")
+        assert begun.wait(20)
+        with pytest.raises(errors.Overloaded, match="another record"):
+            client.verify("exp")
+        held.set()
+        assert first.result(20).matches
+        assert client.verify("exp").matches
 
 
 async def waiting_at(bench: Bench) -> int:
