@@ -16,7 +16,7 @@ setup(
             depends=[str(source) for source in SOURCES],
             # What was compiled says from what, so that it is not used beside newer sources.
             define_macros=[("SOURCE_DIGEST", f'"{digest}"')],
-            extra_compile_args=["-O2", "-Wall", "-Wextra", "-Wno-missing-field-initializers"],
+            extra_compile_args=["-O3", "-Wall", "-Wextra", "-Wno-missing-field-initializers"],
             libraries=["dl"],
             optional=True,
         )

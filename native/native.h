@@ -5,6 +5,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+int add_assignment(PyObject *module);
 int add_engine(PyObject *module);
 int add_outline(PyObject *module);
 

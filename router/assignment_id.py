@@ -9,9 +9,11 @@ import hmac
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 
+from anabranch.proto.native import native
 from anabranch.store.records import Flag
 
 _VERSION = 1
@@ -51,6 +53,9 @@ class AssignmentIds:
         if len(key) < 16:
             raise ValueError(f"the key has {len(key)} bytes, at least 16 are needed")
         self._key = key
+        compiled = native()
+        self._seal: Callable[[bytes, bytes], str] = _seal if compiled is None else compiled.seal
+        self._digest: Callable[[bytes, bytes], bytes] = _digest if compiled is None else compiled.unit_digest
 
     def seal(self, assignment: Assignment) -> str:
         """The id of an assignment."""
@@ -78,7 +83,7 @@ class AssignmentIds:
     ) -> str:
         """The id of an assignment from its fields: a request has no time for an `Assignment`."""
         body = _BODY.pack(_VERSION, experiment, epoch, arm, flags, lane, sequence, top1, propensity)
-        return urlsafe_b64encode(body + self._mac(body)).decode().rstrip("=")
+        return self._seal(self._key, body)
 
     def open(self, text: str) -> Assignment:
         """The assignment of an id.
@@ -93,7 +98,7 @@ class AssignmentIds:
                 "assignment_id is not base64: send it as it came with the answer"
             ) from error
         body, mac = sealed[: _BODY.size], sealed[_BODY.size :]
-        if len(sealed) != _BODY.size + _MAC_BYTES or not hmac.compare_digest(mac, self._mac(body)):
+        if len(sealed) != _BODY.size + _MAC_BYTES or not hmac.compare_digest(mac, _mac(self._key, body)):
             raise ForgedAssignment(
                 "assignment_id was not given out by this installation: send it as it came with the answer"
             )
@@ -113,7 +118,16 @@ class AssignmentIds:
 
     def digest(self, unit: bytes) -> bytes:
         """16 bytes that stand for a unit in records, so that journals hold no user ids."""
-        return blake2b(unit, digest_size=16, key=self._key).digest()
+        return self._digest(self._key, unit)
 
-    def _mac(self, body: bytes) -> bytes:
-        return blake2b(body, digest_size=_MAC_BYTES, key=self._key).digest()
+
+def _mac(key: bytes, body: bytes) -> bytes:
+    return blake2b(body, digest_size=_MAC_BYTES, key=key).digest()
+
+
+def _seal(key: bytes, body: bytes) -> str:
+    return urlsafe_b64encode(body + _mac(key, body)).decode().rstrip("=")
+
+
+def _digest(key: bytes, unit: bytes) -> bytes:
+    return blake2b(unit, digest_size=16, key=key).digest()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 from anabranch.bandit.assignment import assign, unit_point
 from anabranch.bandit.snapshot import Route
+from anabranch.proto.native import native
 from anabranch.proto.tensors import TensorError
 from anabranch.router.assignment_id import AssignmentIds
 from anabranch.router.backends import Answered, Backends
@@ -74,6 +75,10 @@ class Inference:
         self._wheel = wheel
         self._wall_clock = wall_clock
         self._draw = draw
+        compiled = native()
+        self._unit_point: Callable[[bytes, bytes], float] = (
+            unit_point if compiled is None else compiled.unit_point
+        )
         self._complaints = Complaints(loop_time)
         self.backends = backends
         self.hedge = hedge
@@ -150,7 +155,7 @@ class Inference:
                 self.counts["no unit: baseline"] += 1
                 return
             data = unit if isinstance(unit, bytes) else unit.encode()
-            point = unit_point(route.salt.encode(), data)
+            point = self._unit_point(route.salt.encode(), data)
             flight.unit = self._ids.digest(data)
             flags = _STICKY
         flight.arm, flight.propensity = assign(route.layout, point)

@@ -28,16 +28,21 @@ class Spread:
 
 
 class Results:
-    """The lines of some result files.
+    """The lines of some result files; of each scenario those of the last file that has it.
 
     Args:
-        paths: Files of JSON lines.
+        paths: Files of JSON lines, the newest last.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        self.lines: list[Mapping[str, Any]] = [
-            json.loads(line) for path in paths for line in path.read_text().splitlines()
-        ]
+        by_scenario: dict[str, list[Mapping[str, Any]]] = {}
+        for path in paths:
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            by_scenario |= {
+                scenario: [line for line in lines if line["scenario"] == scenario]
+                for scenario in {line["scenario"]: None for line in lines}
+            }
+        self.lines: list[Mapping[str, Any]] = [line for lines in by_scenario.values() for line in lines]
         self._by_key: dict[Key, list[Mapping[str, Any]]] = {}
         for line in self.lines:
             key = (line["scenario"], line["case"], line["peer"])

@@ -60,6 +60,18 @@ def test_a_figure_is_the_median_with_its_range(results_file: Path) -> None:
     assert results.ratio("split", _CASE, "Anabranch", "Envoy", "cpu_us") == pytest.approx(30 / 45)
 
 
+def test_a_scenario_that_was_run_again_replaces_what_was(results_file: Path, tmp_path: Path) -> None:
+    newer, other = tmp_path / "newer.jsonl", tmp_path / "other.jsonl"
+    newer.write_text(json.dumps(_line("Envoy", 0, 10.0)))
+    other.write_text(json.dumps(_line("Envoy", 0, 5.0, scenario="tiny")))
+    results = Results([results_file, newer, other])
+    spread = results.spread("split", _CASE, "Envoy", "cpu_us")
+    assert spread is not None
+    assert spread.text() == "10.0 [10.0–10.0]"
+    assert not results.of("split", _CASE, "Anabranch")
+    assert results.has("tiny")
+
+
 def test_an_aim_says_by_how_much_it_is_missed(results_file: Path) -> None:
     rows = {aim.what: aim.row(Results([results_file])) for aim in AIMS}
     assert "| 0.667× | met |" in rows["split, small 4×16: CPU a request against Envoy"]

@@ -1,8 +1,12 @@
+from base64 import urlsafe_b64encode
+from hashlib import blake2b
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anabranch import _native
+from anabranch.bandit.assignment import unit_point
 from anabranch.proto import native as module
 from anabranch.proto import open_inference_pb2 as pb
 from anabranch.proto import outline
@@ -75,3 +79,20 @@ def test_whatever_the_bytes_both_say_the_same(message: bytes) -> None:
             assert parts is None
         else:
             assert parts in (None, expected)
+
+
+@settings(max_examples=300)
+@given(key=st.binary(max_size=64), data=st.binary(max_size=400))
+def test_its_hashes_are_those_of_hashlib(key: bytes, data: bytes) -> None:
+    assert _native.unit_digest(key, data) == blake2b(data, digest_size=16, key=key).digest()
+    assert _native.unit_point(key, data) == unit_point(key, data)
+    body = data[:128]
+    mac = blake2b(body, digest_size=8, key=key).digest()
+    assert _native.seal(key, body) == urlsafe_b64encode(body + mac).decode().rstrip("=")
+
+
+def test_what_is_too_long_for_it_is_refused() -> None:
+    with pytest.raises(TypeError, match="64 bytes"):
+        _native.unit_point(bytes(65), b"unit")
+    with pytest.raises(ValueError, match="128 bytes"):
+        _native.seal(bytes(32), bytes(129))
