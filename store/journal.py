@@ -9,6 +9,8 @@ the machine may cost the last unsynced second. A group that is not whole was nev
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 import struct
@@ -120,7 +122,9 @@ class JournalWriter:
         self._written += done
         self.written_bytes += done
         if self._written >= self._segment_bytes:
-            self._rotate()
+            # Everything is written: a disk with no room for the next segment is the next commit's trouble.
+            with contextlib.suppress(OSError):
+                self._rotate()
 
     def close(self) -> None:
         """Commit, sync and close."""
@@ -131,13 +135,24 @@ class JournalWriter:
     def _rotate(self) -> None:
         full = self._descriptor
         self._index += 1
-        self._descriptor = self._open()
+        try:
+            self._descriptor = self._open()
+        except OSError:
+            self._index -= 1
+            raise
         os.close(full)
 
     def _open(self) -> int:
         path = SegmentName(lane=self._lane, index=self._index).path(self._directory)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        self._written = os.write(descriptor, _HEADER.pack(_MAGIC, self._lane))
+        try:
+            if os.write(descriptor, _HEADER.pack(_MAGIC, self._lane)) < _HEADER.size:
+                raise OSError(errno.ENOSPC, f"no room for the header of {path.name}")
+        except OSError:
+            os.close(descriptor)
+            path.unlink()
+            raise
+        self._written = _HEADER.size
         return descriptor
 
 

@@ -32,6 +32,7 @@ def main() -> int:
     run.add_argument("--seconds", type=float, default=3.0, help="window of one measurement")
     run.add_argument("--out", type=Path, default=None, help="file of JSON lines to append to")
     run.add_argument("--memory-minutes", type=float, default=3.0, help="60 for the long form")
+    run.add_argument("--memory-rate", type=float, default=1500.0, help="requests a second of the memory run")
     tables = commands.add_parser("report", help="write the tables and plots of docs/performance.md")
     tables.add_argument("files", type=Path, nargs="*", help="results; the newest file by default")
     options = parser.parse_args()
@@ -57,7 +58,7 @@ def _run(options: argparse.Namespace) -> None:
         "weights": weight_change.run,
         "encoder": encoder.run,
         "growth": growth.run,
-        "memory": partial(growth.run_memory, minutes=options.memory_minutes),
+        "memory": partial(growth.run_memory, minutes=options.memory_minutes, rate=options.memory_rate),
     }
     chosen = [name for name in options.only.split(",") if name] or list(scenarios)
     unknown = sorted(set(chosen) - set(scenarios))

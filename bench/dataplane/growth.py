@@ -28,7 +28,6 @@ VARIANTS = 64
 EXPERIMENTS = 1000
 CASES = ("workers", "variants", "experiments")
 MEMORY = "memory"
-MEMORY_RATE = 1500.0
 _SAMPLES = 12
 
 
@@ -40,13 +39,13 @@ def run(journal: Journal, reps: int, seconds: float) -> None:
     _compare("experiments", (_experiments(1), _experiments(EXPERIMENTS)), load, journal, reps)
 
 
-def run_memory(journal: Journal, _reps: int, _seconds: float, *, minutes: float) -> None:
+def run_memory(journal: Journal, _reps: int, _seconds: float, *, minutes: float, rate: float) -> None:
     """Measure the memory of one server over time; once, as it takes long."""
     start = partial(
         anabranch, models=mlp_models(), model=MLP, documents=(experiment(MLP),), probe=mlp_message()
     )
     peer = Peer(f"memory, {minutes:g} min", start)
-    in_turns("growth", (peer,), 1, journal, partial(_memory, journal, minutes))
+    in_turns("growth", (peer,), 1, journal, partial(_memory, journal, minutes, rate))
 
 
 def _compare(what: str, peers: Sequence[Peer], load: dict[str, float], journal: Journal, reps: int) -> None:
@@ -116,9 +115,9 @@ def _watched(work: Path, *, extra: int) -> Running:
     return Running(tree=tree, port=port, version=OUR_VERSION)
 
 
-def _memory(journal: Journal, minutes: float, peer: Peer, running: Running, rep: int) -> None:
+def _memory(journal: Journal, minutes: float, rate: float, peer: Peer, running: Running, rep: int) -> None:
     """Load at a steady rate and look at the tree's memory a dozen times."""
-    load = {"connections": 8, "rate": MEMORY_RATE, "unit_header": UNIT_HEADER}
+    load = {"connections": 8, "rate": rate, "unit_header": UNIT_HEADER}
     samples = []
     begun = time.monotonic()
     for _ in range(_SAMPLES):

@@ -121,9 +121,10 @@ def growth_table(results: Results) -> str:
         ]
     parts = [markdown(["", _CPU.title, _RATE.title, _P50.title, _MEMORY.title], rows)]
     for peer in results.peers("growth", growth.MEMORY):
-        samples = results.of("growth", growth.MEMORY, peer)[-1]["samples"]
+        found = results.of("growth", growth.MEMORY, peer)[-1]
+        samples = found["samples"]
         parts.append(
-            f"{_capital(peer)} at {growth.MEMORY_RATE:,.0f} requests/s, all processes of the server:"
+            f"{_capital(peer)} at {found['load']['rate']:,.0f} requests/s, all processes of the server:"
         )
         parts.append(
             markdown(

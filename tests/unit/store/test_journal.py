@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -323,6 +324,28 @@ def test_a_full_disk_keeps_the_records_for_the_next_commit(
     writer.append(A_PAIR)
     writer.commit()
     assert everything(path) == [A_PAIR, A_PAIR]
+
+
+def test_a_disk_without_room_for_the_next_segment_fails_no_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = JournalWriter(tmp_path, 1, segment_bytes=10)
+    real = os.open
+
+    def refuse(*arguments: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "open", refuse)
+    for _ in range(2):
+        writer.append(A_PAIR)
+        writer.commit()
+    monkeypatch.setattr(os, "open", real)
+    assert len(segments(tmp_path)) == 1
+    writer.append(A_PAIR)
+    writer.commit()
+    first, second = segments(tmp_path)
+    assert (first.index, second.index) == (0, 1)
+    assert everything(first.path(tmp_path)) == [A_PAIR] * 3
 
 
 def test_what_was_committed_survives_kill_9(tmp_path: Path) -> None:

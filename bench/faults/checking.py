@@ -1,0 +1,155 @@
+"""What a drill must not have done: lose, count twice, act on what was not saved, or forget."""
+
+import itertools
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from anabranch.bandit.evidence import Evidence
+from anabranch.store.ingest import Ingester
+from anabranch.store.journal import read_records, segments
+from anabranch.store.memory import MemoryStore
+from anabranch.store.records import Flag, Routed
+from anabranch.store.sql import open_store
+from anabranch.store.verify import verify
+from bench.faults.drill import Seen
+from bench.faults.world import NAME, World, document
+from bench.record_by_record import ingest_one_by_one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a drill left behind.
+
+    Attributes:
+        answered: Requests that were answered.
+        recorded: Requests in the journal: those, and some that were killed before their answer left.
+        counted: Requests in the evidence.
+        lost: Answered, but in no record.
+        duplicated: Records, or requests in the evidence, beyond one for each assignment.
+        decisions: Saved.
+        publications: Of weights.
+        problems: What is wrong, each in a sentence.
+    """
+
+    answered: int
+    recorded: int
+    counted: int
+    lost: int
+    duplicated: int
+    decisions: int
+    publications: int
+    problems: tuple[str, ...]
+
+
+def check(world: World, seen: Seen, *, sticky: bool) -> Found:
+    """Read the journal to its end, and compare everything with everything."""
+    store = open_store(world.url)
+    ingester = Ingester(store, world.journal)
+    corrupt: tuple[str, ...] = ()
+    while (read := ingester.ingest()).records:
+        corrupt = read.corrupt
+    requests = [
+        (name.lane, record)
+        for name in segments(world.journal)
+        for record, _ in read_records(name.path(world.journal), 0, limit=1 << 62)
+        if isinstance(record, Routed)
+    ]
+    recorded = Counter((lane, record.sequence) for lane, record in requests)
+    answered = Counter((lane, number) for lane, numbers in seen.answered.items() for number in numbers)
+    evidence = store.load_evidence(NAME, 0)
+    counted = sum(cell.requests for cell in evidence.cells)
+    problems = [f"damage was reported where there is none: {reason}" for reason in corrupt]
+    problems += _compared(evidence, world, requests, sticky=sticky)
+    problems += _published(world, seen, store.baseline("m"))
+    verified = verify(store, NAME)
+    if not verified.matches:
+        problems.append(
+            f"decisions do not follow from the evidence: {verified.first_mismatch} {verified.problems}"
+        )
+    if seen.is_stuck:
+        problems.append(f"the experiment is stuck in {seen.phase}")
+    decisions = len(verified.decisions)
+    store.close()
+    return Found(
+        answered=len(answered),
+        recorded=len(recorded),
+        counted=counted,
+        lost=len(answered.keys() - recorded.keys()),
+        duplicated=sum(number - 1 for number in recorded.values()) + max(0, counted - recorded.total()),
+        decisions=decisions,
+        publications=sum(len(life.publications) for life in seen.lives),
+        problems=tuple(problems),
+    )
+
+
+def _compared(
+    evidence: Evidence, world: World, requests: list[tuple[int, Routed]], *, sticky: bool
+) -> list[str]:
+    """Compare with the same journal read at once, record by record, by a store that nothing ever happened to."""
+    plain = MemoryStore()
+    plain.apply(document(sticky=sticky), "drill", 0.0)
+    ingest_one_by_one(plain, world.journal, limit=1 << 62)
+    expected = plain.load_evidence(NAME, 0)
+    if not sticky:
+        same = evidence.cells == expected.cells and evidence.pairs == expected.pairs
+        return [] if same else ["the evidence is not what the journal says"]
+    # Which request of a unit is its first depends on how far it had been read: how many there are does not.
+    problems = []
+    for what in ("requests", "masked"):
+        found, wanted = (
+            {(cell.epoch, cell.variant): getattr(cell, what) for cell in each.cells}
+            for each in (evidence, expected)
+        )
+        if found != wanted:
+            problems.append(f"{what} in the evidence are {found}, the journal says {wanted}")
+    units = len({record.unit for _, record in requests if Flag.EVIDENCE in record.flags})
+    if (found_units := sum(cell.units for cell in evidence.cells)) != units:
+        problems.append(f"{found_units} units in the evidence, {units} in the journal")
+    if [(p.epoch, p.variant, p.pairs) for p in evidence.pairs] != [
+        (p.epoch, p.variant, p.pairs) for p in expected.pairs
+    ]:
+        problems.append("the compared replies in the evidence are not those of the journal")
+    return problems
+
+
+def _published(world: World, seen: Seen, promoted: str | None) -> list[str]:
+    """What was published had been saved, and no controller began behind what had been published when it began."""
+    with sqlite3.connect(world.database) as connection:
+        rows = connection.execute("SELECT number, weights FROM epoch").fetchall()
+    saved: dict[int, dict[str, float]] = {number: orjson.loads(text) for number, text in rows}
+    everything = [each for life in seen.lives for each in life.publications]
+    problems = []
+    for each in everything:
+        if each.epoch and not _are_same(saved.get(each.epoch), each.weights):
+            problems.append(
+                f"epoch {each.epoch} was published as {each.weights}, saved is {saved.get(each.epoch)}"
+            )
+        served = {name for name, weight in each.weights.items() if weight > 0.0}
+        if not each.epoch and (wrong := served - {"base", promoted}):
+            problems.append(f"{wrong} served without an experiment, the baseline is {promoted or 'base'}")
+    for life in seen.lives:
+        epochs = [each.epoch for each in life.publications if each.epoch]
+        if any(later < earlier for earlier, later in itertools.pairwise(epochs)):
+            problems.append(f"one controller published epochs {epochs}, out of order")
+        before = max((each.epoch for each in everything if each.at_s < life.begun_s), default=0)
+        if epochs and epochs[0] < before:
+            problems.append(f"a controller began with epoch {epochs[0]}, {before} had been published")
+    return problems
+
+
+def _are_same(saved: Mapping[str, float] | None, published: Mapping[str, float]) -> bool:
+    if saved is None:
+        return False
+    names = saved.keys() | published.keys()
+    return all(abs(saved.get(name, 0.0) - published.get(name, 0.0)) < 1e-9 for name in names)
+
+
+def in_new_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder that is removed after the drill."""
+    return tempfile.TemporaryDirectory(prefix="faults-", dir=Path(tempfile.gettempdir()))
