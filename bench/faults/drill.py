@@ -264,7 +264,7 @@ class Drill:
             if time.monotonic() > give_up:
                 self.seen.is_stuck = True
                 break
-            self._advance(10.0)
+            self._advance(60.0)
             self._rest(2 * _PAUSE_S)
         self.seen.phase = str(phase)
         store.close()

@@ -58,13 +58,13 @@ class _Writer:
     def run(self) -> None:
         while True:
             self._read_routes()
-            answered = [self._request() for _ in range(self._rng.choice((1, 1, 4, 16, 64)))]
+            answered = [self._request() for _ in range(self._rng.choice((1, 1, 4, 16)))]
             if self._rng.random() < 0.5:
                 self._give_feedback()
             self._recorder.commit()
             if self._recorder.is_able():
                 os.write(self._answers, b"".join(b"%d\n" % sequence for sequence in answered if sequence))
-            time.sleep(0.004 * self._rng.random())
+            time.sleep(0.03 * self._rng.random())
 
     def _read_routes(self) -> None:
         try:
