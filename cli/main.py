@@ -25,6 +25,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "variants": ("variants",),
     "looking": ("get", "describe"),
     "topping": ("top",),
+    "feedback": ("feedback",),
+    "exporting": ("export",),
     "records": ("history", "report", "events"),
     "evidence": ("verify", "certificate", "replay"),
     "asking": ("promote", "pause", "resume", "abort", "retry", "undo", "approve"),

@@ -74,6 +74,8 @@ def run_server(
     controller: str,
     lease_s: float,
     keep_days: float,
+    journal_days: float,
+    journal_gib: float,
     assignment_key: Path | None,
     candidate_timeout_s: float,
     dataplane: str,
@@ -116,6 +118,8 @@ def run_server(
             controller=_one_of(ControllerPlace, "controller", controller),
             lease_s=lease_s,
             keep_days=keep_days,
+            journal_days=journal_days,
+            journal_bytes=int(journal_gib * 2**30),
             assignment_key_file=assignment_key,
             candidate_timeout_s=candidate_timeout_s,
         )

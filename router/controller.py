@@ -21,6 +21,7 @@ from anabranch.bandit.snapshot import Route, Snapshot
 from anabranch.bandit.spec import Experiment
 from anabranch.bandit.step import tick
 from anabranch.router.admission import problems
+from anabranch.router.journal_upkeep import JournalUpkeep
 from anabranch.router.leadership import Alone, Leadership
 from anabranch.router.reading import JournalReader
 from anabranch.router.upkeep import Upkeep
@@ -51,6 +52,7 @@ class Controller:
         decided: Told of every saved decision, with its experiment and model; must not raise.
         leadership: Whether it leads; by default there is no other.
         upkeep: Keeps the store small while this one leads; None where nobody shall.
+        journal_upkeep: Keeps the journal small that this one reads; None where nobody shall.
         webhooks: Asks gates and tells of phases while this one leads; None where nobody shall.
 
     Attributes:
@@ -71,6 +73,7 @@ class Controller:
         decided: Callable[[str, str, Decision], None] | None = None,
         leadership: Leadership | None = None,
         upkeep: Upkeep | None = None,
+        journal_upkeep: JournalUpkeep | None = None,
         refuses: Callable[[Experiment], list[str]] = lambda _experiment: [],
         webhooks: Webhooks | None = None,
     ) -> None:
@@ -83,6 +86,7 @@ class Controller:
         self._decided = decided or (lambda _experiment, _model, _decision: None)
         self._leadership = leadership or Alone()
         self._upkeep = upkeep
+        self._journal_upkeep = journal_upkeep
         self._refuses = refuses
         self._published: Mapping[str, Route] | None = None
         # Experiments on variants that other replicas have, and this one does not.
@@ -102,6 +106,8 @@ class Controller:
         with self._lock:
             if self._reader is not None:
                 self.ingested = self._reader.read()
+                if self._journal_upkeep is not None:
+                    self._journal_upkeep.run()
             leads = self._leadership.hold()
             seen = self._store.overview()
             decided = self._tick_all(seen) if leads else []

@@ -23,6 +23,7 @@ from anabranch.router.complaints import Complaints
 from anabranch.router.control.beside import ServerControl
 from anabranch.router.control.verbs import Served
 from anabranch.router.controller import Controller
+from anabranch.router.journal_upkeep import JournalUpkeep
 from anabranch.router.lanes import Lanes
 from anabranch.router.leadership import leadership_of
 from anabranch.router.link import LinkServer, WorkerReport
@@ -138,6 +139,13 @@ class Server:
             decided=self._traces.decided if self._traces is not None else None,
             leadership=leadership_of(settings, self._store.replicas),
             upkeep=Upkeep(self._store.upkeep, keep_days=settings.keep_days, wall_clock=time.time),
+            journal_upkeep=JournalUpkeep(
+                self._store,
+                settings.journal,
+                keep_days=settings.journal_days,
+                keep_bytes=settings.journal_bytes,
+                wall_clock=time.time,
+            ),
             webhooks=Webhooks(self._store, policy_from(os.environ), wall_clock=time.time),
         )
 

@@ -13,6 +13,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from anabranch.router.logs import LogFormat
+from anabranch.store.journal_upkeep import KEEP_BYTES as JOURNAL_BYTES
+from anabranch.store.journal_upkeep import KEEP_DAYS as JOURNAL_DAYS
 from anabranch.store.upkeep_port import KEEP_DAYS
 from anabranch.wire.choice import WireKind
 from anabranch.wire.listen import tls_context
@@ -88,6 +90,8 @@ class Settings:
         controller: Whether this server's controller may lead, or another process does.
         lease_s: Time after the leading controller's last round after which another one leads.
         keep_days: How long single requests of an ended experiment are remembered.
+        journal_days: How long raw outcomes stay in the journal once they are counted.
+        journal_bytes: How many bytes of them stay.
         snapshot_max_age_s: Without news for this long a worker serves baselines only.
         drain_s: Time for requests in flight when a worker ends.
         worker_silence_s: A worker that gives no sign of life for this long is killed and replaced.
@@ -129,6 +133,8 @@ class Settings:
     # Several rounds of a busy machine; until then an experiment of a dead controller stands still.
     lease_s: float = 10.0
     keep_days: float = KEEP_DAYS
+    journal_days: float = JOURNAL_DAYS
+    journal_bytes: int = JOURNAL_BYTES
     snapshot_max_age_s: float = 60.0
     drain_s: float = 10.0
     # A worker reports once a second; a busy machine may hold it up for some.
@@ -156,6 +162,10 @@ class Settings:
             )
         if self.keep_days <= 0:
             problems.append(f"keep_days is {self.keep_days:g}, must be positive")
+        if self.journal_days < 0 or self.journal_bytes < 0:
+            problems.append(
+                f"journal_days is {self.journal_days:g} and journal_bytes {self.journal_bytes}: neither may be negative"
+            )
         if self.lease_s < LEAST_LEASE_TICKS * self.tick_s:
             problems.append(lease_problem(self.lease_s, self.tick_s))
         if not 1 <= self.max_message_bytes <= _LARGEST_MESSAGE:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import struct
@@ -145,6 +146,8 @@ class JournalWriter:
     def _open(self) -> int:
         path = SegmentName(lane=self._lane, index=self._index).path(self._directory)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        # Held until this is closed or its process has died: nobody removes what may still be written.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
             if os.write(descriptor, _HEADER.pack(_MAGIC, self._lane)) < _HEADER.size:
                 raise OSError(errno.ENOSPC, f"no room for the header of {path.name}")

@@ -51,10 +51,13 @@ class MemoryIngestion:
         self._pairs = ChainMap({}, kept.pairs)
         self._feedback = ChainMap({}, kept.feedback)
         self._deltas: list[Delta] = []
+        self._forgotten: set[SegmentName] = set()
 
     def commit(self) -> None:
         """Keep everything."""
         self._kept.offsets.update(self._offsets.maps[0])
+        for name in self._forgotten:
+            self._kept.offsets.pop(name, None)
         self._kept.units.update(self._units.maps[0])
         self._kept.firsts.update(self._firsts.maps[0])
         self._kept.pairs.update(self._pairs.maps[0])
@@ -72,6 +75,10 @@ class MemoryIngestion:
     def advance(self, segment: SegmentName, offset: int) -> None:
         """See `port.Ingestion.advance`."""
         self._offsets[segment] = offset
+
+    def forget(self, names: Collection[SegmentName]) -> None:
+        """See `port.Ingestion.forget`."""
+        self._forgotten.update(names)
 
     def add_units(self, rows: Iterable[UnitRow]) -> tuple[list[UnitRow], list[FeedbackRow]]:
         """See `port.Ingestion.add_units`."""

@@ -151,6 +151,10 @@ class Ingestion(Protocol):
         """Remember how far the segment has been read."""
         ...
 
+    def forget(self, names: Collection[SegmentName]) -> None:
+        """Forget how far segments have been read that are no more."""
+        ...
+
     def add_units(self, rows: Iterable[UnitRow]) -> tuple[list[UnitRow], list[FeedbackRow]]:
         """Remember units; answers those never seen in this spec version, and their feedback that came first.
 

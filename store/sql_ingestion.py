@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table, insert, select, tuple_
+from sqlalchemy import Connection, Table, delete, insert, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from anabranch.bandit.evidence import Cell, PairCell
@@ -80,6 +80,13 @@ class SqlIngestion:
         """See `port.Ingestion.advance`."""
         row = {"lane": segment.lane, "segment": segment.index, "offset": offset}
         upsert(self._connection, CURSOR, [row], update_columns=("offset",))
+
+    def forget(self, names: Collection[SegmentName]) -> None:
+        """See `port.Ingestion.forget`."""
+        key = tuple_(CURSOR.c.lane, CURSOR.c.segment)
+        gone = [(name.lane, name.index) for name in names]
+        for start in range(0, len(gone), _CHUNK):
+            self._connection.execute(delete(CURSOR).where(key.in_(gone[start : start + _CHUNK])))
 
     def add_units(self, rows: Iterable[UnitRow]) -> tuple[list[UnitRow], list[FeedbackRow]]:
         """See `port.Ingestion.add_units`."""

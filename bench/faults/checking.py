@@ -10,12 +10,12 @@ from pathlib import Path
 
 import orjson
 
-from anabranch.bandit.evidence import Evidence
+from anabranch.bandit.evidence import Evidence, merge_cells, merge_pairs
 from anabranch.store.ingest import Ingester
 from anabranch.store.journal import read_records, segments
 from anabranch.store.memory import MemoryStore
 from anabranch.store.records import Flag, Routed
-from anabranch.store.sql import open_store
+from anabranch.store.sql import SqlStore, open_store
 from anabranch.store.verify import verify
 from bench.faults.drill import Seen
 from bench.faults.world import NAME, World, document
@@ -62,7 +62,7 @@ def check(world: World, seen: Seen, *, sticky: bool) -> Found:
     ]
     recorded = Counter((lane, record.sequence) for lane, record in requests)
     answered = Counter((lane, number) for lane, numbers in seen.answered.items() for number in numbers)
-    evidence = store.load_evidence(NAME, 0)
+    evidence = _evidence(store)
     counted = sum(cell.requests for cell in evidence.cells)
     problems = [f"damage was reported where there is none: {reason}" for reason in corrupt]
     problems += _compared(evidence, world, requests, sticky=sticky)
@@ -85,6 +85,16 @@ def check(world: World, seen: Seen, *, sticky: bool) -> Found:
         decisions=decisions,
         publications=sum(len(life.publications) for life in seen.lives),
         problems=tuple(problems),
+    )
+
+
+def _evidence(store: SqlStore) -> Evidence:
+    """What decisions were taken on, and what no tick has come to yet."""
+    parts = [*store.evidence_log(NAME), store.load_evidence(NAME, store.experiment(NAME).state.cursor)]
+    return Evidence(
+        experiment=NAME,
+        cells=merge_cells(cell for part in parts for cell in part.cells),
+        pairs=merge_pairs(pair for part in parts for pair in part.pairs),
     )
 
 

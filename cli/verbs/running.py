@@ -126,6 +126,12 @@ def serve(
         ),
     ] = 10.0,
     keep_days: options.KeepDays = 30.0,
+    journal_days: Annotated[
+        float, typer.Option(help="Days for which raw outcomes stay in the journal, for export and replay.")
+    ] = 30.0,
+    journal_gib: Annotated[
+        float, typer.Option(help="GiB of raw outcomes that stay; the oldest go first.")
+    ] = 10.0,
     assignment_key: Annotated[
         Path | None,
         typer.Option(
@@ -193,6 +199,8 @@ def serve(
         controller=controller,
         lease_s=lease,
         keep_days=keep_days,
+        journal_days=journal_days,
+        journal_gib=journal_gib,
         assignment_key=assignment_key,
         candidate_timeout_s=candidate_timeout,
         dataplane=dataplane,

@@ -24,6 +24,7 @@ NO_RESULT = {
     "report": "is a document in formats of its own",
     "certificate": "is a document in a format of its own",
     "bench": "a group: its verbs have results",
+    "feedback": "a group: its verbs have results",
 }
 """Verbs without `--output`, and why."""
 

@@ -1,0 +1,1 @@
+"""`anabranch feedback`: outcomes out of files."""
