@@ -1,6 +1,7 @@
 """What goes wrong on purpose: killed processes, a full disk, a candidate that fails, an end in full traffic."""
 
 import contextlib
+import random
 import resource
 import shutil
 import signal
@@ -234,3 +235,39 @@ def test_a_person_can_stop_it_with_the_keyboard(serve: Serve) -> None:
     served = serve()
     served.process.send_signal(signal.SIGINT)
     assert served.process.wait(60) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_whole_servers_lose_nothing_however_often_they_are_killed(
+    serve: Serve, experiment: Make, wait_until: Wait
+) -> None:
+    rng = random.Random(2026)
+    served = serve(workers=2)
+    served.apply(experiment("held", ["plain"], HELD))
+    answered: Counter[tuple[int, int]] = Counter()
+    for _ in range(40):
+        with served.traffic(clients=4) as traffic:
+            enough = rng.randrange(20, 150)
+            wait_until(lambda: assigned(traffic) >= enough, "the split is in force")  # noqa: B023  # called in this turn
+            match rng.choice(("worker", "worker", "supervisor", "tree")):
+                case "worker":
+                    rng.choice(served.workers()).kill()
+                    count = len(traffic.answered())
+                    wait_until(lambda: len(traffic.answered()) >= count + 30, "traffic goes on")  # noqa: B023
+                case "supervisor":
+                    workers = served.workers()
+                    served.process.kill()
+                    wait_until(lambda: not any(map(is_alive, workers)), "the workers drain and end")  # noqa: B023
+                case "tree":
+                    served.kill_tree()
+        answered.update(identities(served, traffic))
+        if served.process.poll() is not None:
+            served = serve(workers=2)
+    served.cli("abort", "held", "--wait")
+    assert served.stop() == 0
+    records = Counter(identity for identity, _ in routed(served))
+    assert max(answered.values()) == max(records.values()) == 1
+    assert not answered.keys() - records.keys()
+    assert served.requests_in_evidence("held") == len(records)
+    served.cli("verify", "held")

@@ -1,6 +1,8 @@
 """Outcomes that clients report later: counted once, credited to who served, refused with a reason."""
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from anabranch.proto.feedback_pb2 import Outcome
@@ -103,3 +105,23 @@ def test_each_outcome_that_cannot_be_counted_is_refused_for_itself(
     assert said[2] == "the outcome is empty: set correct, label or value"
     assert said[3] == "metric 'mood' is not one of the experiment's: it uses correct, stars"
     assert said[4] == "stars is 6, must be from 1 to 5: widen range in the experiment"
+
+
+def test_a_file_of_labels_is_imported_once_also_when_the_experiment_is_over(
+    serve: Serve, experiment: Make, wait_until: Wait, digits: Any, tmp_path: Path
+) -> None:
+    served = serve()
+    served.apply(experiment("rated", ["plain"], HELD, [ACCURACY, STARS]))
+    replies = assigned(served, wait_until, 30)
+    rows = [f"{each.assignment_id},{each.label}" for each in label(replies, digits)]
+    forged = replies[0].assignment_id[:-2] + "AA"
+    path = tmp_path / "labels.csv"
+    path.write_text("\n".join(["assignment_id,label", *rows, f"{forged},1", *reversed(rows)]) + "\n")
+    arguments = ("feedback", "import", str(path), "--server", served.address, "--batch", "7", "-o", "json")
+    said = json.loads(served.cli(*arguments, code=1))
+    assert said == {"rows": 61, "accepted": {"correct": 60}, "refused": 1}
+    wait_until(lambda: counted(served, "feedback.correct") == 30, "the labels are counted")
+    served.cli("abort", "rated", "--wait")
+    assert json.loads(served.cli(*arguments, code=1)) == said
+    assert served.stop() == 0
+    assert counted(served, "feedback.correct") == 30
