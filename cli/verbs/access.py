@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 from dataclasses import replace
@@ -16,7 +17,7 @@ from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed, did_you_mean
 from anabranch.cli.format import Format
 from anabranch.cli.places import DEFAULT_STORE
-from anabranch.cli.terminal import terminal_of
+from anabranch.cli.terminal import Terminal, terminal_of
 
 if TYPE_CHECKING:
     from anabranch.store.tokens import Token
@@ -91,8 +92,9 @@ def create(
                 f"there is a token {name} that is live",
                 f"`anabranch token rotate {name}` renews it, `anabranch token revoke {name}` ends it",
             )
+        descriptor = _reserved(out)
         opened.access.save_token(token, verb="token create", actor=terminal.actor, now=now)
-    _hand_out(terminal_of(context), text, out)
+    _hand_out(terminal, text, out, descriptor)
 
 
 def listed(
@@ -176,10 +178,11 @@ def rotate(
             created_by=terminal.actor,
             entropy=secrets.token_bytes,
         )
+        descriptor = _reserved(out)
         opened.access.save_token(token, verb="token rotate", actor=terminal.actor, now=now)
         for each in former:
             opened.access.save_token(each.ended_by(ends_s), verb="token end", actor=terminal.actor, now=now)
-    _hand_out(terminal, text, out)
+    _hand_out(terminal, text, out, descriptor)
 
 
 def login(
@@ -294,24 +297,23 @@ def _end(text: str, now: float) -> float | None:
         raise CommandFailed(ExitCode.BAD_INPUT, str(error)) from None
 
 
-def _hand_out(terminal: object, text: str, out: Path | None) -> None:
-    from anabranch.cli.terminal import Terminal
-
-    assert isinstance(terminal, Terminal)
+def _reserved(out: Path | None) -> int | None:
+    """A new file for a token, readable by its user only; made first, so that no token is made that has no place."""
     if out is None:
+        return None
+    try:
+        return os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise CommandFailed(
+            ExitCode.FAILURE, f"cannot write {out}: {error.strerror}", "name a file that is not there yet"
+        ) from error
+
+
+def _hand_out(terminal: Terminal, text: str, out: Path | None, descriptor: int | None) -> None:
+    if descriptor is None:
         terminal.say(text)
         terminal.note("this is shown once: keep it where secrets are kept")
         return
-    import os
-
-    try:
-        descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise CommandFailed(
-            ExitCode.FAILURE,
-            f"cannot write {out}: {error.strerror}; the token was made and is lost",
-            "revoke it",
-        ) from error
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text + "\n")
     terminal.note(f"wrote {out}")

@@ -84,6 +84,16 @@ def test_a_token_goes_to_a_file_that_only_its_user_reads(shell: Shell, tmp_path:
     assert looks_like_token(path.read_text().strip())
 
 
+def test_no_token_is_made_that_has_no_place(shell: Shell, tmp_path: Path) -> None:
+    path = tmp_path / "ci.token"
+    path.write_text("something else")
+    ran = shell("token", "create", "ci", "--role", "viewer", "--out", str(path))
+    assert ran.code == 1
+    assert "name a file that is not there yet" in ran.err
+    assert path.read_text() == "something else"
+    assert json.loads(shell("token", "list", "-o", "json").out) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
