@@ -36,7 +36,7 @@ from anabranch.store.port import (
     StoredExperiment,
     applied_detail,
 )
-from anabranch.store.revisions import check_revision, tenure_by
+from anabranch.store.revisions import asks_anew, check_revision, tenure_by
 from anabranch.store.second_on_model import second_on_model
 
 
@@ -85,7 +85,7 @@ class MemoryStore:
             self._refuse_second_on_model(experiment.name, experiment.model)
             if kept is not None and self._standing(kept):
                 check_revision(parse(kept.stored.document), experiment, kept.stored.state)
-                if not any(asked.verb is Verb.REVISE for asked in self.pending(experiment.name)):
+                if asks_anew(experiment.name, self.pending(experiment.name), text):
                     self._ask(experiment.name, Verb.REVISE, text, actor, now)
                 return kept.stored
             before = kept.stored if kept is not None else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from anabranch.bandit.decision import Decision
+from collections.abc import Iterable
+
+from anabranch.bandit.decision import Command, Decision, Verb
 from anabranch.bandit.lifecycle import TRANSITIONS, Event, IllegalTransition
 from anabranch.bandit.revising import changes
 from anabranch.bandit.spec import Experiment
@@ -26,6 +28,25 @@ def check_revision(before: Experiment, after: Experiment, state: ExperimentState
         return changes(before, after, state)
     except IllegalTransition as refusal:
         raise Conflict(f"experiment {before.name} is {state.phase}: {refusal}") from refusal
+
+
+def asks_anew(name: str, pending: Iterable[Command], text: str) -> bool:
+    """Whether a changed document is still to be asked for; the same one may wait for the next tick already.
+
+    Args:
+        name: The experiment.
+        pending: What waits for the next tick.
+        text: The document.
+
+    Raises:
+        Conflict: If another document waits.
+    """
+    waiting = [command for command in pending if command.verb is Verb.REVISE]
+    if any(command.argument != text for command in waiting):
+        raise Conflict(
+            f"experiment {name}: another changed document waits for the next tick; apply this one after it"
+        )
+    return not waiting
 
 
 def tenure_by(name: str, decision: Decision | None, baseline: tuple[str, str], now: float) -> Tenure:

@@ -32,7 +32,7 @@ from anabranch.store.port import (
     StoredExperiment,
     applied_detail,
 )
-from anabranch.store.revisions import check_revision, tenure_by
+from anabranch.store.revisions import asks_anew, check_revision, tenure_by
 from anabranch.store.second_on_model import second_on_model
 from anabranch.store.sql_access import SqlAccess
 from anabranch.store.sql_decisions import append_decision, stored_decisions
@@ -135,7 +135,7 @@ class SqlStore:
                 state = codec.state_from(row.state)
                 if not state.phase.is_over or self._is_to_begin_again(connection, experiment.name):
                     check_revision(parse(json.loads(row.document)), experiment, state)
-                    if not any(asked.verb is Verb.REVISE for asked in _pending(connection, experiment.name)):
+                    if asks_anew(experiment.name, _pending(connection, experiment.name), text):
                         append_event(
                             connection,
                             now,

@@ -98,6 +98,9 @@ def test_a_change_of_what_is_to_come_becomes_a_request_once(store: Store, write_
     [asked] = store.pending("exp")
     assert (asked.verb, asked.actor) == (Verb.REVISE, "bob")
     assert json.loads(asked.argument) == write_document(weight=20)
+    with pytest.raises(Conflict, match="another changed document waits for the next tick"):
+        store.apply(write_document(weight=30), "eve", 8.0)
+    assert store.pending("exp") == (asked,)
 
 
 def test_a_revision_is_saved_with_its_decision_and_keeps_the_evidence(
