@@ -28,7 +28,7 @@ from anabranch.router.lanes import Lanes
 from anabranch.router.leadership import leadership_of
 from anabranch.router.link import LinkServer, WorkerReport
 from anabranch.router.metrics.lag import LagProbe
-from anabranch.router.metrics.port import PATH, MetricsPort
+from anabranch.router.metrics.port import MetricsPort, open_metrics_port
 from anabranch.router.metrics.server import ServerMetrics
 from anabranch.router.models import find_manifests
 from anabranch.router.ports import Ports, check_port
@@ -154,16 +154,17 @@ class Server:
 
         Raises:
             OSError: If the port is taken.
+            InvalidSettings: If the port of the metrics is taken.
             StateInUse: If another server uses the state folder.
             WorkerFailed: If a worker ended before all of them served for the first time.
         """
+        self._open_metrics()
         await self._ports.open(self._settings.port)
         held = hold_state(self._settings)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
         self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         await self._link.start()
-        self._open_metrics()
         await self._control.open()
         if self._control.address is not None:
             self._on_control(self._control.address)
@@ -239,19 +240,9 @@ class Server:
         )
 
     def _open_metrics(self) -> None:
-        """Open the metrics port, if one was asked for.
-
-        Raises:
-            OSError: If it is taken.
-        """
-        settings = self._settings
-        if settings.metrics_port is None:
-            return
-        self._metrics_port = MetricsPort(
-            settings.metrics_host, settings.metrics_port, self._metrics.registry()
-        )
-        host = f"[{settings.metrics_host}]" if ":" in settings.metrics_host else settings.metrics_host
-        self._on_metrics(f"http://{host}:{self._metrics_port.port}{PATH}")
+        self._metrics_port = open_metrics_port(self._settings, self._metrics.registry())
+        if self._metrics_port is not None:
+            self._on_metrics(self._metrics_port.address)
 
     def _give_up(self) -> None:
         self._has_failed = True

@@ -20,7 +20,7 @@ from anabranch.proto import open_inference_pb2 as pb
 from anabranch.wire.client import Channel, ChannelLimits, ClientTls, Reply, Target
 from anabranch.wire.client_channel import GrpcChannel
 from anabranch.wire.grpc_framing import encode_metadata
-from anabranch.wire.seam import MIB, Status
+from anabranch.wire.seam import MIB, Metadata, Status
 
 _SERVICE = INFER.rpartition("/")[0]
 _CONNECT_S = 5.0
@@ -100,7 +100,7 @@ async def _run(
         except TimeoutError as error:
             raise CommandFailed(ExitCode.FAILURE, str(error), "is the server running?") from error
         if request.file is None:
-            plan = replace(plan, message=await _message(channel, request))
+            plan = replace(plan, message=await _message(channel, request, plan.metadata))
         loop = asyncio.get_running_loop()
         timer = best_timer(loop, time.monotonic)
         load = Load(channel, plan, timer)
@@ -122,10 +122,10 @@ async def _tell(load: Load, progress: Callable[[str], None]) -> None:
         progress(load.progress())
 
 
-async def _message(channel: Channel, request: Request) -> bytes:
-    """Ask what the model takes, and make a request of it."""
+async def _message(channel: Channel, request: Request, metadata: Metadata) -> bytes:
+    """Ask what the model takes, with the same metadata (a token may be among them), and make a request of it."""
     asked = pb.ModelMetadataRequest(name=request.model).SerializeToString()
-    reply = await _ask(channel, f"{_SERVICE}/ModelMetadata", asked)
+    reply = await _ask(channel, f"{_SERVICE}/ModelMetadata", asked, metadata)
     if reply.status is not Status.OK:
         raise CommandFailed(
             ExitCode.NOT_FOUND if reply.status is Status.NOT_FOUND else ExitCode.FAILURE,
@@ -142,8 +142,10 @@ async def _message(channel: Channel, request: Request) -> bytes:
     )
 
 
-async def _ask(channel: Channel, method: str, message: bytes) -> Reply:
+async def _ask(channel: Channel, method: str, message: bytes, metadata: Metadata) -> Reply:
     loop = asyncio.get_running_loop()
     answered: asyncio.Future[Reply] = loop.create_future()
-    channel.unary(method, message, done=answered.set_result, deadline=loop.time() + _CONNECT_S)
+    channel.unary(
+        method, message, done=answered.set_result, metadata=metadata, deadline=loop.time() + _CONNECT_S
+    )
     return await answered

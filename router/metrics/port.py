@@ -17,6 +17,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from anabranch.router.settings import InvalidSettings, Settings
+
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -95,6 +97,9 @@ class MetricsPort:
         port: 0 takes a free one.
         registry: What is told.
 
+    Attributes:
+        address: Where it is read.
+
     Raises:
         OSError: The address cannot be listened on.
     """
@@ -103,6 +108,8 @@ class MetricsPort:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         self._server = _Server((host, port), family)
         self._server.set_app(_only_metrics(make_wsgi_app(registry)))
+        shown = f"[{host}]" if ":" in host else host
+        self.address = f"http://{shown}:{self._server.server_port}{PATH}"
         self.port = self._server.server_port
         self._thread = Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
@@ -112,6 +119,23 @@ class MetricsPort:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def open_metrics_port(settings: Settings, registry: CollectorRegistry) -> MetricsPort | None:
+    """The port that the settings ask for, open; None where they ask for none.
+
+    Raises:
+        InvalidSettings: It is taken, or the address is none of this machine's.
+    """
+    if settings.metrics_port is None:
+        return None
+    try:
+        return MetricsPort(settings.metrics_host, settings.metrics_port, registry)
+    except OSError as error:
+        raise InvalidSettings(
+            f"the metrics cannot be served on {settings.metrics_host}:{settings.metrics_port}: {error.strerror}; "
+            "choose another --metrics-port or --metrics-host, or 0 for a free port"
+        ) from error
 
 
 def _only_metrics(app: WSGIApplication) -> WSGIApplication:

@@ -27,6 +27,7 @@ class Served:
         self.port = 0
         self.requests: list[pb.ModelInferRequest] = []
         self.fields: list[dict[str, str | bytes]] = []
+        self.described_with: dict[str, str | bytes] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._started = threading.Event()
@@ -69,6 +70,7 @@ class Served:
 
     def _describe(self, call: Call, message: bytes) -> None:
         name = pb.ModelMetadataRequest.FromString(message).name
+        self.described_with = dict(call.metadata)
         if name not in ("echo", "full"):
             call.fail(Status.NOT_FOUND, f"no model {name!r}")
             return
@@ -102,6 +104,7 @@ def test_a_run_reports_what_the_server_answered(shell: Shell, served: Served) ->
     assert {request.model_name for request in served.requests} == {"echo"}
     assert list(served.requests[0].inputs[0].shape) == [1, 8]
     assert {fields["x-own"] for fields in served.fields} == {"1"}
+    assert served.described_with["x-own"] == "1", "a token is needed there too"
     assert {fields["x-user-id"] for fields in served.fields} == {f"unit-{number}" for number in range(5)}
 
 

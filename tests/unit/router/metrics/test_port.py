@@ -4,6 +4,7 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from http.client import HTTPConnection
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,8 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from anabranch.router.metrics import port as module
 from anabranch.router.metrics.catalogue import REQUESTS, WORKERS
 from anabranch.router.metrics.collector import new_registry
-from anabranch.router.metrics.port import MOST_CLIENTS, MetricsPort
+from anabranch.router.metrics.port import MOST_CLIENTS, MetricsPort, open_metrics_port
 from anabranch.router.metrics.samples import Buckets, Sample
+from anabranch.router.settings import InvalidSettings, Settings
 
 SAMPLES = (
     Sample(WORKERS.copies_dropped, ('queue "full"\n',), 3.0),
@@ -87,3 +89,14 @@ def test_a_client_that_dawdles_is_let_go(port: MetricsPort, monkeypatch: pytest.
     with socket.create_connection(("127.0.0.1", port.port), timeout=30) as client:
         client.sendall(b"GET /met")
         assert client.recv(1) == b""
+
+
+def test_a_taken_port_is_told_with_what_to_do(port: MetricsPort, tmp_path: Path) -> None:
+    registry = new_registry([])
+    settings = Settings(models=tmp_path, metrics_port=port.port)
+    with pytest.raises(
+        InvalidSettings,
+        match=rf"served on 127.0.0.1:{port.port}: Address already in use; choose another --metrics-port",
+    ):
+        open_metrics_port(settings, registry)
+    assert open_metrics_port(Settings(models=tmp_path), registry) is None
