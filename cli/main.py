@@ -30,6 +30,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "records": ("history", "report", "events"),
     "evidence": ("verify", "certificate", "replay"),
     "asking": ("promote", "pause", "resume", "abort", "retry", "undo", "approve"),
+    "starting": ("init", "doctor"),
+    "planning": ("plan",),
     "documents": ("apply", "diff", "schema"),
     "simulating": ("simulate",),
     "access": ("token", "login", "logout", "whoami"),

@@ -20,6 +20,7 @@ NO_RESULT = {
     "token revoke": "does it, or fails",
     "login": "does it, or fails",
     "logout": "does it, or fails",
+    "init": "writes a document, which is YAML",
     "top": "draws on the whole screen",
     "report": "is a document in formats of its own",
     "certificate": "is a document in a format of its own",
