@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from anabranch.bandit.verdicts import Outcome
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed, did_you_mean
+from anabranch.router.models import UnknownModel, default_baseline
 from anabranch.store.document import parse, read_document
 from anabranch.variants.manifest import Manifest
 
 _LEAST_AGREEMENT = 0.8
+_AS_GIVEN = ("imported", "fp32")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,7 @@ def choose(
                 ExitCode.NOT_FOUND,
                 f"model {model} has no variant {given!r}; there are: {', '.join(manifests)}{did_you_mean(given, manifests)}",
             )
-    reference = baseline or _reference(manifests)
+    reference = baseline or _reference(model, manifests)
     left_out: dict[str, str] = {}
     chosen = list(candidates)
     for variant, manifest in manifests.items() if not candidates else ():
@@ -143,14 +145,23 @@ def document_text(start: Start, manifests: Mapping[str, Manifest]) -> str:
     return text
 
 
-def _reference(manifests: Mapping[str, Manifest]) -> str:
-    """What the others were compared with at build time; the only one; or the first of full precision."""
-    named = {manifest.parity.reference for manifest in manifests.values() if manifest.parity is not None}
-    found = sorted(named & set(manifests))
-    if len(found) == 1:
-        return found[0]
-    full = [name for name, manifest in manifests.items() if manifest.recipe.get("name") == "fp32"]
-    return full[0] if full else next(iter(manifests))
+def _reference(model: str, manifests: Mapping[str, Manifest]) -> str:
+    """Who serves without an experiment, by the server's own rule; else the file as it was given.
+
+    Raises:
+        CommandFailed: If the variants do not say.
+    """
+    try:
+        return default_baseline(manifests)
+    except UnknownModel as error:
+        given = [name for name, manifest in manifests.items() if manifest.recipe.get("name") in _AS_GIVEN]
+        if len(given) == 1:
+            return given[0]
+        raise CommandFailed(
+            ExitCode.BAD_INPUT,
+            f"which variant of {model} is the baseline? There are: {', '.join(manifests)}",
+            "say so with --baseline VARIANT",
+        ) from error
 
 
 def _name(model: str, candidates: Sequence[str]) -> str:

@@ -122,3 +122,15 @@ def test_names_of_models_become_names_of_experiments(models: Path) -> None:
         parse(read_document(document_text(start, found).replace("My_Model.v2", "m"))).name
         == "my-model.v2-fp16"
     )
+
+
+def test_without_measurements_the_file_as_it_was_given_is_the_baseline(models: Path) -> None:
+    for variant in ("onnx-fp16", "onnx-int8-dynamic"):
+        recipe = {"recipe": {"name": "fp16"}}
+        text = json.dumps(manifest_json(variant, None) | recipe)
+        (models / "digits" / variant / MANIFEST).write_text(text, encoding="utf-8")
+    found = {folder.name: read_manifest(folder) for folder in sorted((models / "digits").iterdir())}
+    assert choose("digits", found).baseline == "onnx-fp32"
+    del found["onnx-fp32"]
+    with pytest.raises(Exception, match="which variant of digits is the baseline"):
+        choose("digits", found)
