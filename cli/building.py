@@ -16,6 +16,7 @@ from anabranch.variants.build import build
 from anabranch.variants.datasets import labelled_texts
 from anabranch.variants.encoder_folder import folder_source
 from anabranch.variants.errors import RecipeError, VariantError
+from anabranch.variants.exported_programs import SUFFIX, onnx_of_program
 from anabranch.variants.factories import source_from_factory
 from anabranch.variants.llm.build import build_language_model
 from anabranch.variants.llm.models import LanguageSource
@@ -25,7 +26,8 @@ from anabranch.variants.llm.smollm2 import smollm2_source
 from anabranch.variants.manifest import Manifest
 from anabranch.variants.minilm import MODEL, minilm_source
 from anabranch.variants.models import ModelSource
-from anabranch.variants.own_models import import_onnx, source_from_onnx
+from anabranch.variants.own_models import check_name, import_onnx, source_from_onnx
+from anabranch.variants.packages import file_sha256
 from anabranch.variants.recipes import Device, Engine, Int8Qat, Mixed, MixedWithin, VariantSpec, variant_spec
 from anabranch.variants.tensors import Request
 
@@ -39,7 +41,8 @@ class BuildRequest:
     """What a person asks to be built.
 
     Attributes:
-        source: `minilm`, `smollm2`, a folder of an encoder, `module:factory`, or an ONNX file; its `onnx-fp32` is the file as it is.
+        source: `minilm`, `smollm2`, a folder of an encoder, `module:factory`, an ONNX file or a `torch.export`
+            program (.pt2); `onnx-fp32` of a file is the file as it is.
         variants: Default names; with `recipes` empty, every one that can be built of this source without an extra.
         recipes: Names of recipes, for `engine` and `device`.
         max_accuracy_drop: Turns `mixed` into a search for precisions: the largest loss, a share in (0, 1).
@@ -219,9 +222,12 @@ def _build_own(
         raise CommandFailed(
             ExitCode.NOT_FOUND,
             f"no file {path}",
-            f"give an ONNX file, the folder of an encoder, MODULE:FUNCTION, `{MODEL}` or `{LANGUAGE_MODEL}`",
+            f"give an ONNX file, a torch.export program (.pt2), the folder of an encoder, MODULE:FUNCTION, `{MODEL}` or `{LANGUAGE_MODEL}`",
         )
     called = request.model or path.stem
+    check_name(called)
+    if path.suffix == SUFFIX:
+        path = _translated(path, request.root / called, progress)
     specs = list(wanted) or [variant_spec(name) for name in OWN_DEFAULT]
     given = read_samples(request.samples) if request.samples is not None else Samples()
     if not given.measure:
@@ -236,6 +242,17 @@ def _build_own(
     )
     others = [spec for spec in specs if spec not in as_it_is]
     return made + build(source, others, request.root, progress=progress, layer_errors=request.layer_errors)
+
+
+def _translated(path: Path, home: Path, progress: Callable[[str], None]) -> Path:
+    """The ONNX file of a `torch.export` program, beside the model's variants; translated once."""
+    target = home / ".program" / file_sha256(path)[:16] / f"{path.stem}.onnx"
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{path.stem}.onnx")
+        onnx_of_program(path, draft, progress)
+        draft.replace(target)
+    return target
 
 
 def variant_table(manifests: Sequence[Manifest]) -> Table:

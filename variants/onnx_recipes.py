@@ -211,7 +211,8 @@ def _quantize_dynamic(model: onnx.ModelProto, nodes: set[str]) -> onnx.ModelProt
             copy,
             target,
             op_types_to_quantize=["MatMul", "Gemm", "Gather"],
-            nodes_to_quantize=sorted(nodes),
+            # The quantizer makes a MatMul of every plain Gemm first, and of this name.
+            nodes_to_quantize=sorted(nodes | {f"{node}_MatMul" for node in nodes}),
             per_channel=True,
             weight_type=QuantType.QInt8,
             extra_options={"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT},

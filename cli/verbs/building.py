@@ -25,7 +25,7 @@ def build(
     source: Annotated[
         str,
         typer.Argument(
-            help="`minilm`, the sentence classifier of the demo; `smollm2`, a small language model; an ONNX file; the folder of a BERT encoder (config.json, model.safetensors, vocab.txt); or MODULE:FUNCTION, which returns a ModelSource."
+            help="`minilm`, the sentence classifier of the demo; `smollm2`, a small language model; an ONNX file; a torch.export program (.pt2); the folder of a BERT encoder (config.json, model.safetensors, vocab.txt); or MODULE:FUNCTION, which returns a ModelSource."
         ),
     ] = "",
     variant: Annotated[
