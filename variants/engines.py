@@ -15,6 +15,7 @@ def open_session(
     device: Device = Device.CPU,
     recipe: str = "",
     embedding: bool = False,
+    trace: Path | None = None,
 ) -> Session:
     """Load an artifact.
 
@@ -25,6 +26,7 @@ def open_session(
         device: Where it runs.
         recipe: The recipe's name: some recipes are a mode of the engine.
         embedding: Whether the torch engines give `embedding` beside the outputs.
+        trace: Where ONNX Runtime's trace of every operator begins its file names; None for none.
 
     Raises:
         VariantError: The engine does not accept the file, or the device is missing.
@@ -32,7 +34,7 @@ def open_session(
     uses_tf32 = recipe == Tf32.name
     match engine:
         case Engine.ONNX:
-            return OnnxSession(artifact, threads=threads, device=device, uses_tf32=uses_tf32)
+            return OnnxSession(artifact, threads=threads, device=device, uses_tf32=uses_tf32, trace=trace)
         case Engine.TORCH | Engine.TORCH_COMPILE:
             # Torch is an optional extra and takes seconds to import.
             from anabranch.variants.torch_engine.session import TorchSession

@@ -44,6 +44,11 @@ class LoadedVariant:
         self._batched = manifest.signatures[-1].batched and all(spec.batched for spec in manifest.outputs)
 
     @property
+    def session(self) -> Session:
+        """The engine with the artifact loaded."""
+        return self._session
+
+    @property
     def signatures(self) -> tuple[Signature, ...]:
         """What clients may send; one of them a request."""
         return self.manifest.signatures
@@ -147,12 +152,13 @@ class LoadedVariant:
         Raises:
             VariantRunError: The variant cannot answer them, or answers what its manifest does not promise.
         """
-        chosen = tuple(requests) or self._default_requests()
+        chosen = tuple(requests) or self.usual_requests()
         for batch in (chosen[:1], chosen):
             for answer in self.infer(batch):
                 self._check_outputs(answer)
 
-    def _default_requests(self) -> tuple[Request, ...]:
+    def usual_requests(self) -> tuple[Request, ...]:
+        """Texts of lengths met in practice; one request of zeros where the model takes no text."""
         if self._pieces is not None:
             return tuple({TEXT: np.array([text.encode()], dtype=np.object_)} for text in _WARM_TEXTS)
         return (zeros(self.manifest.signatures[-1]),)
@@ -177,12 +183,13 @@ def suitable_placement(manifest: Manifest) -> Placement:
     return Placement.LOOP if slowest_ms < _LOOP_MS else Placement.THREAD
 
 
-def load_variant(folder: Path, *, threads: int = 1) -> LoadedVariant:
+def load_variant(folder: Path, *, threads: int = 1, trace: Path | None = None) -> LoadedVariant:
     """Verify a variant's files against its manifest and load it.
 
     Args:
         folder: The variant's folder.
         threads: Threads that share one call's work, at least 1.
+        trace: Where ONNX Runtime's trace of every operator begins its file names; None for none.
 
     Raises:
         ManifestError: The files are not what was built.
@@ -195,6 +202,7 @@ def load_variant(folder: Path, *, threads: int = 1) -> LoadedVariant:
         threads=threads,
         device=manifest.device,
         recipe=str(manifest.recipe["name"]),
+        trace=trace,
     )
     encoding = manifest.text
     pieces = (

@@ -57,6 +57,7 @@ class OnnxSession:
         threads: Threads that share one call's work, at least 1.
         device: Where it runs. ONNX Runtime falls back to the CPU without a word: here that is refused.
         uses_tf32: Whether FP32 products on a GPU may round their factors to TF32.
+        trace: Where a trace of every operator begins its file names, until `end_trace`; None for none.
 
     Raises:
         VariantError: ONNX Runtime does not accept the model, or the device is missing.
@@ -69,8 +70,12 @@ class OnnxSession:
         threads: int = 1,
         device: Device = Device.CPU,
         uses_tf32: bool = False,
+        trace: Path | None = None,
     ) -> None:
         options = onnxruntime.SessionOptions()
+        if trace is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(trace)
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
@@ -89,6 +94,10 @@ class OnnxSession:
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
         self._text = frozenset(spec.name for spec in self.inputs if spec.datatype is Datatype.BYTES)
+
+    def end_trace(self) -> Path:
+        """Write the trace that was asked for, and answer where."""
+        return Path(self._session.end_profiling())
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Compute every output.

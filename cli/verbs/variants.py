@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     group.command("list")(list_variants)
     group.command("show")(show)
     group.command("compare")(compare)
+    group.command("profile")(profile)
     group.command("add-remote")(add_remote)
     app.add_typer(group, name="variants", rich_help_panel=options.RUN)
 
@@ -123,6 +124,41 @@ def compare(
     terminal.say("\n" + pareto_text(comparison, min(terminal.out.width, _PLOT_WIDTH), _PLOT_HEIGHT))
     if comparison.unmeasured:
         terminal.note(f"not measured: {', '.join(comparison.unmeasured)}")
+
+
+def profile(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="The model.", autocompletion=complete_model)],
+    variant: Annotated[str, typer.Argument(help="The variant.", autocompletion=complete_variant)],
+    trace: Annotated[Path, typer.Option(help="Where the trace goes.", metavar="FILE")] = Path("trace.json"),
+    batch: Annotated[int, typer.Option(help="Requests of one call.")] = 1,
+    calls: Annotated[int, typer.Option(help="Calls to trace.")] = 20,
+    threads: Annotated[int, typer.Option(help="Threads that share one call's work.")] = 1,
+    models: options.Models = DEFAULT_MODELS,
+    output: options.Output = Format.TABLE,
+) -> None:
+    """Trace a few calls of a variant, operator by operator: open the file in https://ui.perfetto.dev.
+
+    Example: anabranch variants profile minilm onnx-int8-dynamic --batch 8 --trace trace.json
+    """
+    from anabranch.cli.comparing import details
+    from anabranch.cli.output import encoded
+    from anabranch.variants.errors import VariantError
+    from anabranch.variants.profiling import profile_variant
+
+    terminal = terminal_of(context)
+    details(models, model, variant)
+    try:
+        traced = profile_variant(models / model / variant, trace, batch=batch, calls=calls, threads=threads)
+    except (VariantError, OSError) as error:
+        raise CommandFailed(ExitCode.BAD_INPUT, str(error)) from error
+    if output is not Format.TABLE:
+        terminal.say(encoded(traced, output))
+        return
+    terminal.say(
+        f"{traced.calls} calls of {traced.rows} rows, {traced.call_ms:.2f} ms each while traced: {traced.trace}"
+    )
+    terminal.note("open it in https://ui.perfetto.dev or chrome://tracing")
 
 
 def add_remote(
