@@ -304,6 +304,10 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 queries=[
                     (rate("anabranch_baseline_only_requests_total", "reason"), "baseline only: {{reason}}"),
                     (rate("anabranch_refused_requests_total", "status"), "refused: {{status}}"),
+                    (
+                        rate("anabranch_access_refused_total", "port, status"),
+                        "not let in: {{port}} {{status}}",
+                    ),
                 ],
                 unit="reqps",
             ),

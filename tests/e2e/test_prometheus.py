@@ -21,8 +21,15 @@ Make = Callable[..., dict[str, Any]]
 Wait = Callable[..., None]
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-# What is told only by servers that generate text, have remote variants, or whose units are sticky.
-EMPTY = ("first_token", "anabranch_token_seconds", "remote_", "dropped_copies", "sample_ratio")
+# What is told only by servers that generate text, have remote variants, sticky units or strangers for callers.
+EMPTY = (
+    "access_refused",
+    "first_token",
+    "anabranch_token_seconds",
+    "remote_",
+    "dropped_copies",
+    "sample_ratio",
+)
 
 
 def program(name: str) -> str:

@@ -82,7 +82,7 @@ def test_every_metric_is_looked_at_somewhere_or_left_out_on_purpose() -> None:
         "anabranch_wire_calls_total",
         "anabranch_wire_connections_total",
         "anabranch_wire_problems_total",
-    }
+    }, "show it in deploy/grafana/dashboard.py, or name it here"
 
 
 def test_every_alert_says_what_happened_and_what_to_do_and_is_shown_to_fire() -> None:
