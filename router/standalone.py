@@ -84,4 +84,4 @@ def complain(complaints: Complaints, error: Exception) -> None:
     if reason is None:
         _log.error("a tick failed", exc_info=error)
     else:
-        complaints.say("the store cannot be reached, routing goes on by the last snapshot", reason)
+        complaints.say("the store cannot be used now, routing goes on by the last snapshot", reason)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table, delete, insert, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from anabranch.bandit.evidence import Cell, PairCell
-from anabranch.store import codec
+from anabranch.store import codec, postgres_bulk, sqlite_bulk
 from anabranch.store.journal import SegmentName
 from anabranch.store.locks import Lock, hold
 from anabranch.store.port import FeedbackRow, PairRow, UnitRow
-from anabranch.store.sqlite_bulk import insert_new, select_by_key
 from anabranch.store.tables import CURSOR, DELTA, FEEDBACK, PAIR, UNIT
 
 _CHUNK = 500  # Keys a statement: SQLite allows 32,766 bound values in one.
@@ -57,6 +56,7 @@ class SqlIngestion:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._bulk = postgres_bulk if connection.dialect.name == "postgresql" else sqlite_bulk
         self._is_alone = False
 
     def offset(self, segment: SegmentName) -> int:
@@ -146,38 +146,20 @@ class SqlIngestion:
         self, rows: Mapping[tuple[Any, ...], _Row], table: Table, values_of: Callable[[_Row], dict[str, Any]]
     ) -> list[_Row]:
         """Insert rows by their keys; answers the new ones."""
-        values = [values_of(row) for row in rows.values()]
+        columns = table.c.keys()
         key = [column.name for column in table.c if column.primary_key]
-        if self._connection.dialect.name == "sqlite":
-            columns = table.c.keys()
-            tuples = [tuple(each[name] for name in columns) for each in values]
-            given = list(rows.values())
-            return [given[number] for number in insert_new(self._connection, table, tuples, key)]
-        new = {tuple(row._mapping[name] for name in key) for row in upsert(self._connection, table, values)}
-        return [
-            row
-            for row, each in zip(rows.values(), values, strict=True)
-            if tuple(each[name] for name in key) in new
-        ]
+        given = list(rows.values())
+        tuples = [tuple(values[name] for name in columns) for values in map(values_of, given)]
+        return [given[number] for number in self._bulk.insert_new(self._connection, table, tuples, key)]
 
     def _by_assignment(
         self, table: Table, rows: Sequence[UnitRow | PairRow | FeedbackRow]
     ) -> dict[tuple[int, int, int], list[Any]]:
         wanted = list(dict.fromkeys(_assignment(row) for row in rows))
         found: dict[tuple[int, int, int], list[Any]] = {}
-        for row in self._select(table, wanted):
+        for row in self._bulk.select_by_key(self._connection, table, _KEY, wanted):
             found.setdefault((row.experiment_id, row.lane, row.sequence), []).append(row)
         return found
-
-    def _select(self, table: Table, wanted: Sequence[tuple[int, int, int]]) -> Iterator[Any]:
-        if self._connection.dialect.name == "sqlite":
-            yield from select_by_key(self._connection, table, _KEY, wanted)
-            return
-        columns = table.c
-        key = tuple_(*(columns[name] for name in _KEY))
-        for start in range(0, len(wanted), _CHUNK):
-            chunk = wanted[start : start + _CHUNK]
-            yield from self._connection.execute(select(*columns).where(key.in_(chunk)))
 
 
 def _assignment(row: UnitRow | PairRow | FeedbackRow) -> tuple[int, int, int]:

@@ -139,7 +139,7 @@ def test_two_servers_split_alike_count_each_user_once_and_outlive_the_leader_and
     assert survivor.stop() == 0
     survivor.cli("verify", "held")
     log = survivor.log.read_text()
-    assert "the store cannot be reached, routing goes on by the last snapshot" in log
+    assert "the store cannot be used now, routing goes on by the last snapshot" in log
     assert "Traceback" not in log
 
 
