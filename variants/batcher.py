@@ -70,6 +70,7 @@ class Dispatcher:
         self._sequence = 0
         self._finished: deque[tuple[Lane, Batch]] = deque()
         self._wake_pending = False
+        self._is_making_room = False
         self._dispatch_pending = False
         self._expiries: list[tuple[float, int, Ticket]] = []
         self._timer: TimerHandle | None = None
@@ -204,6 +205,8 @@ class Dispatcher:
             self._clock(),
             lambda ticket: self._cancelled(lane, ticket),
         )
+        if lane.placement is Placement.LOOP and lane.queue.is_full and priority < MIRROR:
+            self._make_room(lane)
         dropped = lane.queue.push(ticket)
         if dropped is not None:
             self._fail_soon(dropped, FailureKind.SHED, f"made room for priority {priority} in the full queue")
@@ -211,6 +214,25 @@ class Dispatcher:
             heapq.heappush(self._expiries, (deadline, ticket.sequence, ticket))
         self._dispatch_soon()
         return ticket
+
+    def _make_room(self, lane: Lane) -> None:
+        """Run a batch on the loop's own thread at once.
+
+        A process that had to wait for its core finds more in its sockets than the queue holds, and such a model answers
+        sooner than a client could be refused.
+        """
+        if self._is_making_room:
+            # From within a batch's answers: what they submit waits, or is refused.
+            return
+        self._is_making_room = True
+        try:
+            batch, late = lane.queue.take(self._loop.time())
+            for ticket in late:
+                self._fail(ticket, FailureKind.DEADLINE, "the deadline passed in the queue")
+            if batch:
+                self._run_here(lane, batch)
+        finally:
+            self._is_making_room = False
 
     def _dispatch_soon(self) -> None:
         """At the end of this tick, so that requests that arrive together run together."""

@@ -205,6 +205,11 @@ class VariantQueue:
         self._rows: dict[int, int] = {}
         self._dead = 0
 
+    @property
+    def is_full(self) -> bool:
+        """A further ticket is refused, or drops a less urgent one."""
+        return self.requests >= self.policy.max_queue_size
+
     def push(self, ticket: Ticket) -> Ticket | None:
         """Add a ticket; when the queue is full, less urgent work makes room.
 
@@ -215,7 +220,7 @@ class VariantQueue:
             QueueFull: Everything that waits is as urgent as this.
         """
         dropped: Ticket | None = None
-        if self.requests >= self.policy.max_queue_size:
+        if self.is_full:
             dropped = self._least_urgent()
             if dropped is None or dropped.priority <= ticket.priority:
                 raise QueueFull(

@@ -83,7 +83,8 @@ def anabranch(
     )
     running = Running(tree=tree, port=port, version=OUR_VERSION, helpers=helpers)
     try:
-        tree.wait_until(lambda: "serving on 127.0.0.1" in tree.log_text(), "serve")
+        # Of every worker: connections that are opened before the last one listens all go to the others, for good.
+        tree.wait_until(lambda: tree.log_text().count("serving on 127.0.0.1") >= workers, "serve")
         for document in documents:
             apply_document(document, work, state)
         if documents and probe is not None:

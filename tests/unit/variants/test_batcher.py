@@ -452,6 +452,16 @@ def test_small_models_run_on_the_loop_one_batch_a_tick() -> None:
     assert bench.executor.jobs == []
 
 
+def test_small_models_answer_a_burst_that_their_queue_does_not_hold() -> None:
+    bench = Bench()
+    bench.add("a", BatchPolicy(max_batch_size=2, max_queue_size=4), placement=Placement.LOOP)
+    for value in range(11):
+        bench.submit(value)
+    assert sorted(bench.answers) == [0, 1, 2, 3, 4, 5, 6, 7], "batches ran as the queue filled"
+    bench.loop.settle()
+    assert sorted(bench.answers) == list(range(11))
+
+
 def test_small_models_run_while_all_threads_work() -> None:
     bench = Bench()
     bench.add("a")
