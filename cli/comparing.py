@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -34,6 +34,7 @@ class Point:
         low: Lower end of its 95 % interval.
         high: Upper end.
         latency_ms: Median time of one call.
+        p95_ms: The time within which 95 % of them are.
         is_best: Whether no other variant is at least as good in both, and better in one.
     """
 
@@ -42,6 +43,7 @@ class Point:
     low: float
     high: float
     latency_ms: float
+    p95_ms: float
     size_bytes: int
     is_best: bool
 
@@ -136,6 +138,18 @@ def compare_variants(manifests: Sequence[Manifest], batch_size: int) -> Comparis
     )
 
 
+def cost_per_1k(point: Point, batch_size: int, hourly_price: float) -> float:
+    """The price of 1,000 requests, in the currency of the price.
+
+    Args:
+        point: A measured variant.
+        batch_size: Requests of the call that was measured.
+        hourly_price: Of what answers one call at a time, without a pause: a core or a GPU.
+    """
+    hours_per_call = point.latency_ms / 3.6e6
+    return 1_000 / batch_size * hours_per_call * hourly_price
+
+
 def _all_labelled(manifests: Iterable[Manifest]) -> bool:
     """Whether every variant that was compared at all was compared with labels."""
     return all(manifest.task for manifest in manifests if manifest.parity)
@@ -153,6 +167,7 @@ def _place(manifest: Manifest, quality: Quality, batch_size: int) -> Point | Non
         low=low,
         high=high,
         latency_ms=row.p50_ms,
+        p95_ms=row.p95_ms,
         size_bytes=manifest.size_bytes,
         is_best=False,
     )
@@ -172,18 +187,7 @@ def _quality(manifest: Manifest, quality: Quality) -> tuple[float, float, float]
 
 
 def _marked(points: Sequence[Point]) -> list[Point]:
-    return [
-        Point(
-            variant=point.variant,
-            quality=point.quality,
-            low=point.low,
-            high=point.high,
-            latency_ms=point.latency_ms,
-            size_bytes=point.size_bytes,
-            is_best=not any(_beats(other, point) for other in points),
-        )
-        for point in points
-    ]
+    return [replace(point, is_best=not any(_beats(other, point) for other in points)) for point in points]
 
 
 def _beats(other: Point, point: Point) -> bool:
@@ -191,8 +195,13 @@ def _beats(other: Point, point: Point) -> bool:
     return no_worse and (other.quality > point.quality or other.latency_ms < point.latency_ms)
 
 
-def comparison_table(comparison: Comparison) -> Table:
-    """One row a variant, the fastest first; a star where nothing beats it."""
+def comparison_table(comparison: Comparison, hourly_price: float | None = None) -> Table:
+    """One row a variant, the fastest first; a star where nothing beats it.
+
+    Args:
+        comparison: From `compare_variants`.
+        hourly_price: Of what answers one call at a time; None leaves the column of costs out.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("VARIANT", no_wrap=True)
     heads = (
@@ -202,6 +211,7 @@ def comparison_table(comparison: Comparison) -> Table:
         f"P50 BATCH {comparison.batch_size}",
         "TIMES",
         "SIZE",
+        *(() if hourly_price is None else ("COST OF 1,000",)),
     )
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
@@ -215,5 +225,10 @@ def comparison_table(comparison: Comparison) -> Table:
             f"{point.latency_ms:.2f} ms",
             f"{slowest / point.latency_ms:.2f}",
             f"{point.size_bytes / 1e6:.1f} MB",
+            *(
+                ()
+                if hourly_price is None
+                else (f"{cost_per_1k(point, comparison.batch_size, hourly_price):.4g}",)
+            ),
         )
     return table

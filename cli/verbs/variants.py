@@ -98,6 +98,23 @@ def compare(
         str, typer.Argument(help="The model; the only one by default.", autocompletion=complete_model)
     ] = "",
     batch: Annotated[int, typer.Option(help="Requests a call: one of the measured batch sizes.")] = 1,
+    hourly_price: Annotated[
+        float | None,
+        typer.Option(
+            help="Price of an hour of what answers one call at a time, a core or a GPU: says what 1,000 requests cost, and which variant is the cheapest.",
+            metavar="PRICE",
+            min=0.0,
+        ),
+    ] = None,
+    max_ms: Annotated[
+        float | None, typer.Option(help="With --hourly-price: the largest p95 of the cheapest.", metavar="MS")
+    ] = None,
+    min_quality: Annotated[
+        float | None,
+        typer.Option(
+            help="With --hourly-price: the least accuracy of the cheapest, in per cent.", metavar="PERCENT"
+        ),
+    ] = None,
     svg: Annotated[
         Path | None, typer.Option(help="Also write the plot to this file.", metavar="FILE")
     ] = None,
@@ -109,10 +126,17 @@ def compare(
     Example: anabranch variants compare minilm --svg pareto.svg
     """
     from anabranch.cli.comparing import compare_variants, comparison_table, manifests_of
+    from anabranch.cli.costs import Demands, cheapest_text
     from anabranch.cli.output import encoded
     from anabranch.cli.pareto_plots import pareto_svg, pareto_text
 
     terminal = terminal_of(context)
+    if hourly_price is None and (max_ms is not None or min_quality is not None):
+        raise CommandFailed(
+            ExitCode.BAD_INPUT,
+            "--max-ms and --min-quality choose the cheapest variant, and no price is given",
+            "give --hourly-price, or leave them out",
+        )
     comparison = compare_variants(list(manifests_of(models, model).values()), batch)
     if svg is not None:
         svg.write_text(pareto_svg(comparison), encoding="utf-8")
@@ -120,8 +144,11 @@ def compare(
     if output is not Format.TABLE:
         terminal.say(encoded(comparison, output))
         return
-    terminal.show(comparison_table(comparison))
+    terminal.show(comparison_table(comparison, hourly_price))
     terminal.say("\n" + pareto_text(comparison, min(terminal.out.width, _PLOT_WIDTH), _PLOT_HEIGHT))
+    if hourly_price is not None:
+        demands = Demands(max_ms=max_ms, min_quality=None if min_quality is None else min_quality / 100)
+        terminal.say("\n" + cheapest_text(comparison, hourly_price, demands))
     if comparison.unmeasured:
         terminal.note(f"not measured: {', '.join(comparison.unmeasured)}")
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anabranch.cli.comparing import Quality, compare_variants
+from anabranch.cli.comparing import Quality, compare_variants, cost_per_1k
+from anabranch.cli.costs import Demands, cheapest_text
 from anabranch.cli.failures import CommandFailed
 from anabranch.cli.pareto_plots import pareto_svg, pareto_text
 from anabranch.variants.build import build
@@ -158,3 +159,31 @@ def test_an_unknown_name_is_refused_with_the_known_ones(
     ran = shell("variants", *arguments, "--models", str(models))
     assert ran.code == 3
     assert said in ran.err
+
+
+def test_the_cheapest_variant_that_keeps_the_demands_is_named(models: Path) -> None:
+    places = {"slow": (0.95, 36.0), "good": (0.9, 18.0), "fast": (0.8, 3.6)}
+    comparison = compare_variants(_manifests(models, places), 1)
+    by_name = {point.variant: point for point in comparison.points}
+    # 1,000 calls of 36 ms are a hundredth of an hour.
+    assert cost_per_1k(by_name["slow"], 1, 2.0) == pytest.approx(0.02)
+    assert cost_per_1k(by_name["slow"], 8, 2.0) == pytest.approx(0.0025)
+    chosen = {
+        Demands(): "fast, 0.002 for 1,000 requests, 90% less than slow",
+        Demands(min_quality=0.9): "cheapest with at least 90.0% right: good",
+        Demands(min_quality=0.9, max_ms=40): "a p95 of at most 40 ms and at least 90.0% right: good",
+        Demands(min_quality=0.9, max_ms=10): "no variant keeps a p95 of at most 10 ms and",
+    }
+    for demands, told in chosen.items():
+        assert told in cheapest_text(comparison, 2.0, demands)
+    assert "nan" not in cheapest_text(comparison, 0.0, Demands())
+
+
+def test_costs_are_shown_where_a_price_is_given(models: Path, shell: Shell) -> None:
+    shown = shell("variants", "compare", "--models", str(models), "--hourly-price", "2.5")
+    assert "COST OF 1,000" in shown.out
+    assert "cheapest with no demands: onnx-" in shown.out
+    assert "COST" not in shell("variants", "compare", "--models", str(models)).out
+    refused = shell("variants", "compare", "--models", str(models), "--max-ms", "5")
+    assert refused.code == 2
+    assert "give --hourly-price" in refused.err
