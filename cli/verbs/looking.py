@@ -59,11 +59,12 @@ def get(
 
     Example: anabranch get minilm-int8 --watch
     """
-    from anabranch.cli.loading import load_rows, load_view, view_loader
-    from anabranch.cli.tables import experiments_table
-
     terminal = terminal_of(context)
     with control_plane(store) as opened:
+        # Imported once there is something to look at.
+        from anabranch.cli.loading import load_rows, load_view, view_loader
+        from anabranch.cli.tables import experiments_table
+
         now = terminal.clock.now
         if watch:
             _warn(terminal, store)

@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -133,3 +134,27 @@ def test_lines_on_a_pipe_are_never_wrapped(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     assert system_terminal().out.width == PIPE_WIDTH
+
+
+@pytest.mark.parametrize("words", [("version",), ("get", "--help"), ("get",)])
+def test_a_light_verb_imports_nothing_that_it_does_not_need(words: tuple[str, ...], tmp_path: Path) -> None:
+    given = [*words, *(["--store", f"sqlite:///{tmp_path}/none.db"] if words == ("get",) else [])]
+    program = (
+        "from anabranch.cli.main import assemble\n"
+        f"try:\n    assemble()({given!r})\nexcept SystemExit:\n    pass\nprint()"
+    )
+    # Typer itself validates arguments by pydantic; the version tells which native code is there.
+    assert loaded_by(program) - {"pydantic", "ngh2"} == set()
+
+
+def test_a_look_at_a_list_migrates_nothing_and_draws_no_full_screen(
+    tmp_path: Path, empty_database: Path
+) -> None:
+    shutil.copy(empty_database, tmp_path / "a.db")
+    program = (
+        "from anabranch.cli.main import assemble\n"
+        f"try:\n    assemble()(['get', '--store', 'sqlite:///{tmp_path}/a.db'])\n"
+        "except SystemExit:\n    pass\nprint()"
+    )
+    heavy = {"alembic", "grpc", "ngh2", "onnx", "onnxruntime", "scipy", "textual", "torch", "uvloop"}
+    assert loaded_by(program) & heavy == set()
