@@ -58,6 +58,8 @@ def read_key(secret: Secret, policy: Policy, environment: Mapping[str, str] = os
     Raises:
         NotPermitted: If there is none, or it is too short to be one.
     """
+    if secret.name in (HOSTS, SECRETS):
+        raise NotPermitted(f"{secret.name} is a setting and no secret: name another variable")
     if secret.place is SecretPlace.ENV:
         found = environment.get(secret.name, "").encode()
         where = f"the environment variable {secret.name}"

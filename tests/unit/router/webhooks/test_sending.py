@@ -215,5 +215,8 @@ def test_secrets_are_read_by_reference_only(tmp_path: Path) -> None:
             continue
         with pytest.raises(NotPermitted, match="cannot be read"):
             read_key(Secret(place=SecretPlace.FILE, name=name), policy, {})
+    settings = {"ANABRANCH_WEBHOOK_HOSTS": "hooks.example.com,ci.example.com"}
+    with pytest.raises(NotPermitted, match="is a setting and no secret"):
+        read_key(Secret(place=SecretPlace.ENV, name="ANABRANCH_WEBHOOK_HOSTS"), policy, settings)
     with pytest.raises(NotPermitted, match="names no folder"):
         read_key(Secret(place=SecretPlace.FILE, name="ci.key"), Policy(), {})
