@@ -197,7 +197,7 @@ def test_describe_shows_what_was_asked_and_not_answered(shell: Shell, live: Begi
 def test_a_store_that_is_no_url_says_what_one_is(url: str, shell: Shell) -> None:
     ran = shell("get", "--store", url)
     assert ran.code == 2
-    assert "sqlite:///path/to/file.db or postgresql://user@host/name" in ran.err
+    assert "sqlite:///path/to/file.db, postgresql://user@host/name, or HOST:PORT of a server" in ran.err
 
 
 def test_a_path_for_a_store_is_turned_into_the_url_that_was_meant(shell: Shell) -> None:
