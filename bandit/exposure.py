@@ -91,10 +91,10 @@ def _wanted_weights(course: Course) -> Mapping[str, float] | None:
             # Not what is: the step that waits for a person may have been reached with a new weight in this tick.
             return _last_set_weight(course, live)
         case Phase.PROGRESSING:
-            is_free = not is_held(course.experiment, state) and not course.experiment.observes
-            if isinstance(step, BanditStep) and is_free:
-                return _bandit_weights(course, step, live)
-            return _last_set_weight(course, live)
+            if not isinstance(step, BanditStep) or course.experiment.observes:
+                return _last_set_weight(course, live)
+            # A gate may have come in flight: what the bandit has reached stays until it is open.
+            return live if is_held(course.experiment, state) else _bandit_weights(course, step, live)
         case _:
             assert_never(state.phase)
 

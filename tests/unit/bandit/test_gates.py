@@ -8,7 +8,7 @@ from anabranch.bandit.decision import Change, Verb
 from anabranch.bandit.gating import answer_text, questions, waiting_gates
 from anabranch.bandit.hooks import Gate, GateKind, Webhook
 from anabranch.bandit.lifecycle import Phase
-from anabranch.bandit.spec import GateStep, PauseStep, PromoteStep, SetWeightStep, Step
+from anabranch.bandit.spec import Algorithm, BanditStep, GateStep, PauseStep, PromoteStep, SetWeightStep, Step
 from anabranch.bandit.state import Reply
 
 Begin = Callable[..., Any]
@@ -16,6 +16,14 @@ Reasons = Callable[..., list[str]]
 
 HOOK = Webhook(url="https://hooks.example.com/gate?token=x")
 HOLD = PauseStep(duration_s=1e9)
+BANDIT = BanditStep(
+    algorithm=Algorithm.UNIFORM,
+    max_weight=0.5,
+    min_prob=0.05,
+    update_period_s=5.0,
+    min_duration_s=0.0,
+    max_duration_s=1e9,
+)
 PROMOTE = PromoteStep(weights=(0.5, 1.0), interval_s=10.0, bake_s=20.0)
 
 
@@ -85,6 +93,17 @@ def test_more_traffic_waits_for_its_gate_and_the_steps_clock_waits_too(begin: Be
     answer(hand, Reply.YES)
     assert (hand.state.step, hand.state.weights["a"]) == (3, 0.3)
     assert waiting(hand) == []
+
+
+def test_a_gate_that_comes_in_flight_leaves_a_running_bandit_what_it_has_reached(begin: Begin) -> None:
+    hand = begin(SetWeightStep(weight=0.1), BANDIT, metrics="latency errors", candidates="a", started=False)
+    hand.tick()
+    hand.tick(after=1.0)
+    reached = dict(hand.state.weights)
+    assert reached["a"] > 0.1
+    hand.experiment = replace(hand.experiment, gates=(gate(GateKind.CONFIRM_TRAFFIC_INCREASE),))
+    hand.tick(after=1.0)
+    assert (waiting(hand), hand.state.weights) == (["g"], reached)
 
 
 def test_less_traffic_waits_for_nobody(begin: Begin) -> None:
