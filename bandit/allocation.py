@@ -75,7 +75,7 @@ def _rng(experiment: Experiment, state: ExperimentState) -> np.random.Generator:
 
 def _constraint(metric: Metric) -> Constraint:
     if is_limited(metric):
-        low, width = (0.0, 1.0) if metric.is_latency else (metric.low, metric.high - metric.low)
+        low, width = (0.0, 1.0) if metric.is_long_tailed else (metric.low, metric.high - metric.low)
         return Constraint(name=metric.name, minimum=(limit_threshold(metric) - low) / width)
     assert metric.non_inferiority_margin is not None
     return Constraint(name=metric.name, margin=metric.non_inferiority_margin / (metric.high - metric.low))
@@ -108,7 +108,7 @@ def _rate(metric: Metric, totals: Totals) -> dict[str, Rate]:
     trials = total_of(values)
     if not trials:
         return {}
-    scale = BINARY_SCALE if metric.is_latency else scale_of(metric)
+    scale = BINARY_SCALE if metric.is_long_tailed else scale_of(metric)
     assert not isinstance(scale, LogScale)
     return {metric.name: Rate(successes=_unit_sum(scale, values), trials=trials)}
 

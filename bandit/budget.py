@@ -25,7 +25,7 @@ def worst_harm(experiment: Experiment, state: ExperimentState, candidate: str) -
     open_harms = [
         _harm(metric, verdict)
         for metric in experiment.guardrails
-        if not metric.is_latency
+        if not metric.is_long_tailed
         and (verdict := state.verdicts.get(test_key(metric.name, candidate))) is not None
         and verdict.outcome is not Outcome.PASS
     ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from anabranch.bandit.betting import Claim, ContrastTest
 from anabranch.bandit.fold import log_e_sample_ratio, test_key
 from anabranch.bandit.judge import log_e_ratio, log_need_pass, odds, ratio_test
-from anabranch.bandit.measures import LATENCY_SCALE, scale_of
+from anabranch.bandit.measures import log_scale_of, scale_of
 from anabranch.bandit.quantiles import RatioClaim, quantile
 from anabranch.bandit.scales import Histogram, LogScale, total_of
 from anabranch.bandit.spec import BanditStep, Direction, Experiment, Metric
@@ -130,17 +130,17 @@ def _cost(state: ExperimentState, metric: Metric, candidate: str) -> tuple[float
     scale = scale_of(metric)
     total = total_of(values)
     mean = sum(min(scale.value_of(index), 1e12) * count for index, count in values.items()) / total
-    if metric.is_latency:
+    if metric.is_long_tailed:
         tau = metric.statistic.quantile
         assert tau is not None
-        at = quantile(LATENCY_SCALE, values, tau)
+        at = quantile(log_scale_of(metric), values, tau)
         return (math.inf if at is None else at), mean
     return (mean if metric.direction is Direction.MIN else -mean), 0.0
 
 
 def _log_e_no_worse(state: ExperimentState, metric: Metric, best: str, rival: str, tolerance: float) -> float:
     """Log evidence that the best is at most the tolerance behind a rival."""
-    if not metric.is_latency:
+    if not metric.is_long_tailed:
         running = state.rivals.get(rival_key(best, rival))
         return 0.0 if running is None else rival_test(metric, tolerance).log_e(running)
     test = ratio_test(metric, RatioClaim.BELOW, 1.0 + tolerance)

@@ -28,7 +28,7 @@ def follow_rivals(
         evidence: new outcomes.
     """
     metric, step = experiment.objective, experiment.bandit
-    if metric is None or step is None or metric.is_latency or evidence.is_empty or len(state.live) < 2:
+    if metric is None or step is None or metric.is_long_tailed or evidence.is_empty or len(state.live) < 2:
         return state
     if not step.tolerance > 0.0:
         return state

@@ -15,7 +15,7 @@ import numpy as np
 from anabranch.bandit.allocation import next_weights
 from anabranch.bandit.evidence import Evidence, merge_cells
 from anabranch.bandit.fold import fold
-from anabranch.bandit.measures import BINARY_SCALE, LATENCY_SCALE, scale_of
+from anabranch.bandit.measures import BINARY_SCALE, log_scale_of, scale_of
 from anabranch.bandit.ope import (
     LoggedEpoch,
     LoggedRewards,
@@ -66,7 +66,7 @@ class Reward:
         """The rewards in a histogram of outcomes."""
         if self.within_ms is None:
             return outcomes
-        last = LATENCY_SCALE.bin_of(self.within_ms)
+        last = log_scale_of(self.metric).bin_of(self.within_ms)
         quick = sum(count for index, count in outcomes.items() if index <= last)
         return {0: total_of(outcomes) - quick, 1: quick}
 
@@ -101,14 +101,14 @@ def default_reward(experiment: Experiment, log: Iterable[Evidence], metric: Metr
     Raises:
         ValueError: If the baseline has no outcome.
     """
-    if not metric.is_latency:
+    if not metric.is_long_tailed:
         return Reward(metric=metric)
     cells = merge_cells(cell for part in log for cell in part.cells if cell.variant == experiment.baseline)
     outcomes: dict[int, int] = {}
     for cell in cells:
         for index, count in cell.metrics.get(metric.source, {}).items():
             outcomes[index] = outcomes.get(index, 0) + count
-    limit = quantile(LATENCY_SCALE, outcomes, metric.statistic.quantile or 0.5) if outcomes else None
+    limit = quantile(log_scale_of(metric), outcomes, metric.statistic.quantile or 0.5) if outcomes else None
     if limit is None:
         raise ValueError(
             f"{experiment.baseline} has no outcome of {metric.name}: there is nothing to compare with"

@@ -13,7 +13,7 @@ from functools import partial
 from anabranch.bandit.betting import Claim, ContrastTest, EpochCell, MeanTest, Side
 from anabranch.bandit.drift import DriftState, advance
 from anabranch.bandit.evidence import Cell, Evidence, add_histograms, merge_cells, merge_pairs
-from anabranch.bandit.measures import BINARY_SCALE, DIFFERENCE_SCALE, LATENCY_SCALE, scale_of
+from anabranch.bandit.measures import BINARY_SCALE, DIFFERENCE_SCALE, log_scale_of, scale_of
 from anabranch.bandit.paired import PairedTest
 from anabranch.bandit.quantiles import quantile, threshold_counts
 from anabranch.bandit.scales import BoundedScale, Histogram, LogScale, flipped
@@ -97,7 +97,7 @@ def is_limited(metric: Metric) -> bool:
 
 def contrast_test(metric: Metric, *, direction: bool) -> ContrastTest:
     """The test on the split for (or against) a metric that is compared with the baseline's."""
-    scale = BINARY_SCALE if metric.is_latency else _bounded(metric)
+    scale = BINARY_SCALE if metric.is_long_tailed else _bounded(metric)
     margin = metric.non_inferiority_margin or 0.0
     return ContrastTest(claim=_claim(metric, direction), scale=scale, margin=margin)
 
@@ -120,10 +120,11 @@ def limited_values(metric: Metric, totals: Mapping[str, Histogram]) -> Histogram
     scale, where counts are exact.
     """
     values = totals.get(metric.source, {})
-    if metric.is_latency:
+    if metric.is_long_tailed:
         assert metric.maximum is not None
-        last = LATENCY_SCALE.bin_of(metric.maximum)
-        if LATENCY_SCALE.upper_border(last) > metric.maximum:
+        scale = log_scale_of(metric)
+        last = scale.bin_of(metric.maximum)
+        if scale.upper_border(last) > metric.maximum:
             last -= 1
         within = sum(count for index, count in values.items() if index <= last)
         return {0: sum(values.values()) - within, 1: within}
@@ -132,7 +133,7 @@ def limited_values(metric: Metric, totals: Mapping[str, Histogram]) -> Histogram
 
 def limit_threshold(metric: Metric) -> float:
     """What the mean of `limited_values` must be above."""
-    if metric.is_latency:
+    if metric.is_long_tailed:
         quantile = metric.statistic.quantile
         assert quantile is not None
         return quantile
@@ -143,7 +144,7 @@ def limit_threshold(metric: Metric) -> float:
 
 
 def _limited_scale(metric: Metric) -> BoundedScale:
-    return BINARY_SCALE if metric.is_latency else _bounded(metric)
+    return BINARY_SCALE if metric.is_long_tailed else _bounded(metric)
 
 
 def _bounded(metric: Metric) -> BoundedScale:
@@ -257,21 +258,22 @@ def _view(metric: Metric, state: ExperimentState) -> _View | None:
     A latency quantile is compared at the baseline's own recent quantile, taken from the folds before this one:
     the share of requests within it is a mean, so that the test stays valid under drift and changing weights.
     """
-    if not metric.is_latency:
+    if not metric.is_long_tailed:
         return partial(higher_is_better, metric)
     tau = metric.statistic.quantile
     assert tau is not None
     seen = state.reference.get(metric.source, {})
     if sum(seen.values()) < MIN_BASELINE_OUTCOMES:
         return None
-    at = quantile(LATENCY_SCALE, seen, tau)
+    scale = log_scale_of(metric)
+    at = quantile(scale, seen, tau)
     assert at is not None
-    border = min(LATENCY_SCALE.bin_of(at), LATENCY_SCALE.bins - 2)
-    return partial(_within, border)
+    border = min(scale.bin_of(at), scale.bins - 2)
+    return partial(_within, scale, border)
 
 
-def _within(border: int, values: Histogram) -> Histogram:
-    return threshold_counts(LATENCY_SCALE, values, border)
+def _within(scale: LogScale, border: int, values: Histogram) -> Histogram:
+    return threshold_counts(scale, values, border)
 
 
 def contrast_cells(baseline: str, candidate: str, seen: list[SeenEpoch]) -> list[EpochCell]:
@@ -304,7 +306,7 @@ def _reference(
 ) -> dict[str, Mapping[int, int]]:
     """The baseline's recent latencies in the split: old ones are halved away, so that it follows the load."""
     reference = dict(state.reference)
-    for source in sorted({metric.source for metric in experiment.metrics if metric.is_latency}):
+    for source in sorted({metric.source for metric in experiment.metrics if metric.is_long_tailed}):
         new = add_histograms(
             cell.metrics.get(source, {})
             for cell in evidence.cells

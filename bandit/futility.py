@@ -42,7 +42,7 @@ def why_futile(experiment: Experiment, state: ExperimentState, candidate: str) -
     need = math.log(1.0 / experiment.futility_beta)
     if evidence < need:
         return None
-    wanted = f"{metric.planned_benefit:.1%}" if metric.is_latency else f"{metric.planned_benefit:g}"
+    wanted = f"{metric.planned_benefit:.1%}" if metric.is_long_tailed else f"{metric.planned_benefit:g}"
     return f"{metric.name} does not gain {wanted} (evidence {odds(evidence)} ≥ {odds(need)})"
 
 
@@ -50,7 +50,7 @@ def _log_e_short(metric: Metric, mine: Histogram, base: Histogram) -> float:
     """Log evidence that the candidate's gain is below the planned benefit."""
     benefit = metric.planned_benefit
     assert benefit is not None
-    if metric.is_latency:
+    if metric.is_long_tailed:
         return log_e_ratio(ratio_test(metric, RatioClaim.ABOVE, 1.0 - benefit), mine, base)
     scale = scale_of(metric)
     assert not isinstance(scale, LogScale)

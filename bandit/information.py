@@ -85,7 +85,7 @@ class Gauge:
 
 def gauges(metric: Metric, assumed: Assumptions, exposure: Exposure) -> tuple[Gauge, ...]:
     """The tests that must reach their evidence before a metric passes; empty when nothing is asked of it."""
-    if metric.is_latency and is_compared(metric):
+    if metric.is_long_tailed and is_compared(metric):
         return _latency_gauges(metric, assumed, exposure)
     if is_limited(metric):
         nats = _limited_nats(metric, assumed, exposure)
@@ -116,7 +116,7 @@ def _mean(metric: Metric, assumed: Assumptions) -> float:
 
 
 def _limited_nats(metric: Metric, assumed: Assumptions, exposure: Exposure) -> float:
-    if metric.is_latency:
+    if metric.is_long_tailed:
         share, threshold = assumed.within_limit, limit_threshold(metric)
     else:
         share = _mean(metric, assumed)

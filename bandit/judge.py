@@ -17,7 +17,7 @@ from anabranch.bandit.fold import (
     mean_test,
     test_key,
 )
-from anabranch.bandit.measures import DIFFERENCE_SCALE, LATENCY_SCALE, scale_of
+from anabranch.bandit.measures import DIFFERENCE_SCALE, log_scale_of, scale_of
 from anabranch.bandit.paired import PairedState, combined_log_e
 from anabranch.bandit.quantiles import QuantileRatioTest, RatioClaim, quantile, quantile_interval
 from anabranch.bandit.scales import BoundedScale, Histogram, LogScale, total_of
@@ -77,7 +77,9 @@ def ratio_test(metric: Metric, claim: RatioClaim, ratio: float = 1.0) -> Quantil
     """The count-based test of a latency objective's quantile ratio."""
     tau = metric.statistic.quantile
     assert tau is not None
-    return QuantileRatioTest(claim=claim, tau=tau, ratio=ratio, planned_count=1_000.0)
+    return QuantileRatioTest(
+        claim=claim, tau=tau, ratio=ratio, planned_count=1_000.0, scale=log_scale_of(metric)
+    )
 
 
 def log_e_ratio(
@@ -140,7 +142,7 @@ def _evidence(
         )
     if not is_compared(metric) or tests.split_for is None or tests.split_against is None:
         return 0.0, 0.0
-    if metric.is_latency:
+    if metric.is_long_tailed:
         for_, against = contrast_test(metric, direction=FOR), contrast_test(metric, direction=AGAINST)
         arms = (_values(state, candidate, metric), _values(state, experiment.baseline, metric))
         return (
@@ -186,16 +188,17 @@ def _numbers(
 ) -> Verdict:
     """The verdict with the estimate, its confidence sequence and the sample size; no conclusion."""
     alpha = experiment.delta / len(experiment.candidates)
-    if is_compared(metric) and not metric.is_latency:
+    if is_compared(metric) and not metric.is_long_tailed:
         return _with_difference(verdict, metric, candidate, state, tests, alpha)
     values, base = _values(state, candidate, metric), _values(state, experiment.baseline, metric)
     if not total_of(values):
         return verdict
-    if metric.is_latency:
+    if metric.is_long_tailed:
         tau = metric.statistic.quantile or 0.5
-        low, high = quantile_interval(LATENCY_SCALE, values, tau, alpha=alpha, planned_count=1_000.0)
-        estimate = quantile(LATENCY_SCALE, values, tau)
-        other = quantile(LATENCY_SCALE, base, tau) if total_of(base) else None
+        tailed = log_scale_of(metric)
+        low, high = quantile_interval(tailed, values, tau, alpha=alpha, planned_count=1_000.0)
+        estimate = quantile(tailed, values, tau)
+        other = quantile(tailed, base, tau) if total_of(base) else None
     else:
         scale = scale_of(metric)
         assert not isinstance(scale, LogScale)
@@ -238,7 +241,7 @@ def limit_text(metric: Metric) -> str:
     if metric.minimum is not None:
         return f"at least {number(metric, metric.minimum)}"
     if metric.maximum is not None:
-        what = f"{metric.statistic} " if metric.is_latency else ""
+        what = f"{metric.statistic} " if metric.is_long_tailed else ""
         return f"{what}at most {number(metric, metric.maximum)}"
     return "better than the baseline" if metric.role is Role.OBJECTIVE else ""
 
@@ -247,7 +250,7 @@ def number(metric: Metric, value: float | None) -> str:
     """A value of a metric in its unit: milliseconds, per cent for shares, plain otherwise."""
     if value is None:
         return "no data"
-    if metric.is_latency:
+    if metric.is_long_tailed:
         return "no answer" if math.isinf(value) else f"{value:.3g} ms"
     return f"{value:.4g}" if metric.is_graded else f"{100 * value:.2f} %"
 
@@ -259,7 +262,7 @@ def odds(log_evidence: float) -> str:
 
 def _reason(metric: Metric, verdict: Verdict) -> str:
     value = f"{metric.name} {number(metric, verdict.estimate)}"
-    if is_compared(metric) and not metric.is_latency:
+    if is_compared(metric) and not metric.is_long_tailed:
         value = f"{metric.name} differs by {number(metric, verdict.estimate)}"
     if verdict.low is not None and verdict.high is not None:
         value += f" [{number(metric, verdict.low)}, {number(metric, verdict.high)}]"

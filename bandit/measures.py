@@ -18,13 +18,20 @@ KL_SCALE = GridScale(low=0.0, high=1.0, bins=2_001)
 
 def scale_of(metric: Metric) -> Scale:
     """The scale of a metric's split outcomes."""
-    if metric.is_latency:
+    if metric.is_long_tailed:
         return LATENCY_SCALE
     if metric.source == KL:
         return KL_SCALE
     if metric.is_graded:
         return GridScale(low=metric.low, high=metric.high, bins=_GRID_BINS)
     return BINARY_SCALE
+
+
+def log_scale_of(metric: Metric) -> LogScale:
+    """The scale of a metric with a long tail."""
+    scale = scale_of(metric)
+    assert isinstance(scale, LogScale)
+    return scale
 
 
 def feedback_scales(experiment: Experiment) -> dict[str, BinaryScale | GridScale]:
@@ -54,6 +61,7 @@ __all__ = [
     "LATENCY_SCALE",
     "Scale",
     "feedback_scales",
+    "log_scale_of",
     "scale_of",
     "worst_feedback",
 ]

@@ -17,7 +17,7 @@ from anabranch.bandit.bounds import OVERHEAD_NATS
 from anabranch.bandit.first_passage import needed_nats
 from anabranch.bandit.fold import higher_is_better, is_compared, is_limited, limited_values, test_key
 from anabranch.bandit.information import Assumptions, Exposure, gauges
-from anabranch.bandit.measures import BINARY_SCALE, DIFFERENCE_SCALE, LATENCY_SCALE, scale_of
+from anabranch.bandit.measures import BINARY_SCALE, DIFFERENCE_SCALE, log_scale_of, scale_of
 from anabranch.bandit.quantiles import quantile
 from anabranch.bandit.scales import BoundedScale, Histogram, LogScale, total_of
 from anabranch.bandit.spec import ERROR, FEEDBACK_PREFIX, TOP1_AGREEMENT, Experiment, Metric
@@ -113,7 +113,7 @@ def _as_seen(
     """
     mine, base = state.totals.get(candidate, Totals()), state.totals.get(experiment.baseline, Totals())
     assumed = Assumptions(requests_per_s=requests_per_s)
-    if metric.is_latency:
+    if metric.is_long_tailed:
         return metric, _latency_as_seen(metric, mine, base, assumed)
     scale = scale_of(metric)
     assert not isinstance(scale, LogScale)
@@ -152,8 +152,8 @@ def _latency_as_seen(metric: Metric, mine: Totals, base: Totals, assumed: Assump
         return replace(assumed, within_limit=min(within, 0.999999))
     tau = metric.statistic.quantile
     assert tau is not None
-    spread = _log_spread(others)
-    first, second = (quantile(LATENCY_SCALE, each, tau) for each in (values, others))
+    spread = _log_spread(log_scale_of(metric), others)
+    first, second = (quantile(log_scale_of(metric), each, tau) for each in (values, others))
     if first is None or second is None or not math.isfinite(second):
         return assumed
     return replace(assumed, latency_spread=spread, speedup=min(max(1.0 - first / second, 0.0), 0.99))
@@ -205,11 +205,11 @@ def _deviation(scale: BoundedScale, values: Histogram) -> float:
     return min(1.0, math.sqrt(squares / total_of(values)))
 
 
-def _log_spread(values: Histogram) -> float:
+def _log_spread(scale: LogScale, values: Histogram) -> float:
     logs = [
         (math.log(at), number)
         for index, number in values.items()
-        if 0.0 < (at := LATENCY_SCALE.value_of(index)) < math.inf
+        if 0.0 < (at := scale.value_of(index)) < math.inf
     ]
     count = sum(number for _, number in logs)
     if count < 2:

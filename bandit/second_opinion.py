@@ -41,7 +41,7 @@ def interval_by_counts(
 
 
 def _is_possible(experiment: Experiment, state: ExperimentState, metric: Metric, candidate: str) -> bool:
-    is_in_split = is_compared(metric) and not metric.is_latency
+    is_in_split = is_compared(metric) and not metric.is_long_tailed
     return is_in_split and is_quiet(state, metric.source, candidate, experiment.baseline)
 
 

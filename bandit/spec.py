@@ -81,7 +81,7 @@ class Metric:
     dry_run: bool = False
 
     @property
-    def is_latency(self) -> bool:
+    def is_long_tailed(self) -> bool:
         """Whether values lie on the logarithmic scale of durations in milliseconds."""
         return self.source in DURATIONS
 
@@ -103,7 +103,7 @@ class Metric:
     @property
     def is_binary(self) -> bool:
         """Whether every value is 0 or 1."""
-        return not self.is_latency and (self.low, self.high) == (0.0, 1.0) and not self.is_graded
+        return not self.is_long_tailed and (self.low, self.high) == (0.0, 1.0) and not self.is_graded
 
     @property
     def is_graded(self) -> bool:

@@ -170,7 +170,7 @@ def _verdict(
         role=metric.role,
         statistic=metric.statistic,
         unit=unit_of(metric),
-        is_difference=is_compared(metric) and not metric.is_latency,
+        is_difference=is_compared(metric) and not metric.is_long_tailed,
         outcome=verdict.outcome,
         estimate=verdict.estimate,
         low=verdict.low,
@@ -195,7 +195,7 @@ def _verdict(
 
 def unit_of(metric: Metric) -> Unit:
     """What the metric's numbers are in."""
-    if metric.is_latency:
+    if metric.is_long_tailed:
         return Unit.MS
     return Unit.PLAIN if metric.is_graded else Unit.SHARE
 

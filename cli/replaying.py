@@ -54,7 +54,7 @@ def run_replays(
         raise CommandFailed(
             ExitCode.REFUSED, f"{stored.name} has no evidence yet: there is nothing to replay"
         )
-    if within_ms is not None and not judged.is_latency:
+    if within_ms is not None and not judged.is_long_tailed:
         raise CommandFailed(
             ExitCode.BAD_INPUT, f"--within is for a latency, {judged.name} is none", "leave it out"
         )

@@ -99,7 +99,7 @@ def _metric_problems(body: SpecDocument) -> list[str]:
     names = [metric.name for metric in body.metrics]
     for index, metric in enumerate(body.metrics):
         at = f"spec.metrics[{index}] ({metric.name})"
-        is_latency = metric.source in spec.DURATIONS
+        is_long_tailed = metric.source in spec.DURATIONS
         limits = [metric.min, metric.max, metric.non_inferiority_margin]
         given = sum(limit is not None for limit in limits)
         if names.index(metric.name) != index:
@@ -108,11 +108,11 @@ def _metric_problems(body: SpecDocument) -> list[str]:
             problems.append(
                 f"{at}: source {metric.source!r} is not measured: allowed are {', '.join(_SOURCES)} and feedback.<name>"
             )
-        if metric.statistic is not spec.Statistic.MEAN and not is_latency:
+        if metric.statistic is not spec.Statistic.MEAN and not is_long_tailed:
             problems.append(
                 f"{at}: statistic {metric.statistic} needs a latency source, {metric.source} has a mean only"
             )
-        if metric.statistic is spec.Statistic.MEAN and is_latency and metric.role is not spec.Role.SIGNAL:
+        if metric.statistic is spec.Statistic.MEAN and is_long_tailed and metric.role is not spec.Role.SIGNAL:
             problems.append(f"{at}: a latency is judged by a quantile: set statistic to p50, p90, p95 or p99")
         if metric.range is not None and (
             not metric.source.startswith("feedback.") or metric.range[0] >= metric.range[1]
@@ -132,7 +132,7 @@ def _metric_problems(body: SpecDocument) -> list[str]:
             problems.append(
                 f"{at}: what copies say of a candidate cannot be the objective, the baseline always wins it"
             )
-        if is_latency and metric.role is spec.Role.GUARDRAIL and metric.max is None:
+        if is_long_tailed and metric.role is spec.Role.GUARDRAIL and metric.max is None:
             problems.append(f"{at}: a latency guardrail has a max in milliseconds")
         if metric.source == spec.TOP1_AGREEMENT and metric.role is spec.Role.GUARDRAIL and metric.min is None:
             problems.append(f"{at}: an agreement guardrail has a min, for example min: 0.95")
@@ -145,7 +145,7 @@ def _metric_problems(body: SpecDocument) -> list[str]:
         if metric.planned_benefit is not None and metric.role is not spec.Role.OBJECTIVE:
             problems.append(f"{at}: only an objective has a plannedBenefit: set role: objective")
         if metric.planned_benefit is not None and metric.planned_benefit >= (
-            1.0 if is_latency else metric.values[1] - metric.values[0]
+            1.0 if is_long_tailed else metric.values[1] - metric.values[0]
         ):
             problems.append(
                 f"{at}: plannedBenefit {metric.planned_benefit:g} is as much as there is: 0.1 is 10 % of a latency"
