@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from anabranch.bandit.costs import saving_text
 from anabranch.bandit.decision import Action, Change
 from anabranch.bandit.fold import test_key
 from anabranch.bandit.lifecycle import Event, Phase, follow
@@ -125,7 +126,14 @@ def win(course: Course, candidate: str, reason: str) -> None:
     )
     if at is None:
         course.promoted = candidate
-        course.enter(Event.COMMIT, f"{candidate} is the new baseline of {course.experiment.model}")
+        course.enter(Event.COMMIT, committed_text(course, candidate))
+
+
+def committed_text(course: Course, winner: str) -> str:
+    """What a promotion came to, with what it saves where costs were measured."""
+    text = f"{winner} is the new baseline of {course.experiment.model}"
+    saving = saving_text(course.experiment, course.state, winner)
+    return f"{text}: {saving}" if saving else text
 
 
 def _open_gates(state: ExperimentState) -> dict[str, GateVisit]:

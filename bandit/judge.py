@@ -22,7 +22,7 @@ from anabranch.bandit.paired import PairedState, combined_log_e
 from anabranch.bandit.quantiles import QuantileRatioTest, RatioClaim, quantile, quantile_interval
 from anabranch.bandit.scales import BoundedScale, Histogram, LogScale, total_of
 from anabranch.bandit.sequences import contrast_interval, mean_interval
-from anabranch.bandit.spec import Direction, Experiment, Metric, Role
+from anabranch.bandit.spec import COST, Direction, Experiment, Metric, Role
 from anabranch.bandit.state import ExperimentState, MetricTests, Totals
 from anabranch.bandit.verdicts import Outcome, Verdict
 
@@ -247,9 +247,11 @@ def limit_text(metric: Metric) -> str:
 
 
 def number(metric: Metric, value: float | None) -> str:
-    """A value of a metric in its unit: milliseconds, per cent for shares, plain otherwise."""
+    """A value of a metric in its unit: milliseconds, per cent for shares, money, plain otherwise."""
     if value is None:
         return "no data"
+    if metric.source == COST:
+        return "more than can be told" if math.isinf(value) else f"{value:.3g} per 1,000"
     if metric.is_long_tailed:
         return "no answer" if math.isinf(value) else f"{value:.3g} ms"
     return f"{value:.4g}" if metric.is_graded else f"{100 * value:.2f} %"

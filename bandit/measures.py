@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from anabranch.bandit.costs import cost_scale
 from anabranch.bandit.paired import BINARY_DIFFERENCES
 from anabranch.bandit.scales import BINARY, LATENCY_SCALE, BinaryScale, GridScale, LogScale
-from anabranch.bandit.spec import FEEDBACK_PREFIX, KL, Experiment, Metric
+from anabranch.bandit.spec import COST, FEEDBACK_PREFIX, KL, Experiment, Metric
 
 Scale = BinaryScale | GridScale | LogScale
 
@@ -18,6 +19,9 @@ KL_SCALE = GridScale(low=0.0, high=1.0, bins=2_001)
 
 def scale_of(metric: Metric) -> Scale:
     """The scale of a metric's split outcomes."""
+    if metric.source == COST:
+        # Before the prices are known, costs are in milliseconds: there is no outcome yet.
+        return LATENCY_SCALE if metric.hourly_price is None else cost_scale(metric.hourly_price)
     if metric.is_long_tailed:
         return LATENCY_SCALE
     if metric.source == KL:

@@ -21,7 +21,12 @@ _FREE = {
 }
 """What may change at any time, by its name in the document."""
 
-_IN_DOCUMENT = {"unit_metadata": "unit", "rollback_delta": "rollbackDelta", "futility_beta": "futilityBeta"}
+_IN_DOCUMENT = {
+    "unit_metadata": "unit",
+    "rollback_delta": "rollbackDelta",
+    "futility_beta": "futilityBeta",
+    "hourly_prices": "hourlyPrices",
+}
 
 
 def changes(before: Experiment, after: Experiment, state: ExperimentState) -> list[str]:

@@ -10,8 +10,10 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from anabranch.bandit.costs import cost_per_1k
 from anabranch.bandit.simulate import Arm, World
 from anabranch.bandit.spec import (
+    COST,
     DURATIONS,
     ERROR,
     FEEDBACK_PREFIX,
@@ -132,6 +134,8 @@ def why_not(experiment: Experiment) -> str:
             and (metric.source in DURATIONS)
         ):
             return f"{metric.name} needs {metric.source}, which scenarios do not draw"
+    if experiment.unpriced:
+        return f"there is no price of an hour for {', '.join(experiment.unpriced)}: give spec.hourlyPrices"
     return ""
 
 
@@ -148,6 +152,11 @@ def without_people(experiment: Experiment) -> Experiment:
 
 def _baseline(experiment: Experiment) -> Arm:
     limits = [m.maximum for m in experiment.metrics if m.source in DURATIONS and m.maximum is not None]
+    limits += [
+        m.maximum / float(cost_per_1k(1.0, 1, m.hourly_price))
+        for m in experiment.metrics
+        if m.source == COST and m.maximum is not None and m.hourly_price is not None
+    ]
     # With room for the tail below the strictest latency limit.
     median = 0.4 * min(limits) / math.exp(_TAIL) if limits else 20.0
     return Arm(median_ms=median, sigma=_SIGMA, error_rate=0.2 * _error_limit(experiment), accuracy=0.9)

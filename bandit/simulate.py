@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from anabranch.bandit.assignment import lay_out
+from anabranch.bandit.costs import cost_per_1k, cost_scale
 from anabranch.bandit.decision import Command
 from anabranch.bandit.evidence import Cell, Evidence, PairCell
 from anabranch.bandit.measures import DIFFERENCE_SCALE, LATENCY_SCALE
-from anabranch.bandit.scales import FloatArray, Histogram, IntArray
-from anabranch.bandit.spec import COMPUTE, ERROR, FEEDBACK_PREFIX, LATENCY, TOP1_AGREEMENT, Experiment
+from anabranch.bandit.scales import FloatArray, Histogram, IntArray, LogScale
+from anabranch.bandit.spec import COMPUTE, COST, ERROR, FEEDBACK_PREFIX, LATENCY, TOP1_AGREEMENT, Experiment
 from anabranch.bandit.state import ExperimentState
 from anabranch.bandit.step import Tick, tick
 
@@ -107,7 +108,7 @@ def _draw(
     sampled = int(rng.binomial(requests, state.mirror))
     served = rng.multinomial(requests - sampled, shares)
     cells = [
-        _cell(state.epoch, name, arms[name], int(count), world, rng)
+        _cell(experiment, state.epoch, name, arms[name], int(count), world, rng)
         for name, count in zip(experiment.arms, served, strict=True)
         if count
     ]
@@ -127,12 +128,20 @@ def _draw(
     )
 
 
-def _cell(epoch: int, name: str, arm: Arm, count: int, world: World, rng: np.random.Generator) -> Cell:
+def _cell(
+    experiment: Experiment,
+    epoch: int,
+    name: str,
+    arm: Arm,
+    count: int,
+    world: World,
+    rng: np.random.Generator,
+) -> Cell:
     latencies = arm.median_ms * np.exp(arm.sigma * rng.standard_normal(count))
     failed = int(rng.binomial(count, arm.error_rate))
     labelled = int(rng.binomial(count, world.label_share))
     right = int(rng.binomial(labelled, arm.accuracy))
-    latency = _histogram(latencies)
+    latency = _histogram(LATENCY_SCALE, latencies)
     return Cell(
         epoch=epoch,
         variant=name,
@@ -142,6 +151,7 @@ def _cell(epoch: int, name: str, arm: Arm, count: int, world: World, rng: np.ran
         metrics={
             LATENCY: latency,
             COMPUTE: latency,
+            **_costs(experiment, name, latencies),
             ERROR: {0: count - failed, 1: failed},
             FEEDBACK_PREFIX + world.metric: {0: labelled - right, 1: right},
         },
@@ -166,7 +176,18 @@ def _pair(
     )
 
 
-def _histogram(values: FloatArray) -> Histogram:
-    bins: IntArray = LATENCY_SCALE.bins_of(values)
+def _costs(experiment: Experiment, name: str, latencies: FloatArray) -> dict[str, Histogram]:
+    """What the requests cost, each with its hardware to itself; nothing where nobody asks, or no price is known."""
+    if not experiment.hourly_prices or experiment.unpriced:
+        return {}
+    prices = dict(zip(experiment.arms, experiment.hourly_prices, strict=True))
+    base, mine = prices[experiment.baseline], prices[name]
+    assert base is not None
+    assert mine is not None
+    return {COST: _histogram(cost_scale(base), cost_per_1k(latencies, 1, mine))}
+
+
+def _histogram(scale: LogScale, values: FloatArray) -> Histogram:
+    bins: IntArray = scale.bins_of(values)
     found, counts = np.unique(bins, return_counts=True)
     return {int(index): int(count) for index, count in zip(found, counts, strict=True)}

@@ -44,6 +44,10 @@ COMPUTE = "compute_ms"
 FIRST_TOKEN = "ttft_ms"
 PER_TOKEN = "tpot_ms"
 DURATIONS = (LATENCY, COMPUTE, FIRST_TOKEN, PER_TOKEN)
+COST = "cost_per_1k"
+LONG_TAILED = (*DURATIONS, COST)
+LEAST_PRICE, MOST_PRICE = 1e-6, 1e6
+"""Of an hour of hardware; the currency is the user's."""
 ERROR = "error"
 TOP1_AGREEMENT = "mirror.top1_agreement"
 KL = "mirror.kl"
@@ -55,8 +59,8 @@ class Metric:
     """One measured quantity and what is asked of it.
 
     Attributes:
-        source: `latency_ms`, `compute_ms`, `ttft_ms`, `tpot_ms`, `error`, `mirror.top1_agreement`, `mirror.kl` or
-            `feedback.<name>`.
+        source: `latency_ms`, `compute_ms`, `ttft_ms`, `tpot_ms`, `cost_per_1k`, `error`, `mirror.top1_agreement`,
+            `mirror.kl` or `feedback.<name>`.
         minimum: Lower limit of the statistic, in the metric's unit.
         maximum: Upper limit of the statistic, in the metric's unit.
         non_inferiority_margin: How much worse than the baseline's mean is tolerated, in the metric's unit.
@@ -65,6 +69,7 @@ class Metric:
         low: Smallest possible value of a bounded metric.
         high: Largest possible value of a bounded metric.
         dry_run: Whether a guardrail is judged and shown, and neither removes anybody nor is asked for.
+        hourly_price: Of a cost: what an hour of the baseline's hardware costs, which its scale begins from.
     """
 
     name: str
@@ -79,11 +84,12 @@ class Metric:
     low: float = 0.0
     high: float = 1.0
     dry_run: bool = False
+    hourly_price: float | None = None
 
     @property
     def is_long_tailed(self) -> bool:
-        """Whether values lie on the logarithmic scale of durations in milliseconds."""
-        return self.source in DURATIONS
+        """Whether values lie on a logarithmic scale: durations in milliseconds, and costs."""
+        return self.source in LONG_TAILED
 
     @property
     def lower_is_better(self) -> bool:
@@ -245,6 +251,8 @@ class Experiment:
         min_age_s: No promotion begins before the experiment is this old: a day shows the day's hours.
         exposure_budget: How many more bad outcomes than allowed a candidate may at worst have had, while a guardrail
             is open, before it gets no more traffic; None: no limit.
+        hourly_prices: Of each arm's hardware, by the arm's number; None where none is known. Empty where nobody asks
+            for costs.
     """
 
     name: str
@@ -262,11 +270,18 @@ class Experiment:
     mode: Mode = Mode.APPLY
     gates: tuple[Gate, ...] = ()
     notifications: tuple[Notification, ...] = ()
+    hourly_prices: tuple[float | None, ...] = ()
 
     @property
     def arms(self) -> tuple[str, ...]:
         """The baseline, then the candidates in the order of the spec: the index is the arm's number."""
         return (self.baseline, *self.candidates)
+
+    @property
+    def unpriced(self) -> tuple[str, ...]:
+        """The arms whose costs cannot be said, where costs are asked for."""
+        priced = zip(self.arms, self.hourly_prices, strict=False)
+        return tuple(name for name, price in priced if price is None)
 
     @property
     def objective(self) -> Metric | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from anabranch.bandit.costs import cost_scale
 from anabranch.bandit.evidence import Cell, PairCell
 from anabranch.bandit.measures import (
     DIFFERENCE_SCALE,
@@ -17,6 +18,7 @@ from anabranch.bandit.measures import (
 from anabranch.bandit.scales import BinaryScale, GridScale
 from anabranch.bandit.spec import (
     COMPUTE,
+    COST,
     ERROR,
     FEEDBACK_PREFIX,
     FIRST_TOKEN,
@@ -39,6 +41,7 @@ class _Tally:
     feedback: Mapping[str, BinaryScale | GridScale]
     worst: Mapping[str, float]
     first_epoch: int
+    prices: tuple[float, ...]
     cells: dict[tuple[int, int], _Counts] = field(default_factory=dict)
     pairs: dict[tuple[int, int], _Counts] = field(default_factory=dict)
 
@@ -86,6 +89,7 @@ def ingest_one_by_one(store: Store, directory: Path, *, limit: int = 100_000) ->
             feedback=feedback_scales(experiment),
             worst=worst_feedback(experiment),
             first_epoch=kept.first_epoch,
+            prices=tuple(price for price in experiment.hourly_prices if price and not experiment.unpriced),
         )
         for kept in store.experiments()
     }
@@ -153,6 +157,10 @@ def _count_routed(
         counts.count(ERROR, int(record.status != 0))
         if record.status == 0:
             counts.count(COMPUTE, LATENCY_SCALE.bin_of(record.compute_ms))
+            if prices := tallies[record.experiment].prices:
+                occupied_ms = record.compute_ms / max(record.batch_rows, 1)
+                cost = occupied_ms * (prices[record.arm] * 1_000.0 / 3.6e6)
+                counts.count(COST, cost_scale(prices[0]).bin_of(cost))
             for source, value in ((FIRST_TOKEN, record.first_token_ms), (PER_TOKEN, record.token_ms)):
                 if value is not None:
                     counts.count(source, LATENCY_SCALE.bin_of(value))

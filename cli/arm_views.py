@@ -17,7 +17,7 @@ from anabranch.bandit.remaining import Remaining
 from anabranch.bandit.scales import Histogram, total_of
 from anabranch.bandit.second_opinion import log_e_by_counts
 from anabranch.bandit.sequences import mean_interval
-from anabranch.bandit.spec import ERROR, LATENCY, TOP1_AGREEMENT, Experiment, Metric, Role
+from anabranch.bandit.spec import COST, ERROR, LATENCY, TOP1_AGREEMENT, Experiment, Metric, Role
 from anabranch.bandit.state import ExperimentState, Totals
 from anabranch.bandit.verdicts import Outcome, Verdict
 from anabranch.cli.view_types import ArmState, ArmView, IntervalView, Limit, QuantileView, Unit, VerdictView
@@ -195,6 +195,8 @@ def _verdict(
 
 def unit_of(metric: Metric) -> Unit:
     """What the metric's numbers are in."""
+    if metric.source == COST:
+        return Unit.PER_1K
     if metric.is_long_tailed:
         return Unit.MS
     return Unit.PLAIN if metric.is_graded else Unit.SHARE

@@ -36,6 +36,7 @@ class Point:
         latency_ms: Median time of one call.
         p95_ms: The time within which 95 % of them are.
         is_best: Whether no other variant is at least as good in both, and better in one.
+        hourly_price: Of its hardware, where the manifest says it.
     """
 
     variant: str
@@ -46,6 +47,7 @@ class Point:
     p95_ms: float
     size_bytes: int
     is_best: bool
+    hourly_price: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +152,22 @@ def cost_per_1k(point: Point, batch_size: int, hourly_price: float) -> float:
     return 1_000 / batch_size * hours_per_call * hourly_price
 
 
+def costs_of(comparison: Comparison, hourly_price: float | None) -> dict[str, float]:
+    """What 1,000 requests of each variant cost; empty where somebody's price is not known.
+
+    Args:
+        comparison: From `compare_variants`.
+        hourly_price: Of those whose manifest says none.
+    """
+    costs: dict[str, float] = {}
+    for point in comparison.points:
+        price = hourly_price if point.hourly_price is None else point.hourly_price
+        if price is None:
+            return {}
+        costs[point.variant] = cost_per_1k(point, comparison.batch_size, price)
+    return costs
+
+
 def _all_labelled(manifests: Iterable[Manifest]) -> bool:
     """Whether every variant that was compared at all was compared with labels."""
     return all(manifest.task for manifest in manifests if manifest.parity)
@@ -170,6 +188,7 @@ def _place(manifest: Manifest, quality: Quality, batch_size: int) -> Point | Non
         p95_ms=row.p95_ms,
         size_bytes=manifest.size_bytes,
         is_best=False,
+        hourly_price=manifest.hourly_price,
     )
 
 
@@ -200,8 +219,9 @@ def comparison_table(comparison: Comparison, hourly_price: float | None = None) 
 
     Args:
         comparison: From `compare_variants`.
-        hourly_price: Of what answers one call at a time; None leaves the column of costs out.
+        hourly_price: Of those whose manifest says none; where a price is missing, there is no column of costs.
     """
+    costs = costs_of(comparison, hourly_price)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("VARIANT", no_wrap=True)
     heads = (
@@ -211,7 +231,7 @@ def comparison_table(comparison: Comparison, hourly_price: float | None = None) 
         f"P50 BATCH {comparison.batch_size}",
         "TIMES",
         "SIZE",
-        *(() if hourly_price is None else ("COST OF 1,000",)),
+        *(("COST OF 1,000",) if costs else ()),
     )
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
@@ -225,10 +245,6 @@ def comparison_table(comparison: Comparison, hourly_price: float | None = None) 
             f"{point.latency_ms:.2f} ms",
             f"{slowest / point.latency_ms:.2f}",
             f"{point.size_bytes / 1e6:.1f} MB",
-            *(
-                ()
-                if hourly_price is None
-                else (f"{cost_per_1k(point, comparison.batch_size, hourly_price):.4g}",)
-            ),
+            *((f"{costs[point.variant]:.4g}",) if costs else ()),
         )
     return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from anabranch.cli.comparing import Comparison, Point, cost_per_1k
+from anabranch.cli.comparing import Comparison, Point, costs_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +31,18 @@ class Demands:
         return " and ".join(parts) or "no demands"
 
 
-def cheapest_text(comparison: Comparison, hourly_price: float, demands: Demands) -> str:
-    """The cheapest variant that keeps the demands, and what it saves against the dearest; or that there is none."""
+def cheapest_text(comparison: Comparison, hourly_price: float | None, demands: Demands) -> str:
+    """The cheapest variant that keeps the demands, and what it saves against the dearest; or that there is none.
+
+    Args:
+        comparison: With a price of everybody, in the manifests or as the next argument.
+        hourly_price: Of those whose manifest says none.
+        demands: What it must keep.
+    """
     fit = [point for point in comparison.points if demands.are_met(point)]
     if not fit:
         return f"no variant keeps {demands}: allow more, or measure with another --batch"
-    costs = {
-        point.variant: cost_per_1k(point, comparison.batch_size, hourly_price) for point in comparison.points
-    }
+    costs = costs_of(comparison, hourly_price)
     best = min(fit, key=lambda point: (costs[point.variant], -point.quality))
     dearest = max(costs, key=lambda name: costs[name])
     cost = costs[best.variant]

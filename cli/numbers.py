@@ -87,6 +87,8 @@ def bare(unit: Unit, value: float, *, is_difference: bool = False) -> str:
     sign = "+" if is_difference and value > 0 else ""
     if unit is Unit.MS:
         return sign + significant(value)
+    if unit is Unit.PER_1K:
+        return f"{sign}{value:.3g}"
     if unit is Unit.PLAIN:
         return f"{sign}{value:.4g}"
     percent = 100 * value
@@ -98,7 +100,7 @@ def bare(unit: Unit, value: float, *, is_difference: bool = False) -> str:
 def in_unit(unit: Unit, value: float, *, is_difference: bool = False) -> str:
     """A metric's value with its unit."""
     text = bare(unit, value, is_difference=is_difference)
-    return {Unit.MS: f"{text} ms", Unit.SHARE: f"{text}%", Unit.PLAIN: text}[unit]
+    return {Unit.MS: f"{text} ms", Unit.SHARE: f"{text}%", Unit.PLAIN: text, Unit.PER_1K: f"{text}/1k"}[unit]
 
 
 def interval(unit: Unit, low: float, high: float, *, is_difference: bool = False) -> str:

@@ -27,6 +27,8 @@ def describe_variant(details: VariantDetails) -> Iterator[str]:
         yield f"  offline gate  {manifest.gate.outcome}: {manifest.gate.reason}"
     if manifest.cold_ms is not None:
         yield f"  cold          {manifest.cold_ms:.0f} ms from opening the file to the first answer"
+    if manifest.hourly_price is not None:
+        yield f"  price         {manifest.hourly_price:g} an hour"
     for row in manifest.latency:
         yield f"  batch of {row.batch_size:<4} p50 {row.p50_ms:.2f} ms, p95 {row.p95_ms:.2f} ms ({row.calls} calls, {row.threads} thread)"
     if details.layers is not None:

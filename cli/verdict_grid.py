@@ -24,7 +24,7 @@ class Detail(IntEnum):
 
 _GAP = 2
 _SIGNAL = 3
-_UNITS = {Unit.MS: " ms", Unit.SHARE: "%", Unit.PLAIN: ""}
+_UNITS = {Unit.MS: " ms", Unit.SHARE: "%", Unit.PLAIN: "", Unit.PER_1K: "/1k"}
 
 
 def verdict_grid(arms: Sequence[ArmView], width: int, name_width: int) -> Table:

@@ -33,6 +33,7 @@ class Unit(StrEnum):
     MS = "ms"
     SHARE = "share"
     PLAIN = "plain"
+    PER_1K = "per_1k"  # money, in the currency of the prices, for 1,000 requests
 
 
 class Limit(StrEnum):

@@ -1,10 +1,11 @@
-"""Refusal before traffic: an experiment's variants must be served and take and give the same tensors."""
+"""Refusal before traffic: variants must be served, have the same tensors, and a price where costs are asked for."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
 
+from anabranch.bandit.costs import unpriced_text
 from anabranch.bandit.spec import Experiment
 from anabranch.variants.manifest import Manifest
 
@@ -17,7 +18,8 @@ def problems(experiment: Experiment, manifests: Mapping[str, Mapping[str, Manife
     missing = [name for name in experiment.arms if name not in variants]
     if missing:
         return [_unknown(f"variant of {experiment.model}", name, variants) for name in missing]
-    found: list[str] = []
+    unpriced = unpriced_text(experiment)
+    found = [unpriced] if unpriced else []
     baseline = variants[experiment.baseline]
     for name in experiment.candidates:
         candidate = variants[name]

@@ -15,6 +15,7 @@ from anabranch.bandit.spec import Experiment
 from anabranch.bandit.verdicts import Outcome
 from anabranch.store.document import parse
 from anabranch.store.port import StoredExperiment
+from anabranch.store.prices import completed
 from anabranch.store.revisions import check_revision
 from anabranch.store.second_on_model import second_on_model
 from anabranch.variants.manifest import MANIFEST, Manifest, read_manifest
@@ -37,6 +38,31 @@ def outcome_of(name: str, document: Mapping[str, Any], kept: Sequence[StoredExpe
     if _same(found.document, document):
         return Applied.UNCHANGED
     return Applied.CONFIGURED if found.state.phase.is_over else Applied.REVISED
+
+
+def priced(
+    document: Mapping[str, Any], kept: Sequence[StoredExperiment], variants: Mapping[str, Manifest]
+) -> dict[str, Any]:
+    """The document with the prices that it asks for: of the same experiment while it goes on, else of the manifests.
+
+    Args:
+        document: One that can be parsed.
+        kept: The experiments there are.
+        variants: The manifests of the model's variants, by name, as far as they are known.
+    """
+    name = document["metadata"]["name"]
+    going_on = [each for each in kept if each.name == name and not each.state.phase.is_over]
+    applied = {key: price for each in going_on for key, price in _prices(each.document).items()}
+    built = {
+        key: manifest.hourly_price for key, manifest in variants.items() if manifest.hourly_price is not None
+    }
+    return completed(document, applied, built)
+
+
+def built_variants(experiment: Experiment, models: Path) -> dict[str, Manifest]:
+    """The manifests of an experiment's arms, of those that are in the folder of models."""
+    folders = {name: models / experiment.model / name for name in experiment.arms}
+    return {name: read_manifest(folder) for name, folder in folders.items() if (folder / MANIFEST).is_file()}
 
 
 def check_applicable(
@@ -66,13 +92,7 @@ def failed_gates(experiment: Experiment, models: Path) -> dict[str, str]:
         experiment: What is applied.
         models: The folder of built variants.
     """
-    folders = {candidate: models / experiment.model / candidate for candidate in experiment.candidates}
-    built = {
-        candidate: read_manifest(folder)
-        for candidate, folder in folders.items()
-        if (folder / MANIFEST).is_file()
-    }
-    return gate_failures(experiment, built)
+    return gate_failures(experiment, built_variants(experiment, models))
 
 
 def gate_failures(experiment: Experiment, variants: Mapping[str, Manifest]) -> dict[str, str]:
@@ -93,9 +113,17 @@ def unified(applied: Mapping[str, Any] | None, given: Mapping[str, Any], name: s
 
     Both are compared as values: comments, order of keys and layout do not count.
     """
+    if applied is not None:
+        # Prices that were taken from the manifests are no difference.
+        given = completed(given, _prices(applied))
     before = [] if applied is None else _lines(applied)
     origin = "nothing applied" if applied is None else f"{name} (applied)"
     return list(difflib.unified_diff(before, _lines(given), origin, file, lineterm=""))
+
+
+def _prices(document: Mapping[str, Any]) -> Mapping[str, float]:
+    prices: Mapping[str, float] = document["spec"].get("hourlyPrices", {})
+    return prices
 
 
 def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

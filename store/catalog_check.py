@@ -6,13 +6,19 @@ import difflib
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
+from anabranch.bandit.costs import unpriced_text
 from anabranch.bandit.spec import Experiment
 from anabranch.store.ledger_port import Catalog
 
 
 def catalog_problems(experiment: Experiment, catalog: Catalog) -> list[str]:
     """Why an experiment could not begin on what is served; empty when it can."""
-    return [*_variant_problems(experiment, catalog), *host_problems(experiment, catalog.webhook_hosts)]
+    unpriced = unpriced_text(experiment)
+    return [
+        *_variant_problems(experiment, catalog),
+        *([unpriced] if unpriced else []),
+        *host_problems(experiment, catalog.webhook_hosts),
+    ]
 
 
 def host_problems(experiment: Experiment, allowed: Iterable[str]) -> list[str]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from anabranch.bandit.costs import cost_per_1k, cost_scale
 from anabranch.bandit.measures import KL_SCALE, LATENCY_SCALE
-from anabranch.bandit.spec import COMPUTE, ERROR, FIRST_TOKEN, KL, LATENCY, PER_TOKEN, TOP1_AGREEMENT
+from anabranch.bandit.spec import COMPUTE, COST, ERROR, FIRST_TOKEN, KL, LATENCY, PER_TOKEN, TOP1_AGREEMENT
 from anabranch.store.port import PairRow
 from anabranch.store.record_arrays import RecordArray
 from anabranch.store.records import Flag
@@ -84,12 +85,27 @@ def count_requests(tallies: Mapping[int, Tally], batch: Batch, counts_for_split:
     _add_bins(group, counts, ERROR, failed.astype(np.int64), 2)
     group, records = group[~failed], records[~failed]
     _add_bins(group, counts, COMPUTE, LATENCY_SCALE.bins_of(records["compute_ms"]), LATENCY_SCALE.bins)
+    _count_costs(tallies, group, counts, records)
     for name, source in (("first_token_ms", FIRST_TOKEN), ("token_ms", PER_TOKEN)):
         if name in (records.dtype.names or ()):
             has = ~np.isnan(records[name])
             _add_bins(
                 group[has], counts, source, LATENCY_SCALE.bins_of(records[name][has]), LATENCY_SCALE.bins
             )
+
+
+def _count_costs(
+    tallies: Mapping[int, Tally], group: IntArray, counts: list[Counts], records: RecordArray
+) -> None:
+    """What answered requests cost, where an experiment asks for it."""
+    for key, tally in tallies.items():
+        prices = tally.plan.prices
+        if not prices:
+            continue
+        mine = records["experiment"] == key
+        chosen, scale = records[mine], cost_scale(prices[0])
+        costs = cost_per_1k(chosen["compute_ms"], chosen["batch_rows"], np.asarray(prices)[chosen["arm"]])
+        _add_bins(group[mine], counts, COST, scale.bins_of(costs), scale.bins)
 
 
 def count_pairs(tallies: Mapping[int, Tally], batch: Batch) -> None:

@@ -23,6 +23,7 @@ from anabranch.store.document_schema import (
 )
 from anabranch.store.foreign_fields import why_not
 from anabranch.store.hold_back import held_back
+from anabranch.store.prices import hourly_prices
 
 
 class InvalidDocument(ValueError):
@@ -71,7 +72,7 @@ def parse(document: Mapping[str, Any]) -> spec.Experiment:
         model=parsed.spec.model,
         baseline=parsed.spec.baseline,
         candidates=parsed.spec.candidates,
-        metrics=tuple(_metric(metric) for metric in parsed.spec.metrics),
+        metrics=tuple(_metric(metric, parsed.spec) for metric in parsed.spec.metrics),
         steps=tuple(_step(step, parsed.spec) for step in parsed.spec.steps),
         unit_metadata=parsed.spec.unit.metadata if parsed.spec.unit else None,
         delta=parsed.spec.delta,
@@ -82,6 +83,7 @@ def parse(document: Mapping[str, Any]) -> spec.Experiment:
         mode=parsed.spec.mode,
         gates=tuple(_gate(gate) for gate in parsed.spec.gates),
         notifications=tuple(_notification(each) for each in parsed.spec.notifications),
+        hourly_prices=hourly_prices(parsed.spec),
     )
 
 
@@ -116,7 +118,7 @@ def _problem(item: Any) -> str:
     return f"{path}: {message}{shown}"
 
 
-def _metric(metric: MetricDocument) -> spec.Metric:
+def _metric(metric: MetricDocument, body: SpecDocument) -> spec.Metric:
     low, high = metric.values
     return spec.Metric(
         name=metric.name,
@@ -131,6 +133,7 @@ def _metric(metric: MetricDocument) -> spec.Metric:
         dry_run=metric.dry_run,
         low=low,
         high=high,
+        hourly_price=body.hourly_prices.get(body.baseline) if metric.source == spec.COST else None,
     )
 
 

@@ -13,12 +13,13 @@ from anabranch.bandit import spec
 from anabranch.bandit.scales import LATENCY_SCALE
 from anabranch.store.document_schema import MetricDocument, SpecDocument
 from anabranch.store.hold_back import held_back, relative_guardrails
+from anabranch.store.prices import price_problems
 from anabranch.store.webhook_problems import webhook_problems
 
 _ROOM = 1e-6  # Share of the range on either side of a limit: a rarer event is not seen in any traffic.
 _BY_METRICS = re.compile(r"^spec\.steps\[\d+\]\.(mirror\.until\.|bandit: needs|promote: nothing)")
 _FIDELITY = (spec.TOP1_AGREEMENT, spec.KL)
-_SOURCES = (*spec.DURATIONS, spec.ERROR, *_FIDELITY)
+_SOURCES = (*spec.LONG_TAILED, spec.ERROR, *_FIDELITY)
 
 
 def problems_of(body: SpecDocument) -> list[str]:
@@ -26,6 +27,7 @@ def problems_of(body: SpecDocument) -> list[str]:
     return [
         *_metric_problems(body),
         *_arm_problems(body),
+        *price_problems(body),
         *_step_problems(body),
         *webhook_problems(body),
     ]
@@ -99,7 +101,7 @@ def _metric_problems(body: SpecDocument) -> list[str]:
     names = [metric.name for metric in body.metrics]
     for index, metric in enumerate(body.metrics):
         at = f"spec.metrics[{index}] ({metric.name})"
-        is_long_tailed = metric.source in spec.DURATIONS
+        is_long_tailed = metric.source in spec.LONG_TAILED
         limits = [metric.min, metric.max, metric.non_inferiority_margin]
         given = sum(limit is not None for limit in limits)
         if names.index(metric.name) != index:
@@ -110,10 +112,12 @@ def _metric_problems(body: SpecDocument) -> list[str]:
             )
         if metric.statistic is not spec.Statistic.MEAN and not is_long_tailed:
             problems.append(
-                f"{at}: statistic {metric.statistic} needs a latency source, {metric.source} has a mean only"
+                f"{at}: statistic {metric.statistic} needs a latency or a cost, {metric.source} has a mean only"
             )
         if metric.statistic is spec.Statistic.MEAN and is_long_tailed and metric.role is not spec.Role.SIGNAL:
-            problems.append(f"{at}: a latency is judged by a quantile: set statistic to p50, p90, p95 or p99")
+            problems.append(
+                f"{at}: a {'cost' if metric.source == spec.COST else 'latency'} is judged by a quantile: set statistic to p50, p90, p95 or p99"
+            )
         if metric.range is not None and (
             not metric.source.startswith("feedback.") or metric.range[0] >= metric.range[1]
         ):
@@ -162,6 +166,8 @@ def _metric_problems(body: SpecDocument) -> list[str]:
 
 def _limit_problems(at: str, metric: MetricDocument) -> list[str]:
     """Limits that no outcome can miss, or none can keep: the tests need room on both sides."""
+    if metric.source == spec.COST:
+        return []
     if metric.source in spec.DURATIONS:
         if metric.max is not None and not LATENCY_SCALE.low < metric.max <= LATENCY_SCALE.borders[-1]:
             return [

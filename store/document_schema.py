@@ -44,6 +44,7 @@ Duration = Annotated[
     ),
 ]
 Percent = Annotated[float, Field(ge=0, le=100)]
+Price = Annotated[float, Field(ge=spec.LEAST_PRICE, le=spec.MOST_PRICE)]
 
 
 class Strict(BaseModel):
@@ -84,7 +85,7 @@ class MetricDocument(Strict):
         """Which way is better: as given, or as the source and the limit say."""
         if self.direction is not None:
             return self.direction
-        lower = self.source in (*spec.DURATIONS, spec.ERROR) or self.max is not None
+        lower = self.source in (*spec.LONG_TAILED, spec.ERROR) or self.max is not None
         return spec.Direction.MIN if lower else spec.Direction.MAX
 
     @property
@@ -208,6 +209,7 @@ class SpecDocument(Strict):
     baseline: str = Field(pattern=_FOLDER_NAME)
     candidates: tuple[Annotated[str, Field(pattern=_FOLDER_NAME)], ...] = Field(min_length=1, max_length=100)
     unit: UnitDocument | None = None
+    hourly_prices: dict[str, Price] = Field(default_factory=dict, alias="hourlyPrices")
     metrics: tuple[MetricDocument, ...] = Field(min_length=1)
     delta: float = Field(default=0.05, gt=0, lt=0.5)
     rollback_delta: float = Field(default=0.01, alias="rollbackDelta", gt=0, lt=0.5)

@@ -41,6 +41,7 @@ class Plan:
         first_epoch: Records of an earlier epoch belong to an earlier spec version.
         remembers_pairs: Whether a feedback can come that credits compared replies.
         asks_divergence: Whether the nats of compared replies are counted.
+        prices: Of an hour of each arm's hardware, by the arm's number; empty where costs are not counted.
     """
 
     arms: tuple[str, ...]
@@ -49,6 +50,7 @@ class Plan:
     first_epoch: int
     remembers_pairs: bool
     asks_divergence: bool = False
+    prices: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, kept: StoredExperiment) -> Plan:
@@ -62,6 +64,9 @@ class Plan:
             first_epoch=kept.first_epoch,
             remembers_pairs=any(isinstance(scale, BinaryScale) for scale in feedback.values()),
             asks_divergence=any(metric.source == KL for metric in experiment.metrics),
+            prices=()
+            if experiment.unpriced
+            else tuple(price for price in experiment.hourly_prices if price is not None),
         )
 
 

@@ -111,6 +111,8 @@ class Manifest:
         gate: Whether the variant may be a candidate, where there were held-out requests; never of the reference.
         generation: What a variant that generates text needs and is.
         remote: Where a remote variant is served; it has no artifact.
+        hourly_price: Of an hour of the hardware that answers one batch at a time, in the user's currency; None where nobody
+            said it.
     """
 
     version: int
@@ -137,6 +139,7 @@ class Manifest:
     gate: GateVerdict | None = None
     generation: Generation | None = None
     remote: RemoteTarget | None = None
+    hourly_price: float | None = None
 
 
 _CODEC = pydantic.TypeAdapter(Manifest)

@@ -75,6 +75,13 @@ def build(
             help="Labelled texts for the folder of an encoder: a .csv, .jsonl or .parquet file with the columns text and label, or MODULE:FUNCTION, which yields pairs."
         ),
     ] = "",
+    hourly_price: Annotated[
+        float | None,
+        typer.Option(
+            help="Price of an hour of the hardware that answers one batch at a time; kept in the manifests. Experiments may then ask for cost_per_1k.",
+            metavar="PRICE",
+        ),
+    ] = None,
     models: options.Models = DEFAULT_MODELS,
     output: options.Output = Format.TABLE,
 ) -> None:
@@ -87,6 +94,7 @@ def build(
     from anabranch.cli.build_progress import shown_progress
     from anabranch.cli.building import BuildRequest, build_variants, variant_table
     from anabranch.cli.output import encoded
+    from anabranch.cli.pricing import check_price, price_variant
     from anabranch.cli.recipe_list import parse_drop, recipe_rows, recipe_table
     from anabranch.variants.recipes import Device, Engine
 
@@ -118,8 +126,11 @@ def build(
         data=data,
         layer_errors=layer_errors,
     )
+    check_price(hourly_price)
     with shown_progress(terminal) as tell:
         manifests = build_variants(request, tell)
+    if hourly_price is not None:
+        manifests = [price_variant(models, made.model, made.variant, hourly_price) for made in manifests]
     if output is Format.TABLE:
         terminal.show(variant_table(manifests))
     else:

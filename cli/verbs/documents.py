@@ -45,8 +45,16 @@ def apply(
 
     Example: anabranch apply -f experiment.yaml --dry-run
     """
+    from anabranch.bandit.costs import unpriced_text
     from anabranch.cli.servers import connect, is_server
-    from anabranch.router.applying import Applied, check_applicable, failed_gates, outcome_of
+    from anabranch.router.applying import (
+        Applied,
+        built_variants,
+        check_applicable,
+        failed_gates,
+        outcome_of,
+        priced,
+    )
     from anabranch.store.catalog_check import catalog_problems
     from anabranch.store.document import document_warnings, parse
 
@@ -78,11 +86,19 @@ def apply(
     remark = f"gate overridden for {', '.join(failed)}" if failed else ""
     path = sqlite_path(store)
     outcome, catalog = Applied.CREATED, None
+    built = built_variants(parse(document), models)
     if path is None or path.is_file():
         with existing_store(store) as opened:
             kept = opened.experiments()
+            document = priced(document, kept, built)
+            _checked(file, document)
             check_applicable(parse(document), document, kept)
             outcome, catalog = outcome_of(name, document, kept), opened.ledger.catalog()
+    else:
+        document = priced(document, (), built)
+        _checked(file, document)
+    if unpriced := unpriced_text(parse(document)):
+        raise CommandFailed(ExitCode.REFUSED, unpriced)
     unserved = [] if catalog is None else catalog_problems(parse(document), catalog)
     if unserved and not force:
         raise CommandFailed(

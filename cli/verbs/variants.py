@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     group.command("compare")(compare)
     group.command("profile")(profile)
     group.command("add-remote")(add_remote)
+    group.command("price")(price)
     app.add_typer(group, name="variants", rich_help_panel=options.RUN)
 
 
@@ -101,7 +102,7 @@ def compare(
     hourly_price: Annotated[
         float | None,
         typer.Option(
-            help="Price of an hour of what answers one call at a time, a core or a GPU: says what 1,000 requests cost, and which variant is the cheapest.",
+            help="Price of an hour of what answers one call at a time, a core or a GPU, of variants whose manifest says none: says what 1,000 requests cost, and which variant is the cheapest.",
             metavar="PRICE",
             min=0.0,
         ),
@@ -125,19 +126,20 @@ def compare(
 
     Example: anabranch variants compare minilm --svg pareto.svg
     """
-    from anabranch.cli.comparing import compare_variants, comparison_table, manifests_of
+    from anabranch.cli.comparing import compare_variants, comparison_table, costs_of, manifests_of
     from anabranch.cli.costs import Demands, cheapest_text
     from anabranch.cli.output import encoded
     from anabranch.cli.pareto_plots import pareto_svg, pareto_text
 
     terminal = terminal_of(context)
-    if hourly_price is None and (max_ms is not None or min_quality is not None):
+    comparison = compare_variants(list(manifests_of(models, model).values()), batch)
+    is_priced = bool(costs_of(comparison, hourly_price))
+    if not is_priced and (max_ms is not None or min_quality is not None):
         raise CommandFailed(
             ExitCode.BAD_INPUT,
-            "--max-ms and --min-quality choose the cheapest variant, and no price is given",
-            "give --hourly-price, or leave them out",
+            "--max-ms and --min-quality choose the cheapest variant, and not every variant has a price",
+            "give --hourly-price, or every variant its own with `anabranch variants price`, or leave them out",
         )
-    comparison = compare_variants(list(manifests_of(models, model).values()), batch)
     if svg is not None:
         svg.write_text(pareto_svg(comparison), encoding="utf-8")
         terminal.note(f"wrote {svg}")
@@ -146,7 +148,7 @@ def compare(
         return
     terminal.show(comparison_table(comparison, hourly_price))
     terminal.say("\n" + pareto_text(comparison, min(terminal.out.width, _PLOT_WIDTH), _PLOT_HEIGHT))
-    if hourly_price is not None:
+    if is_priced:
         demands = Demands(max_ms=max_ms, min_quality=None if min_quality is None else min_quality / 100)
         terminal.say("\n" + cheapest_text(comparison, hourly_price, demands))
     if comparison.unmeasured:
@@ -213,6 +215,13 @@ def add_remote(
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.", metavar="FILE")] = None,
     connections: Annotated[int, typer.Option(help="Connections of one worker.")] = 1,
     max_requests: Annotated[int, typer.Option(help="Most requests of one worker in flight.")] = 1024,
+    hourly_price: Annotated[
+        float | None,
+        typer.Option(
+            help="Price of an hour of the server's hardware; experiments may then ask for cost_per_1k, by the time that answers take as seen from here.",
+            metavar="PRICE",
+        ),
+    ] = None,
     models: options.Models = DEFAULT_MODELS,
     output: options.Output = Format.TABLE,
 ) -> None:
@@ -223,7 +232,9 @@ def add_remote(
     Example: anabranch variants add-remote minilm triton-fp16 --target 10.0.0.7:8001 --remote-model minilm_fp16
     """
     from anabranch.cli.adding import RemoteOptions, take_in
+    from anabranch.cli.pricing import check_price, price_variant
 
+    check_price(hourly_price)
     manifest = take_in(
         models,
         model,
@@ -241,6 +252,8 @@ def add_remote(
             max_requests=max_requests,
         ),
     )
+    if hourly_price is not None:
+        manifest = price_variant(models, model, variant, hourly_price)
     terminal = terminal_of(context)
     assert manifest.remote is not None
     if output is not Format.TABLE:
@@ -253,3 +266,36 @@ def add_remote(
         for spec in specs:
             terminal.say(f"  {what} {spec.name}: {spec.datatype} {list(spec.shape)}")
     terminal.note(f"serve it with `anabranch serve --models {models}`")
+
+
+def price(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="The model.", autocompletion=complete_model)],
+    variant: Annotated[str, typer.Argument(help="The variant.", autocompletion=complete_variant)],
+    hourly_price: Annotated[
+        float,
+        typer.Argument(
+            help="Of an hour of the hardware that answers one batch at a time; in your currency, the same for all variants."
+        ),
+    ],
+    models: options.Models = DEFAULT_MODELS,
+    output: options.Output = Format.TABLE,
+) -> None:
+    """Say what an hour of a variant's hardware costs, so that experiments may ask for cost_per_1k.
+
+    Example: anabranch variants price minilm onnx-int8-dynamic 0.048
+    """
+    from anabranch.cli.comparing import details
+    from anabranch.cli.output import encoded
+    from anabranch.cli.pricing import price_variant
+
+    details(models, model, variant)
+    manifest = price_variant(models, model, variant, hourly_price)
+    terminal = terminal_of(context)
+    if output is not Format.TABLE:
+        terminal.say(encoded(manifest, output))
+        return
+    terminal.say(f"{model}/{variant} costs {hourly_price:g} an hour")
+    terminal.note(
+        "a running server reads it with SIGHUP; an experiment that goes on keeps the price that it began with"
+    )

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from anabranch.bandit.costs import unpriced_text
 from anabranch.bandit.decision import Verb
 from anabranch.bandit.spec import Experiment
 from anabranch.proto import control_pb2 as pb
 from anabranch.router.access.authenticator import printable
 from anabranch.router.access.guard import NotAllowed
 from anabranch.router.admission import problems
-from anabranch.router.applying import check_applicable, gate_failures, outcome_of, unified
+from anabranch.router.applying import check_applicable, gate_failures, outcome_of, priced, unified
 from anabranch.router.control import messages
 from anabranch.router.control.errors import BadRequest, Busy, Refused
 from anabranch.store.access import GRANTS, Permission, Principal
@@ -100,6 +101,12 @@ class Verbs:
             # A name that is taken for another model must not become a way to that model's traffic.
             if other.name == experiment.name and not principal.sees(_model(other)):
                 raise NotAllowed(f"the name {experiment.name} is taken: choose another name")
+        served = self._served()
+        variants = {} if served is None else served.manifests.get(experiment.model, {})
+        document = priced(document, kept, variants)
+        experiment = parse(document)
+        if unpriced := unpriced_text(experiment):
+            raise Refused(unpriced)
         failed = self._check_served(experiment, is_forced=request.force)
         outcome = outcome_of(experiment.name, document, kept)
         if request.dry_run:

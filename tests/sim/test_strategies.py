@@ -1,7 +1,9 @@
 """Every document in `examples/`: right by the schema that editors use, and simulated to the end that it promises."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,31 @@ def test_the_bandit_promotes_the_fastest_sound_variant() -> None:
     assert (course.phase, course.states[-1].winner) == (Phase.PROMOTED, "onnx-int8-dynamic"), course.reasons
     sick = Course(read("bandit"), BAD)
     assert (sick.phase, sick.states[-1].winner) == (Phase.PROMOTED, "onnx-mixed"), sick.reasons
+
+
+def test_the_cheapest_feasible_variant_wins_and_its_saving_is_told() -> None:
+    course = Course(read("cheapest"), GOOD)
+    assert (course.phase, course.states[-1].winner) == (Phase.PROMOTED, "onnx-int8-dynamic"), course.reasons
+    # The cheapest of all loses accuracy.
+    assert [removal.variant for removal in course.states[-1].removed][:1] == ["onnx-int8-static-kl"]
+    committed = next(reason for reason in course.reasons if "is the new baseline" in reason)
+    told = re.search(
+        r"1,000 requests cost (\S+) on average, (\S+) % less than the baseline's (\S+)$",
+        committed.replace("%", " %"),
+    )
+    assert told, committed
+    mine, saved, base = map(float, told.groups())
+    # Lognormal: the mean is exp(0.3² / 2) times the median, and 8 ms at 0.048 stand against 14 ms at 0.19.
+    assert base == pytest.approx(14.0 * 1.046 * 0.19 / 3_600, rel=0.05)
+    assert mine == pytest.approx(8.0 * 1.046 * 0.048 / 3_600, rel=0.05)
+    assert saved == pytest.approx(100.0 * (1.0 - mine / base), abs=0.1)
+
+
+def test_a_dear_variant_that_is_quicker_does_not_win() -> None:
+    experiment = read("cheapest")
+    dear = replace(experiment, hourly_prices=(0.19, 0.9, 0.9, 0.024))
+    course = Course(dear, GOOD)
+    assert course.phase is not Phase.PROMOTED, course.reasons
 
 
 def test_the_full_pipeline_goes_through_every_gate() -> None:

@@ -3,12 +3,14 @@
 import asyncio
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from anabranch.client import errors
 from anabranch.client.aio import AsyncClient
+from anabranch.router.control.verbs import Served
 from anabranch.store.document import parse
 from anabranch.store.verify import verify
 
@@ -191,3 +193,27 @@ def test_the_salt_of_an_experiment_never_leaves(bench: Bench, write: Write) -> N
     assert shown.state_json
     assert stored.salt.hex() not in repr(shown) + shown.state_json
     assert parse(shown.document) == parse(stored.document)
+
+
+def test_prices_come_from_the_served_variants_and_a_missing_one_is_refused(
+    bench: Bench, write: Write
+) -> None:
+    told = write()
+    told["spec"]["metrics"].append({"name": "cost", "source": "cost_per_1k", "role": "signal"})
+    variants: dict[str, Any] = {
+        name: SimpleNamespace(signatures=(), outputs=(), gate=None, hourly_price=price)
+        for name, price in (("base", 2.0), ("a", 0.5), ("b", None))
+    }
+    bench.served = Served(manifests={"m": variants}, baselines={"m": "base"})
+    with bench.client() as client:
+        with pytest.raises(
+            errors.Refused, match=r"b has no price of an hour.*anabranch variants price m b NUMBER"
+        ):
+            client.apply(told)
+        variants["b"].hourly_price = 1.0
+        assert client.apply(told).outcome == "created"
+        variants["b"].hourly_price = 9.0
+        assert client.apply(told).outcome == "unchanged"
+        assert client.diff(told) == ()
+    kept = bench.store.experiment("exp").document["spec"]
+    assert kept["hourlyPrices"] == {"base": 2.0, "a": 0.5, "b": 1.0}

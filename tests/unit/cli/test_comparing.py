@@ -1,4 +1,5 @@
 import json
+import shutil
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -6,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
-from anabranch.cli.comparing import Quality, compare_variants, cost_per_1k
+from anabranch.cli.comparing import Quality, compare_variants, cost_per_1k, costs_of
 from anabranch.cli.costs import Demands, cheapest_text
 from anabranch.cli.failures import CommandFailed
 from anabranch.cli.pareto_plots import pareto_svg, pareto_text
 from anabranch.variants.build import build
-from anabranch.variants.manifest import BatchLatency, Manifest, Parity, read_manifest
+from anabranch.variants.manifest import BatchLatency, Manifest, Parity, load_manifest, read_manifest
 from anabranch.variants.own_models import source_from_onnx
 
 Shell = Any
@@ -187,3 +189,79 @@ def test_costs_are_shown_where_a_price_is_given(models: Path, shell: Shell) -> N
     refused = shell("variants", "compare", "--models", str(models), "--max-ms", "5")
     assert refused.code == 2
     assert "give --hourly-price" in refused.err
+
+
+@pytest.fixture
+def priced_models(models: Path, tmp_path: Path, shell: Shell) -> Path:
+    """The variants, two of three with a price."""
+    own = tmp_path / "priced"
+    shutil.copytree(models, own)
+    for variant, price in (("onnx-fp32", "0.2"), ("onnx-int8-dynamic", "0.05")):
+        ran = shell("variants", "price", "digits", variant, price, "--models", str(own))
+        assert (ran.code, ran.out) == (0, f"digits/{variant} costs {price} an hour\n")
+    return own
+
+
+def test_a_price_is_kept_in_the_manifest_and_shown(priced_models: Path, shell: Shell, models: Path) -> None:
+    manifest = load_manifest(priced_models / "digits" / "onnx-fp32")
+    assert manifest == replace(load_manifest(models / "digits" / "onnx-fp32"), hourly_price=0.2)
+    shown = shell("variants", "show", "digits", "onnx-fp32", "--models", str(priced_models))
+    assert "price         0.2 an hour" in shown.out
+
+
+@pytest.mark.parametrize("price", ["0", "1e9", "nan"])
+def test_what_cannot_be_a_price_is_refused(priced_models: Path, shell: Shell, price: str) -> None:
+    ran = shell("variants", "price", "digits", "onnx-fp32", price, "--models", str(priced_models))
+    assert ran.code == 2
+    assert "an hour must be from 1e-06 to 1e+06" in ran.err
+
+
+def test_each_variant_is_compared_at_its_own_price(priced_models: Path, shell: Shell) -> None:
+    manifests = [
+        read_manifest(priced_models / "digits" / name) for name in ("onnx-fp32", "onnx-int8-dynamic")
+    ]
+    comparison = compare_variants(manifests, 1)
+    slow, fast = (
+        point
+        for name in ("onnx-fp32", "onnx-int8-dynamic")
+        for point in comparison.points
+        if point.variant == name
+    )
+    assert costs_of(comparison, None) == {
+        "onnx-fp32": pytest.approx(cost_per_1k(slow, 1, 0.2)),
+        "onnx-int8-dynamic": pytest.approx(cost_per_1k(fast, 1, 0.05)),
+    }
+    # The third has no price of its own.
+    assert "COST" not in shell("variants", "compare", "--models", str(priced_models)).out
+    assert (
+        "COST OF 1,000"
+        in shell("variants", "compare", "--models", str(priced_models), "--hourly-price", "1").out
+    )
+
+
+def test_an_experiment_takes_its_prices_from_the_manifests_and_keeps_them(
+    priced_models: Path, shell: Shell, document_file: Path
+) -> None:
+    text = yaml.safe_load(document_file.read_text())
+    text["spec"] |= {"model": "digits", "baseline": "onnx-fp32", "candidates": ["onnx-int8-dynamic"]}
+    text["spec"]["metrics"].append({"name": "cost", "source": "cost_per_1k", "role": "signal"})
+    asked = ["apply", "-f", "-", "--models", str(priced_models)]
+    assert shell(*asked, typed=json.dumps(text)).code == 0
+    kept = shell.store().experiment("tiny").document["spec"]
+    assert kept["hourlyPrices"] == {"onnx-fp32": 0.2, "onnx-int8-dynamic": 0.05}
+    shell("variants", "price", "digits", "onnx-fp32", "7", "--models", str(priced_models))
+    assert shell(*asked, typed=json.dumps(text)).out == "experiment tiny unchanged\n"
+    assert shell("diff", "-f", "-", "--exit-code", typed=json.dumps(text)).code == 0
+
+
+def test_an_experiment_that_asks_for_costs_without_a_price_is_refused(
+    priced_models: Path, shell: Shell, document_file: Path
+) -> None:
+    text = yaml.safe_load(document_file.read_text())
+    text["spec"] |= {"model": "digits", "baseline": "onnx-fp32", "candidates": ["onnx-int4-weight-only"]}
+    text["spec"]["metrics"].append({"name": "cost", "source": "cost_per_1k", "role": "signal"})
+    for force in ([], ["--force"]):
+        ran = shell("apply", "-f", "-", *force, "--models", str(priced_models), typed=json.dumps(text))
+        assert ran.code == 5
+        assert "onnx-int4-weight-only has no price of an hour" in ran.err
+        assert "anabranch variants price digits onnx-int4-weight-only NUMBER" in ran.err

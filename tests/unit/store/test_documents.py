@@ -145,8 +145,10 @@ RULE_PROBLEMS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         "spec.metrics[1] (fidelity): a divergence guardrail has a max in nats",
     ),
     "divergence as the objective": (
-        _set("spec.metrics.0", {"name": "latency", "source": "mirror.kl", "role": "objective"}),
-        "spec.metrics[0] (latency): what copies say of a candidate cannot be the objective",
+        lambda document: document["spec"]["metrics"].append(
+            {"name": "nats", "source": "mirror.kl", "role": "objective"}
+        ),
+        "spec.metrics[5] (nats): what copies say of a candidate cannot be the objective",
     ),
     "baseline is candidate": (
         _set("spec.candidates.0", "onnx-fp32"),
@@ -168,6 +170,10 @@ RULE_PROBLEMS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "margin too wide": (
         _set("spec.metrics.2.nonInferiorityMargin", 0.9),
         "spec.metrics[2] (accuracy): nonInferiorityMargin 0.9 must be at most half",
+    ),
+    "prices of nobody": (
+        _set("spec.hourlyPrices", {"onnx-fp8": 1.0}),
+        "spec.hourlyPrices.onnx-fp8: no variant of the experiment",
     ),
     "dry-run signal": (
         _set("spec.metrics.0.dryRun", True),
@@ -253,7 +259,10 @@ def test_any_set_of_broken_rules_is_reported_whole(chosen: set[str]) -> None:
             "exactly one of min, max and nonInferiorityMargin, 0 given",
         ),
         ({"name": "x", "source": "error", "role": "signal", "max": 0.5}, "only a guardrail has"),
-        ({"name": "x", "source": "error", "role": "objective", "statistic": "p99"}, "needs a latency source"),
+        (
+            {"name": "x", "source": "error", "role": "objective", "statistic": "p99"},
+            "needs a latency or a cost",
+        ),
         ({"name": "x", "source": "error", "role": "objective"}, "2 objectives (latency, x)"),
         ({"name": "latency", "source": "error", "role": "signal"}, "the name is used twice"),
     ],

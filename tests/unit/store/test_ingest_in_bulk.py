@@ -39,7 +39,7 @@ routed = st.builds(
     latency_ms=times,
     queue_ms=st.just(0.0),
     compute_ms=times,
-    batch_rows=st.just(1),
+    batch_rows=st.integers(0, 9),
     propensity=st.just(0.5),
     unit=st.sampled_from(_UNITS),
 )
@@ -74,7 +74,7 @@ commits = st.lists(st.lists(st.one_of(routed, generated, pairs, feedback), max_s
 
 @pytest.fixture(scope="module")
 def documents(small_document: dict[str, Any]) -> list[dict[str, Any]]:
-    """One experiment with every kind of feedback in its second spec version, and another on another model."""
+    """One experiment with every kind of feedback in its second spec version, costs included, and another on another model."""
     metrics = [
         *small_document["spec"]["metrics"],
         {"name": "stars", "source": "feedback.stars", "role": "signal", "range": [1, 5]},
@@ -86,7 +86,9 @@ def documents(small_document: dict[str, Any]) -> list[dict[str, Any]]:
             "nonInferiorityMargin": 0.1,
         },
     ]
-    rated = small_document | {"spec": small_document["spec"] | {"metrics": metrics}}
+    metrics.append({"name": "cost", "source": "cost_per_1k", "role": "signal"})
+    prices = {"base": 0.3, "a": 1.7, "b": 0.0421}
+    rated = small_document | {"spec": small_document["spec"] | {"metrics": metrics, "hourlyPrices": prices}}
     plain = {
         **small_document,
         "metadata": {"name": "other"},
