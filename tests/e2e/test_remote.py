@@ -111,8 +111,9 @@ def test_a_candidate_whose_server_is_killed_costs_clients_nothing_and_is_found_a
     shutil.copytree(models / "digits" / "wide", root / "digits" / "wide")
     said = far.cli(
         *("variants", "add-remote", "digits", "away", "--target", far.address),
-        *("--remote-version", "plain", "--models", str(root)),
+        *("--remote-version", "plain", "--models", str(root), "--hourly-price", "0.3"),
     )
+    assert "price         0.3 an hour" in far.cli("variants", "show", "digits", "away", "--models", str(root))
     assert "input pixels: FP32 [-1, 64]" in said
     served = serve(models=root)
     served.apply(experiment("killed", ["away"], HELD))
