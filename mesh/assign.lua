@@ -378,6 +378,8 @@ end
 
 function script.on_request(handle)
   local headers = handle:headers()
+  -- Whoever could name a cluster would reach variants past their experiment, and the control plane itself.
+  headers:remove(CLUSTER)
   local path = headers:get(":path")
   if path:sub(1, #SERVICE) ~= SERVICE then return end
   local method = path:sub(#SERVICE + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from anabranch.bandit.spec import FIRST_TOKEN, PER_TOKEN, Experiment, MirrorStep
 from anabranch.mesh.routes import Manifests
+from anabranch.router.settings import Settings
 
 _ROUTER = "serve this model with a router of Anabranch (`serve` without --dataplane envoy)"
 
@@ -26,6 +27,25 @@ def problems(experiment: Experiment) -> list[str]:
     if (experiment.unit_metadata or "").endswith("-bin"):
         found.append(
             f"unit.metadata is {experiment.unit_metadata!r}, which Envoy sees in base64: name a text key"
+        )
+    return found
+
+
+def access_problems(settings: Settings) -> list[str]:
+    """What a server was told of who is let in, and Envoy would not hold."""
+    found = []
+    if settings.must_prove and settings.tls_client_ca is None:
+        found.append(
+            "callers of the inference port must prove who they are, and Envoy looks at certificates only, not at tokens: "
+            f"give --tls-client-ca, or {_ROUTER}"
+        )
+    if settings.control_port is not None:
+        found.append(
+            f"a control port is asked for, and none is opened beside Envoy: ask the store itself (--store), or {_ROUTER}"
+        )
+    if settings.identities is not None:
+        found.append(
+            "identities are given, and Envoy gives every client that its authority knows the same rights: leave them out"
         )
     return found
 

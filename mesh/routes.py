@@ -13,6 +13,9 @@ Manifests = Mapping[str, Mapping[str, Manifest]]
 SERVICES: Final = ("/anabranch.v1.FeedbackService/", "/grpc.health.v1.Health/", "/grpc.reflection.v1")
 """Paths that the control plane itself answers, behind the same port."""
 
+INFERENCE: Final = "/inference.GRPCInferenceService/"
+"""Paths that the script sends to variants."""
+
 CONTROL: Final = "anabranch-control"
 """Name of the cluster of the control plane."""
 
@@ -87,8 +90,9 @@ def route_configuration(metadata: Mapping[str, Any]) -> dict[str, Any]:
     # Envoy keeps grpc-timeout itself; a timeout of its own there is none.
     patient = {"timeout": "0s", "max_stream_duration": {"grpc_timeout_header_max": "0s"}}
     here = [{"match": {"prefix": prefix}, "route": {"cluster": CONTROL, **patient}} for prefix in SERVICES]
+    # Nothing else has a route: on the control plane's port are Envoy's own services too, which no client may reach.
     elsewhere = {
-        "match": {"prefix": "/"},
+        "match": {"prefix": INFERENCE},
         "route": {"cluster_header": CLUSTER_HEADER, **patient},
         "metadata": {"filter_metadata": {LUA_FILTER: dict(metadata)}},
         "request_headers_to_remove": list(_STAY_HERE),

@@ -347,7 +347,7 @@ class MeshServer:
 
 
 def _problems(settings: MeshSettings, manifests: Mapping[str, Mapping[str, Manifest]]) -> list[str]:
-    problems = refusals.variant_problems(manifests)
+    problems = refusals.variant_problems(manifests) + refusals.access_problems(settings.server)
     if settings.envoy is not None and not os.access(settings.envoy, os.X_OK):
         problems.append(f"envoy is {settings.envoy}, which is no program: give the path of Envoy's binary")
     if settings.server.metrics_port is not None:

@@ -267,3 +267,20 @@ def test_an_envoy_that_cannot_begin_ends_the_server_with_its_last_words(
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
+
+
+def test_a_client_reaches_nothing_but_the_services_of_the_port(mesh: Serve) -> None:
+    served = mesh()
+    told = (("x-anabranch-cluster", "anabranch-control"),)
+    inward = (
+        "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources",
+        "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs",
+        "/inference.GRPCInferenceService/../envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs",
+    )
+    with grpc.insecure_channel(served.address) as channel:
+        for path in inward:
+            method: Any = channel.stream_stream(path)
+            call = method(iter([b""]), metadata=told, timeout=10.0)
+            with pytest.raises(grpc.RpcError) as refusal:
+                list(call)
+            assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED, path

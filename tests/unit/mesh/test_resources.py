@@ -15,6 +15,7 @@ from anabranch.mesh.ejections import Ejections
 from anabranch.mesh.encode import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, pack
 from anabranch.mesh.routes import route_configuration, script_routes
 from anabranch.proto import envoy_pb2 as pb
+from anabranch.router.settings import Clients, Settings
 from anabranch.variants.remote_target import RemoteTls
 from anabranch.wire.seam import Status, Tls
 
@@ -79,6 +80,7 @@ def test_routes_say_to_the_script_all_that_a_snapshot_says(snapshot: Snapshot, m
     *here, everything = made.virtual_hosts[0].routes
     assert {route.route.cluster for route in here} == {"anabranch-control"}
     assert everything.route.cluster_header == "x-anabranch-cluster"
+    assert everything.match.prefix == "/inference.GRPCInferenceService/", "nothing else follows that header"
     assert everything.route.max_stream_duration.HasField("grpc_timeout_header_max")
     assert "authorization" in everything.request_headers_to_remove
     told = json_format.MessageToDict(everything.metadata.filter_metadata["envoy.filters.http.lua"])
@@ -113,6 +115,24 @@ def test_what_envoy_cannot_do_is_refused_with_the_reason(fields: dict[str, Any],
 def test_what_envoy_can_do_is_not_refused(manifests: Any) -> None:
     assert refusals.problems(experiment(unit_metadata="x-user-id")) == []
     assert refusals.variant_problems(manifests) == []
+    assert refusals.access_problems(Settings(models=Path("models"))) == []
+
+
+def test_nobody_is_let_in_by_envoy_who_was_to_be_kept_out(tmp_path: Path) -> None:
+    files: dict[str, Any] = {name: tmp_path / name for name in ("tls_certificate", "tls_key")}
+    authority = tmp_path / "authority"
+    for path in (*files.values(), authority):
+        path.touch()
+    known: dict[str, Any] = {"models": tmp_path, "clients": Clients.KNOWN, **files}
+    [unproven] = refusals.access_problems(Settings(**known))
+    assert "not at tokens" in unproven
+    [beyond] = refusals.access_problems(Settings(models=tmp_path, host="0.0.0.0", **files))
+    assert "not at tokens" in beyond
+    assert refusals.access_problems(Settings(**known, tls_client_ca=authority)) == []
+    more = refusals.access_problems(
+        Settings(**known, tls_client_ca=authority, control_port=0, identities=authority)
+    )
+    assert [problem.split()[0] for problem in more] == ["a", "identities"]
 
 
 def test_a_candidate_that_fails_is_left_alone_for_a_while_and_a_baseline_never(

@@ -259,5 +259,16 @@ def test_numbers_of_one_state_of_the_script_never_repeat(lua: Script, known: Cal
     assert numbers == list(range(numbers[0], numbers[0] + 100))
 
 
+def test_a_client_names_no_cluster(lua: Script) -> None:
+    gone: list[bytes] = []
+    path = b"/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
+    make = lua._runtime.eval(
+        b"function(path, gone) return {headers = function() return {"
+        b"get = function() return path end, remove = function(_, name) gone(name) end} end} end"
+    )
+    lua.on_request(make(path, gone.append))
+    assert gone == [b"x-anabranch-cluster"]
+
+
 def test_the_script_is_shipped_with_the_package() -> None:
     assert resources.files("anabranch.mesh").joinpath("assign.lua").is_file()
