@@ -19,10 +19,15 @@ from anabranch.store.catalog_check import is_allowed
 
 HOSTS: Final = "ANABRANCH_WEBHOOK_HOSTS"
 SECRETS: Final = "ANABRANCH_WEBHOOK_SECRETS"
+KEYS: Final = "ANABRANCH_WEBHOOK_"
+"""How the names of variables begin that hold keys; no other variable is read."""
 LEAST_KEY_BYTES: Final = 16
 
 _METADATA: Final = frozenset(map(ipaddress.ip_address, ("100.100.100.200", "fd00:ec2::254", "168.63.129.16")))
 """Addresses at which clouds tell machines their credentials, beside the link-local ones."""
+
+_TRANSLATED: Final = ipaddress.ip_network("64:ff9b::/96")
+"""IPv4 behind a NAT64 gateway (RFC 6052)."""
 
 Resolve = Callable[[str, int], list[str]]
 """The addresses of a host."""
@@ -61,6 +66,8 @@ def read_key(secret: Secret, policy: Policy, environment: Mapping[str, str] = os
     if secret.name in (HOSTS, SECRETS):
         raise NotPermitted(f"{secret.name} is a setting and no secret: name another variable")
     if secret.place is SecretPlace.ENV:
+        if not secret.name.startswith(KEYS):
+            raise NotPermitted(f"the variable {secret.name} is no key: its name must begin with {KEYS}")
         found = environment.get(secret.name, "").encode()
         where = f"the environment variable {secret.name}"
     elif policy.secrets is None:
@@ -81,6 +88,16 @@ def resolve(host: str, port: int) -> list[str]:
     return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
+def _reached(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Where a packet to an address ends: an IPv4 address may be written, or translated, within an IPv6 one."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        if address in _TRANSLATED:
+            return ipaddress.IPv4Address(address.packed[-4:])
+        return address.ipv4_mapped or address.sixtofour or address
+    return address
+
+
 def permitted_address(host: str, port: int, policy: Policy, resolve: Resolve = resolve) -> str:
     """The address to connect to; it is looked up once, so that it cannot be another one afterwards.
 
@@ -96,8 +113,7 @@ def permitted_address(host: str, port: int, policy: Policy, resolve: Resolve = r
     is_by_name = is_allowed(host, [known for known in policy.hosts if not known.startswith("*.")])
     addresses = resolve(host, port)
     for text in addresses:
-        address = ipaddress.ip_address(text.partition("%")[0])
-        address = getattr(address, "ipv4_mapped", None) or address
+        address = _reached(text)
         never = (
             address.is_link_local or address.is_multicast or address.is_unspecified or address in _METADATA
         )

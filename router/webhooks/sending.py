@@ -93,6 +93,8 @@ def _post_once(
         address = permitted_address(host, port, policy, resolve)
     except NotPermitted as refusal:
         return Answer(reply=Reply.UNKNOWN, detail=str(refusal))
+    except UnicodeError as error:
+        return Answer(reply=Reply.UNKNOWN, detail=f"{host!r} is no name of a host: {error}")
     except OSError as error:
         return Answer(
             reply=Reply.UNKNOWN, detail=f"{host} cannot be found: {error.strerror or error}", may_repeat=True
@@ -108,6 +110,8 @@ def _post_once(
         response = connection.getresponse()
         response.read(_MOST_ANSWER_BYTES)
         return _meaning(response.status)
+    except UnicodeError:
+        return Answer(reply=Reply.UNKNOWN, detail="the URL has characters beyond ASCII: percent-encode them")
     except (OSError, http.client.HTTPException) as error:
         what = (
             f"no answer within {webhook.timeout_s:g} s"

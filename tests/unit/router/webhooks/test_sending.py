@@ -11,7 +11,14 @@ import pytest
 
 from anabranch.bandit.hooks import Secret, SecretPlace, Webhook
 from anabranch.bandit.state import Reply
-from anabranch.router.webhooks.policy import NotPermitted, Policy, permitted_address, policy_from, read_key
+from anabranch.router.webhooks.policy import (
+    NotPermitted,
+    Policy,
+    permitted_address,
+    policy_from,
+    read_key,
+    resolve,
+)
 from anabranch.router.webhooks.sending import Answer, post
 from anabranch.router.webhooks.signing import HEADER, is_signed, signature
 
@@ -171,12 +178,34 @@ def test_a_receiver_that_answers_byte_by_byte_is_cut_off_in_time() -> None:
         "fd00:ec2::254",
         "0.0.0.0",
         "224.0.0.1",
+        "64:ff9b::169.254.169.254",
+        "2002:a9fe:a9fe::1",
     ],
 )
 def test_addresses_of_metadata_and_of_the_link_are_never_reached(address: str) -> None:
     policy = Policy(hosts=("evil.example.com",))
     with pytest.raises(NotPermitted, match="which webhooks may not reach"):
         permitted_address("evil.example.com", 80, policy, lambda _host, _port: ["93.184.216.34", address])
+
+
+@pytest.mark.parametrize(
+    "url", ["http://a..example.com/x", "http://localhost:9/caf\N{LATIN SMALL LETTER E WITH ACUTE}"]
+)
+def test_a_url_that_cannot_be_sent_is_answered_for_once(url: str) -> None:
+    # An exception would leave its message in the outbox for ever.
+    def looked_up(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"] if host == "localhost" else resolve(host, port)
+
+    answer = post(
+        Webhook(url=url),
+        b"{}",
+        key="k",
+        policy=Policy(hosts=("*.example.com", "localhost")),
+        now=time.time,
+        environment={},
+        resolve=looked_up,
+    )
+    assert (answer.reply, answer.may_repeat) == (Reply.UNKNOWN, False)
 
 
 def test_below_a_wildcard_only_public_addresses_are_reached() -> None:
@@ -218,5 +247,7 @@ def test_secrets_are_read_by_reference_only(tmp_path: Path) -> None:
     settings = {"ANABRANCH_WEBHOOK_HOSTS": "hooks.example.com,ci.example.com"}
     with pytest.raises(NotPermitted, match="is a setting and no secret"):
         read_key(Secret(place=SecretPlace.ENV, name="ANABRANCH_WEBHOOK_HOSTS"), policy, settings)
+    with pytest.raises(NotPermitted, match="must begin with ANABRANCH_WEBHOOK_"):
+        read_key(Secret(place=SecretPlace.ENV, name="ANABRANCH_TOKEN"), policy, {"ANABRANCH_TOKEN": "x" * 64})
     with pytest.raises(NotPermitted, match="names no folder"):
         read_key(Secret(place=SecretPlace.FILE, name="ci.key"), Policy(), {})
