@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +35,7 @@ class MissingDriver(ModuleNotFoundError):
 
 
 def new_engine(url: str) -> Engine:
-    """An engine for a store's URL; nothing is opened yet.
+    """An engine for a store's URL; nothing is opened yet, but a SQLite file is there.
 
     Args:
         url: `sqlite:///path/to/file.db` or `postgresql://user@host/name`, as SQLAlchemy reads it.
@@ -54,11 +56,25 @@ def new_engine(url: str) -> Engine:
 
 def _sqlite(url: URL) -> Engine:
     if url.database and url.database != ":memory:":
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        path = Path(url.database)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not url.database.startswith("file:"):
+            _reserve(path)
     engine = create_engine(url)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _reserve(path: Path) -> None:
+    """Make the file before SQLite does, for this user only: salts, URLs of webhooks and the audit log are in it.
+
+    What SQLite puts beside it gets the same permissions. A file that is there keeps its own.
+    """
+    # Where it cannot be made, SQLite says so in its own words. One that is there is not opened: closing it again would
+    # end the locks that SQLite holds on it in this process.
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
