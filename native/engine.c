@@ -824,7 +824,7 @@ static PyObject *engine_data_to_send(Engine *self, PyObject *limit) {
 static PyObject *begin(Engine *self, Stream *stream, PyObject *headers, bool has_body, int *result) {
   PyObject *fields = as_fields(headers);
   if (fields == NULL) return NULL;
-  nghttp2_nv native[PyTuple_GET_SIZE(fields) < MOST_FIELDS ? PyTuple_GET_SIZE(fields) + 1 : 1];
+  nghttp2_nv native[PyTuple_GET_SIZE(fields) <= MOST_FIELDS ? PyTuple_GET_SIZE(fields) + 1 : 1];
   int given = fill_fields(fields, native);
   if (given < 0) {
     Py_DECREF(fields);
@@ -852,7 +852,7 @@ static PyObject *engine_respond(Engine *self, PyObject *const *args, Py_ssize_t 
   }
   PyObject *trailers = as_fields(args[4]);
   if (trailers == NULL) return NULL;
-  nghttp2_nv checked[PyTuple_GET_SIZE(trailers) < MOST_FIELDS ? PyTuple_GET_SIZE(trailers) + 1 : 1];
+  nghttp2_nv checked[PyTuple_GET_SIZE(trailers) <= MOST_FIELDS ? PyTuple_GET_SIZE(trailers) + 1 : 1];
   if (fill_fields(trailers, checked) < 0) {
     Py_DECREF(trailers);
     return NULL;
@@ -912,7 +912,7 @@ static PyObject *end_body(Engine *self, int stream_id, PyObject *trailers) {
   if (trailers) {
     PyObject *fields = as_fields(trailers);
     if (fields == NULL) return NULL;
-    nghttp2_nv checked[PyTuple_GET_SIZE(fields) < MOST_FIELDS ? PyTuple_GET_SIZE(fields) + 1 : 1];
+    nghttp2_nv checked[PyTuple_GET_SIZE(fields) <= MOST_FIELDS ? PyTuple_GET_SIZE(fields) + 1 : 1];
     if (fill_fields(fields, checked) < 0) {
       Py_DECREF(fields);
       return NULL;

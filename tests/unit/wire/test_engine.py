@@ -174,6 +174,24 @@ def test_fields_that_are_no_pairs_of_bytes_are_refused(new: NewEngine) -> None:
         client.request(wrong, b"message", b"")
 
 
+@pytest.mark.parametrize("count", [1023, 1024])
+def test_as_many_fields_as_are_taken_in_are_given_back(count: int) -> None:
+    client, server = pair(_native.NativeEngine)
+    many = [(b"x", b"")] * count
+    stream = client.request(FIELDS + many[len(FIELDS) :], b"message", b"")
+    carry(client, server)
+    server.respond(stream, RESPONSE_HEADERS, b"answer", b"", many)
+    carry(server, client)
+    [(kind, _, _, message, trailers)] = client.events()
+    assert (kind, message, trailers) == (Event.ANSWER, b"answer", tuple(many))
+
+
+def test_more_fields_than_are_taken_in_are_refused() -> None:
+    client, _ = pair(_native.NativeEngine)
+    with pytest.raises(TypeError):
+        client.request([(b"x", b"")] * 1025, b"message", b"")
+
+
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 1 << 32), sizes=st.lists(st.integers(0, 70_000), min_size=1, max_size=8))
 @BOTH
