@@ -60,6 +60,7 @@ typedef struct {
   PyObject_HEAD
   nghttp2_session *session;
   bool is_server, has_failed, is_active, is_closing, is_closed;
+  bool is_busy; /* in libnghttp2: a finalizer, or a key's comparison, that comes back here is refused */
   uint32_t close_code;
   size_t most_header_bytes, most_message_bytes;
   PyObject *unary, *events;
@@ -514,6 +515,11 @@ refused:
   return -1;
 }
 
+static bool are_fields(PyObject *fields) {
+  nghttp2_nv unused[PyTuple_GET_SIZE(fields) <= MOST_FIELDS ? PyTuple_GET_SIZE(fields) + 1 : 1];
+  return fill_fields(fields, unused) >= 0;
+}
+
 static uint8_t *make_room(Engine *self, size_t size) {
   size_t room = (size_t)PyBytes_GET_SIZE(self->out);
   if (self->out_size + size > room) {
@@ -650,7 +656,14 @@ static PyObject *refuse(Engine *self, int error) {
   return NULL;
 }
 
+static bool is_free(Engine *self) {
+  if (!self->is_busy) return true;
+  PyErr_SetString(EngineError, "the connection's HTTP/2 is at work: it takes no call from within");
+  return false;
+}
+
 static bool is_usable(Engine *self) {
+  if (!is_free(self)) return false;
   if (self->is_active && !self->has_failed && !self->is_closed) return true;
   PyErr_SetString(EngineError, "the connection's HTTP/2 has ended, or not begun");
   return false;
@@ -703,15 +716,19 @@ static int add_part(Engine *self, Stream *stream, PyObject *part) {
   size_t size = (size_t)PyBytes_GET_SIZE(part);
   if (size == 0) return 0;
   if (stream->parts_end == stream->parts_room) {
-    size_t room = 2 * stream->parts_room;
-    PyObject **parts = PyMem_Malloc(room * sizeof(PyObject *));
-    if (parts == NULL) {
-      PyErr_NoMemory();
-      return -1;
+    /* A body that is sent as fast as it comes has never more room than it had parts at once. */
+    size_t used = stream->parts_end - stream->parts_begin, room = stream->parts_room;
+    PyObject **parts = stream->parts;
+    if (2 * used > room) {
+      room *= 2;
+      parts = PyMem_Malloc(room * sizeof(PyObject *));
+      if (parts == NULL) {
+        PyErr_NoMemory();
+        return -1;
+      }
     }
-    size_t used = stream->parts_end - stream->parts_begin;
-    memcpy(parts, stream->parts + stream->parts_begin, used * sizeof(PyObject *));
-    if (stream->parts != stream->first_parts) PyMem_Free(stream->parts);
+    memmove(parts, stream->parts + stream->parts_begin, used * sizeof(PyObject *));
+    if (stream->parts != parts && stream->parts != stream->first_parts) PyMem_Free(stream->parts);
     stream->parts = parts;
     stream->parts_room = room;
     stream->parts_begin = 0;
@@ -723,10 +740,22 @@ static int add_part(Engine *self, Stream *stream, PyObject *part) {
   return 0;
 }
 
-/* Queue one gRPC message of one or two parts. */
+/* Whether two parts are a message that its prefix can announce. */
+static bool fits_prefix(PyObject *message, PyObject *tail) {
+  if (!PyBytes_Check(message) || !PyBytes_Check(tail)) {
+    PyErr_SetString(PyExc_TypeError, "a message is bytes");
+    return false;
+  }
+  size_t size = (size_t)PyBytes_GET_SIZE(message) + (size_t)PyBytes_GET_SIZE(tail);
+  if (size <= UINT32_MAX) return true;
+  PyErr_Format(PyExc_ValueError, "a message has at most 4294967295 bytes, not %zu: send it in several", size);
+  return false;
+}
+
+/* Queue one gRPC message of two parts, which fit. */
 static int add_message(Engine *self, Stream *stream, PyObject *message, PyObject *tail) {
   size_t before = stream->waiting;
-  if (add_part(self, stream, message) < 0 || (tail && add_part(self, stream, tail) < 0)) return -1;
+  if (add_part(self, stream, message) < 0 || add_part(self, stream, tail) < 0) return -1;
   size_t size = stream->waiting - before;
   stream->prefix[0] = 0;
   for (int i = 0; i < 4; i++) stream->prefix[1 + i] = (uint8_t)(size >> (24 - 8 * i));
@@ -752,9 +781,13 @@ static PyObject *engine_initiate(Engine *self, PyObject *const *args, Py_ssize_t
     PyErr_SetString(PyExc_TypeError, "settings are a dict, of at most 16");
     return NULL;
   }
-  while (PyDict_Next(args[0], &position, &key, &value)) {
-    int id = as_int(key), number = as_int(value);
-    if (PyErr_Occurred()) return NULL;
+  while (given < 16 && PyDict_Next(args[0], &position, &key, &value)) {
+    if (!PyLong_Check(key) || !PyLong_Check(value)) {
+      PyErr_SetString(PyExc_TypeError, "settings are whole numbers"); /* nothing else: its code could change the dict */
+      return NULL;
+    }
+    int id = as_int(key), number = id < 0 ? -1 : as_int(value);
+    if (number < 0) return NULL;
     settings[given++] = (nghttp2_settings_entry){id, (uint32_t)number};
   }
   int window = as_int(args[1]);
@@ -775,16 +808,22 @@ static PyObject *engine_receive(Engine *self, PyObject *const *args, Py_ssize_t 
   Py_buffer view;
   Py_ssize_t size = PyLong_AsSsize_t(args[1]);
   if (size == -1 && PyErr_Occurred()) return NULL;
-  if (!is_usable(self) || PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE) < 0) return NULL;
+  if (PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE) < 0) return NULL;
+  if (!is_usable(self)) {
+    PyBuffer_Release(&view);
+    return NULL;
+  }
   if (size < 0 || size > view.len) {
     PyBuffer_Release(&view);
     PyErr_Format(PyExc_ValueError, "%zd bytes received into a buffer of %zd", size, view.len);
     return NULL;
   }
+  self->is_busy = true;
   nghttp2_ssize result = h2.session_mem_recv2(self->session, view.buf, (size_t)size);
+  bool is_taken = result == size && report_touched(self) == 0 && note_end(self) == 0;
+  self->is_busy = false;
   PyBuffer_Release(&view);
-  if (result != size) return fail(self, (int)(result < 0 ? result : NGHTTP2_ERR_CALLBACK_FAILURE));
-  if ((self->touched && report_touched(self) < 0) || note_end(self) < 0) return fail(self, NGHTTP2_ERR_CALLBACK_FAILURE);
+  if (!is_taken) return fail(self, (int)(result < 0 ? result : NGHTTP2_ERR_CALLBACK_FAILURE));
   Py_RETURN_NONE;
 }
 
@@ -800,7 +839,7 @@ static PyObject *engine_events(Engine *self, PyObject *ignored) {
 
 static PyObject *engine_data_to_send(Engine *self, PyObject *limit) {
   int most = as_int(limit);
-  if (most < 0) return NULL;
+  if (most < 0 || !is_free(self)) return NULL;
   if (self->has_failed) {
     is_usable(self);
     return NULL;
@@ -811,77 +850,69 @@ static PyObject *engine_data_to_send(Engine *self, PyObject *limit) {
   if (self->out == NULL) return NULL;
   self->out_size = 0;
   self->out_limit = (size_t)most;
+  self->is_busy = true;
   int result = h2.session_send(self->session);
-  if (result < 0) return fail(self, result);
-  if (note_end(self) < 0) return fail(self, NGHTTP2_ERR_CALLBACK_FAILURE);
+  bool is_sent = result == 0 && note_end(self) == 0 && _PyBytes_Resize(&self->out, (Py_ssize_t)self->out_size) == 0;
+  self->is_busy = false;
+  if (!is_sent) return fail(self, result < 0 ? result : NGHTTP2_ERR_CALLBACK_FAILURE);
   PyObject *out = self->out;
   self->out = NULL;
-  if (_PyBytes_Resize(&out, (Py_ssize_t)self->out_size) < 0) return NULL;
   return out;
 }
 
-/* Begin a response or a request: its fields, and a body that is to come or ends here. */
-static PyObject *begin(Engine *self, Stream *stream, PyObject *headers, bool has_body, int *result) {
-  PyObject *fields = as_fields(headers);
-  if (fields == NULL) return NULL;
+/* Begin a response or a request: its fields, and a body that is to come or ends here. Beforehand the caller has made the fields
+ * a tuple, and then found the stream: what makes them can be anybody's code, which may end the stream. */
+static bool begin(Engine *self, Stream *stream, PyObject *fields, bool has_body, int *result) {
   nghttp2_nv native[PyTuple_GET_SIZE(fields) <= MOST_FIELDS ? PyTuple_GET_SIZE(fields) + 1 : 1];
   int given = fill_fields(fields, native);
-  if (given < 0) {
-    Py_DECREF(fields);
-    return NULL;
-  }
+  if (given < 0) return false;
   nghttp2_data_provider2 provider = {{.ptr = stream}, on_read_body};
   nghttp2_data_provider2 *body = has_body ? &provider : NULL;
   *result = self->is_server ? h2.submit_response2(self->session, stream->id, native, (size_t)given, body)
                             : h2.submit_request2(self->session, NULL, native, (size_t)given, body, stream);
-  return fields;
+  return true;
 }
 
-static PyObject *engine_respond(Engine *self, PyObject *const *args, Py_ssize_t count) {
-  ARGUMENTS(5, 5)
-  int stream_id = as_int(args[0]), result;
-  if (stream_id < 0 || !is_usable(self)) return NULL;
-  if (!PyBytes_Check(args[2]) || !PyBytes_Check(args[3])) {
-    PyErr_SetString(PyExc_TypeError, "a message is bytes");
-    return NULL;
-  }
+/* `respond` with fields and trailers that are tuples. */
+static PyObject *respond(Engine *self, int stream_id, PyObject *fields, PyObject *message, PyObject *tail, PyObject *trailers) {
+  int result;
+  if (!is_usable(self) || !fits_prefix(message, tail)) return NULL;
   Stream *stream = find(self, stream_id);
   if (stream == NULL || stream->is_answered || stream->is_ended) {
     PyErr_SetString(EngineError, "the stream takes no response");
     return NULL;
   }
-  PyObject *trailers = as_fields(args[4]);
-  if (trailers == NULL) return NULL;
-  nghttp2_nv checked[PyTuple_GET_SIZE(trailers) <= MOST_FIELDS ? PyTuple_GET_SIZE(trailers) + 1 : 1];
-  if (fill_fields(trailers, checked) < 0) {
-    Py_DECREF(trailers);
-    return NULL;
-  }
-  PyObject *fields = begin(self, stream, args[1], true, &result);
-  if (fields == NULL) {
-    Py_DECREF(trailers);
-    return NULL;
-  }
-  Py_DECREF(fields);
-  stream->trailers_out = trailers;
+  if (!are_fields(trailers) || !begin(self, stream, fields, true, &result)) return NULL;
+  stream->trailers_out = Py_NewRef(trailers);
   stream->is_answered = stream->is_ended = true;
   if (result < 0) return refuse(self, result);
-  if (add_message(self, stream, args[2], args[3]) < 0) return NULL;
+  if (add_message(self, stream, message, tail) < 0) return NULL;
   Py_RETURN_NONE;
+}
+
+static PyObject *engine_respond(Engine *self, PyObject *const *args, Py_ssize_t count) {
+  ARGUMENTS(5, 5)
+  int stream_id = as_int(args[0]);
+  if (stream_id < 0) return NULL;
+  PyObject *fields = as_fields(args[1]), *trailers = fields ? as_fields(args[4]) : NULL;
+  PyObject *done = trailers ? respond(self, stream_id, fields, args[2], args[3], trailers) : NULL;
+  Py_XDECREF(fields);
+  Py_XDECREF(trailers);
+  return done;
 }
 
 static PyObject *engine_send_response(Engine *self, PyObject *const *args, Py_ssize_t count) {
   ARGUMENTS(3, 3)
   int stream_id = as_int(args[0]), is_end = PyObject_IsTrue(args[2]), result;
-  if (stream_id < 0 || is_end < 0 || !is_usable(self)) return NULL;
-  Stream *stream = find(self, stream_id);
-  if (stream == NULL || stream->is_answered || stream->is_ended) {
-    PyErr_SetString(EngineError, "the stream takes no response");
-    return NULL;
-  }
-  PyObject *fields = begin(self, stream, args[1], !is_end, &result);
+  if (stream_id < 0 || is_end < 0) return NULL;
+  PyObject *fields = as_fields(args[1]);
   if (fields == NULL) return NULL;
+  Stream *stream = is_usable(self) ? find(self, stream_id) : NULL;
+  bool is_open = stream && !stream->is_answered && !stream->is_ended;
+  if (!is_open && !PyErr_Occurred()) PyErr_SetString(EngineError, "the stream takes no response");
+  bool has_begun = is_open && begin(self, stream, fields, !is_end, &result);
   Py_DECREF(fields);
+  if (!has_begun) return NULL;
   if (result < 0) return refuse(self, result);
   stream->is_ended = is_end;
   Py_RETURN_NONE;
@@ -902,23 +933,16 @@ static PyObject *engine_send_data(Engine *self, PyObject *const *args, Py_ssize_
   Py_RETURN_NONE;
 }
 
+/* End a body; takes over the reference to its trailers, a tuple, where it has any. */
 static PyObject *end_body(Engine *self, int stream_id, PyObject *trailers) {
-  if (stream_id < 0 || !is_usable(self)) return NULL;
-  Stream *stream = find(self, stream_id);
-  if (stream == NULL || stream->is_ended) {
-    PyErr_SetString(EngineError, "the stream has no open body");
+  Stream *stream = is_usable(self) ? find(self, stream_id) : NULL;
+  bool is_open = stream && !stream->is_ended;
+  if (!is_open && !PyErr_Occurred()) PyErr_SetString(EngineError, "the stream has no open body");
+  if (!is_open || (trailers && !are_fields(trailers))) {
+    Py_XDECREF(trailers);
     return NULL;
   }
-  if (trailers) {
-    PyObject *fields = as_fields(trailers);
-    if (fields == NULL) return NULL;
-    nghttp2_nv checked[PyTuple_GET_SIZE(fields) <= MOST_FIELDS ? PyTuple_GET_SIZE(fields) + 1 : 1];
-    if (fill_fields(fields, checked) < 0) {
-      Py_DECREF(fields);
-      return NULL;
-    }
-    stream->trailers_out = fields;
-  }
+  stream->trailers_out = trailers;
   stream->is_ended = true;
   int result = resume(self, stream);
   if (result < 0) return refuse(self, result);
@@ -927,36 +951,39 @@ static PyObject *end_body(Engine *self, int stream_id, PyObject *trailers) {
 
 static PyObject *engine_send_trailers(Engine *self, PyObject *const *args, Py_ssize_t count) {
   ARGUMENTS(2, 2)
-  return end_body(self, as_int(args[0]), args[1]);
+  int stream_id = as_int(args[0]);
+  PyObject *trailers = stream_id < 0 ? NULL : as_fields(args[1]);
+  return trailers ? end_body(self, stream_id, trailers) : NULL;
 }
 
-static PyObject *engine_end_stream(Engine *self, PyObject *stream_id) { return end_body(self, as_int(stream_id), NULL); }
+static PyObject *engine_end_stream(Engine *self, PyObject *stream_id) {
+  int number = as_int(stream_id);
+  return number < 0 ? NULL : end_body(self, number, NULL);
+}
 
-static PyObject *send_request(Engine *self, PyObject *headers, PyObject *message, PyObject *tail) {
-  if (!is_usable(self)) return NULL;
+static PyObject *begin_request(Engine *self, PyObject *fields, PyObject *message, PyObject *tail) {
+  if (!is_usable(self) || (message && !fits_prefix(message, tail))) return NULL;
   if (!h2.session_check_request_allowed(self->session)) {
     PyErr_SetString(EngineError, "the connection takes no further requests");
     return NULL;
   }
   Stream *stream = new_stream(self, message ? FUSING : PLAIN);
   if (stream == NULL) return PyErr_NoMemory();
-  int result;
-  if (message) {
-    stream->is_ended = true;
-    if (add_message(self, stream, message, tail) < 0) {
-      free_stream(self, stream);
-      return NULL;
-    }
-  }
-  PyObject *fields = begin(self, stream, headers, true, &result);
-  if (fields == NULL || result < 0) {
+  int result = 0;
+  stream->is_ended = message != NULL;
+  if ((message && add_message(self, stream, message, tail) < 0) || !begin(self, stream, fields, true, &result) || result < 0) {
     free_stream(self, stream);
-    Py_XDECREF(fields);
-    return fields ? refuse(self, result) : NULL;
+    return result < 0 ? refuse(self, result) : NULL;
   }
-  Py_DECREF(fields);
   stream->id = result;
   return PyLong_FromLong(result);
+}
+
+static PyObject *send_request(Engine *self, PyObject *headers, PyObject *message, PyObject *tail) {
+  PyObject *fields = as_fields(headers);
+  PyObject *stream_id = fields ? begin_request(self, fields, message, tail) : NULL;
+  Py_XDECREF(fields);
+  return stream_id;
 }
 
 static PyObject *engine_request(Engine *self, PyObject *const *args, Py_ssize_t count) {

@@ -1,4 +1,6 @@
 import random
+import struct
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -190,6 +192,99 @@ def test_more_fields_than_are_taken_in_are_refused() -> None:
     client, _ = pair(_native.NativeEngine)
     with pytest.raises(TypeError):
         client.request([(b"x", b"")] * 1025, b"message", b"")
+
+
+def test_fields_that_end_their_stream_while_they_are_made_find_it_gone() -> None:
+    client, server = pair(_native.NativeEngine)
+
+    def ending(stream: int, fields: Any) -> Iterator[tuple[bytes, bytes]]:
+        client.reset_stream(stream, 8)
+        carry(client, server)
+        yield from fields
+
+    calls: list[Callable[[int], None]] = [
+        lambda stream: server.respond(stream, ending(stream, RESPONSE_HEADERS), b"a", b"", OK_TRAILERS),  # type: ignore[arg-type]
+        lambda stream: server.respond(stream, RESPONSE_HEADERS, b"a", b"", ending(stream, OK_TRAILERS)),  # type: ignore[arg-type]
+        lambda stream: server.send_response(stream, ending(stream, RESPONSE_HEADERS), False),  # type: ignore[arg-type]
+        lambda stream: server.send_trailers(stream, ending(stream, OK_TRAILERS)),  # type: ignore[arg-type]
+    ]
+    for call in calls:
+        stream = client.request(FIELDS, b"message", b"")
+        carry(client, server)
+        with pytest.raises(EngineError):
+            call(stream)
+
+
+def test_a_call_from_within_a_read_is_refused() -> None:
+    refused: set[str] = set()
+
+    class Reentrant:
+        def __hash__(self) -> int:
+            return hash(PATH)
+
+        def __eq__(self, other: object) -> bool:
+            calls: dict[str, Callable[[], object]] = {
+                "data_to_send": lambda: server.data_to_send(1 << 20),
+                "receive": lambda: server.receive(memoryview(b"x"), 1),
+                "reset_stream": lambda: server.reset_stream(1, 8),
+            }
+            for name, call in calls.items():
+                with pytest.raises(EngineError, match="from within"):
+                    call()
+                refused.add(name)
+            return False
+
+    unary: dict[Any, object] = {Reentrant(): KNOWN}
+    server = _native.NativeEngine(unary, max_header_bytes=65536, max_message_bytes=1 << 20)
+    server.initiate({}, WINDOW)
+    client = _native.NativeEngine(None, max_header_bytes=65536, max_message_bytes=1 << 20)
+    client.initiate({}, WINDOW)
+    client.request(FIELDS, b"message", b"")
+    carry(client, server)
+    assert refused == {"data_to_send", "receive", "reset_stream"}
+    assert Event.REQUEST in [event[0] for event in server.events()]
+    server.ping(bytes(8))
+
+
+@BOTH
+def test_a_message_that_a_prefix_cannot_announce_is_refused(new: NewEngine) -> None:
+    client, server = pair(new)
+    stream = client.request(FIELDS, b"message", b"")
+    carry(client, server)
+    half = bytes(1 << 31)  # never touched: it takes no memory
+    with pytest.raises((ValueError, struct.error)):
+        client.request(FIELDS, half, half)
+    with pytest.raises((ValueError, struct.error)):
+        server.respond(stream, RESPONSE_HEADERS, half, half, OK_TRAILERS)
+
+
+def test_a_body_that_never_falls_idle_keeps_its_room() -> None:
+    client, server = pair(_native.NativeEngine)
+    stream = client.send_request(FIELDS)
+    part = bytes(16_384)  # a frame
+    client.send_data(stream, part)
+
+    def pass_on() -> None:
+        client.send_data(stream, part)
+        sent = client.data_to_send(1)
+        server.receive(memoryview(sent), len(sent))
+        for event in server.events():
+            if event[0] == Event.DATA:
+                server.acknowledge(stream, len(event[2]))
+        carry(server, client)
+        assert client.waiting_on(stream) >= len(part)
+
+    for _ in range(20):
+        pass_on()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(2_000):
+            pass_on()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 8_192, "two parts wait, however many went"
 
 
 @settings(max_examples=60, deadline=None)
