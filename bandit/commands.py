@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import assert_never
 
 from anabranch.bandit import choose
-from anabranch.bandit.course import Course, next_step, win
+from anabranch.bandit.course import Course, commit, next_step, win
 from anabranch.bandit.decision import Change, Command, Verb
+from anabranch.bandit.failing import why_failed
 from anabranch.bandit.gating import approve, hear_answer
 from anabranch.bandit.lifecycle import Event, IllegalTransition, Phase, follow
 from anabranch.bandit.revising import changes
@@ -53,15 +54,48 @@ def _follow_command(course: Course, command: Command) -> None:
         case Verb.REVISE:
             _revise(course, command)
         case Verb.PROMOTE:
-            if course.experiment.observes:
-                raise IllegalTransition("its mode is observe: abort it, and apply it with mode: apply")
-            candidate = command.argument or choose.leader(course.experiment, state, state.live)
-            if candidate not in state.live:
-                live = ", ".join(state.live) or "none"
-                raise IllegalTransition(f"{candidate or 'nothing'} is not a live candidate; live are {live}")
+            candidate = _promotable(course, command)
             win(course, candidate, f"{candidate} is promoted {by}, whatever the verdicts")
+        case Verb.PROMOTE_FULL:
+            _promote_fully(course, command)
         case _:
             assert_never(command.verb)
+
+
+def _promotable(course: Course, command: Command) -> str:
+    """The candidate that is to be promoted; raises IllegalTransition where there is none."""
+    if course.experiment.observes:
+        raise IllegalTransition("its mode is observe: abort it, and apply it with mode: apply")
+    live = course.state.live
+    candidate = command.argument or choose.leader(course.experiment, course.state, live)
+    if candidate not in live:
+        raise IllegalTransition(
+            f"{candidate or 'nothing'} is not a live candidate; live are {', '.join(live) or 'none'}"
+        )
+    return candidate
+
+
+def _promote_fully(course: Course, command: Command) -> None:
+    """Give a candidate everything at once, or end the ramp of a promotion that has begun."""
+    state = course.state
+    if state.phase is not Phase.PROMOTING:
+        candidate = _promotable(course, command)
+        _require_sound(course, candidate)
+        reason = f"{candidate} is promoted in full by {command.actor}, whatever is not proven yet"
+        win(course, candidate, reason, skips_ramp=True)
+        return
+    assert state.winner is not None
+    if command.argument not in ("", state.winner):
+        raise IllegalTransition(f"{state.winner} is being promoted: undo that first, or promote it in full")
+    _require_sound(course, state.winner)
+    course.note(Change.STEP, f"{command.actor} ends the ramp of {state.winner}")
+    commit(course, state.winner)
+
+
+def _require_sound(course: Course, candidate: str) -> None:
+    """Raises IllegalTransition for a candidate that fails in this very tick: afterwards nobody would watch it."""
+    if reason := why_failed(course, candidate):
+        raise IllegalTransition(f"{candidate} has failed: {reason}")
 
 
 def _revise(course: Course, command: Command) -> None:

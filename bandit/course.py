@@ -111,10 +111,11 @@ def next_step(course: Course) -> None:
     begin_step(course)
 
 
-def win(course: Course, candidate: str, reason: str) -> None:
-    """Begin the promotion of a candidate; without a promote step it is committed at once."""
+def win(course: Course, candidate: str, reason: str, *, skips_ramp: bool = False) -> None:
+    """Begin the promotion of a candidate; without a promote step, or past it, it is committed at once."""
     steps = course.experiment.steps
-    at = next((index for index, step in enumerate(steps) if isinstance(step, PromoteStep)), None)
+    ramps = [] if skips_ramp else [at for at, step in enumerate(steps) if isinstance(step, PromoteStep)]
+    at = ramps[0] if ramps else None
     course.enter(Event.WIN, reason)
     course.state = replace(
         course.state,
@@ -125,15 +126,15 @@ def win(course: Course, candidate: str, reason: str) -> None:
         gates=_open_gates(course.state),
     )
     if at is None:
-        course.promoted = candidate
-        course.enter(Event.COMMIT, committed_text(course, candidate))
+        commit(course, candidate)
 
 
-def committed_text(course: Course, winner: str) -> str:
-    """What a promotion came to, with what it saves where costs were measured."""
+def commit(course: Course, winner: str) -> None:
+    """Make a candidate the model's new baseline; says what it saves where costs were measured."""
+    course.promoted = winner
     text = f"{winner} is the new baseline of {course.experiment.model}"
     saving = saving_text(course.experiment, course.state, winner)
-    return f"{text}: {saving}" if saving else text
+    course.enter(Event.COMMIT, f"{text}: {saving}" if saving else text)
 
 
 def _open_gates(state: ExperimentState) -> dict[str, GateVisit]:

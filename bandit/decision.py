@@ -15,6 +15,7 @@ class Verb(StrEnum):
     """What a person can ask of a running experiment."""
 
     PROMOTE = "promote"
+    PROMOTE_FULL = "promote-full"
     PAUSE = "pause"
     RESUME = "resume"
     ABORT = "abort"

@@ -21,17 +21,17 @@ from anabranch.bandit.course import Course, start
 from anabranch.bandit.decision import Change, Command, Decision
 from anabranch.bandit.evidence import Evidence
 from anabranch.bandit.exposure import set_weights, settle_mirror
+from anabranch.bandit.failing import why_failed
 from anabranch.bandit.fold import fold
 from anabranch.bandit.futility import why_futile
 from anabranch.bandit.gating import are_open
 from anabranch.bandit.hooks import GateKind
-from anabranch.bandit.judge import joint_harm, judge
+from anabranch.bandit.judge import judge
 from anabranch.bandit.lifecycle import Event, Phase
 from anabranch.bandit.recent import remember
-from anabranch.bandit.spec import AnalysisStep, BanditStep, Experiment, Role
+from anabranch.bandit.spec import AnalysisStep, BanditStep, Experiment
 from anabranch.bandit.state import ExperimentState, Removal
 from anabranch.bandit.step_ends import advance_steps
-from anabranch.bandit.verdicts import Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,17 +115,8 @@ def _remove_failed(course: Course) -> None:
         return
     before = course.state.live
     for candidate in before:
-        failures = [
-            verdict.reason
-            for metric in course.experiment.metrics
-            if not metric.dry_run
-            if metric.role is Role.GUARDRAIL or isinstance(course.step, BanditStep)
-            if (verdict := course.verdict(metric.name, candidate)) is not None
-            if verdict.outcome is Outcome.FAIL
-        ]
-        together = joint_harm(course.experiment, course.state, candidate)
-        if failures or together is not None:
-            _remove(course, candidate, "; ".join(failures) or f"{together}")
+        if reason := why_failed(course, candidate):
+            _remove(course, candidate, reason)
     if course.state.winner is None or course.state.winner in course.state.live:
         # Where the last one left as not worth the change, the baseline has been kept already.
         is_lost = not course.state.live and (bool(before) or course.state.phase is not Phase.INCONCLUSIVE)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from anabranch.bandit import choose
-from anabranch.bandit.course import Course, committed_text, next_step, win
+from anabranch.bandit.course import Course, commit, next_step, win
 from anabranch.bandit.decision import Change
 from anabranch.bandit.gating import are_open, gate_step_over, may_enter, step_occasion
 from anabranch.bandit.hooks import GateKind
@@ -165,9 +165,8 @@ def _promote_over(course: Course, step: PromoteStep) -> str | None:
         share = min(step.weights[course.state.part], 1.0 - step.hold_back)
         course.note(Change.STEP, f"{course.state.winner} goes to {share:.0%}")
     elif course.state.part == last and course.elapsed_s >= step.bake_s:
-        course.promoted = course.state.winner
-        assert course.state.winner is not None
-        course.enter(Event.COMMIT, committed_text(course, course.state.winner))
+        assert course.state.winner is not None, "a promotion is of somebody"
+        commit(course, course.state.winner)
     return None
 
 

@@ -103,6 +103,7 @@ class RemoteStore:
         """See `store.control_plane.ControlPlane.request`."""
         asks: dict[Verb, Callable[[], values.Request]] = {
             Verb.PROMOTE: lambda: self._client.promote(name, argument),
+            Verb.PROMOTE_FULL: lambda: self._client.promote(name, argument, full=True),
             Verb.PAUSE: lambda: self._client.pause(name),
             Verb.RESUME: lambda: self._client.resume(name),
             Verb.ABORT: lambda: self._client.abort(name),

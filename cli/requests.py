@@ -14,6 +14,7 @@ from anabranch.store.port import StoredDecision, StoredExperiment
 
 EVENT_OF = {
     Verb.PROMOTE: Event.WIN,
+    Verb.PROMOTE_FULL: Event.WIN,
     Verb.PAUSE: Event.PAUSE,
     Verb.RESUME: Event.RESUME,
     Verb.ABORT: Event.ABORT,
@@ -24,7 +25,14 @@ EVENT_OF = {
 }
 """The transition that a verb asks for; what a gate answers is none of a person's."""
 
-_BY_PEOPLE = tuple(verb for verb in EVENT_OF if verb is not Verb.REVISE)
+_BY_PEOPLE = tuple(verb for verb in EVENT_OF if verb not in (Verb.REVISE, Verb.PROMOTE_FULL))
+
+
+def event_of(verb: Verb, phase: Phase) -> Event:
+    """The transition that a verb asks for in a phase: in full, a promotion that has begun is committed."""
+    if verb is Verb.PROMOTE_FULL and phase is Phase.PROMOTING:
+        return Event.COMMIT
+    return EVENT_OF[verb]
 
 
 def check_possible(
@@ -42,7 +50,7 @@ def check_possible(
         CommandFailed: If the phase does not allow it; names the verbs that it does allow.
     """
     phase = phase_after(stored.state.phase, pending)
-    if (phase, EVENT_OF[verb]) not in TRANSITIONS:
+    if (phase, event_of(verb, phase)) not in TRANSITIONS:
         waiting = ", ".join(command.verb for command in pending)
         will = f"will be {phase} after {waiting}" if pending else f"is {phase}"
         possible = ", ".join(possible_verbs(phase)) or "nothing"
@@ -101,8 +109,10 @@ def chosen_variant(stored: StoredExperiment, verb: Verb, variant: str) -> str:
         CommandFailed: If nothing was named and several candidates are live; says what each has yet to prove.
     """
     live = stored.state.live
-    if verb is not Verb.PROMOTE or variant:
+    if verb not in (Verb.PROMOTE, Verb.PROMOTE_FULL) or variant:
         return variant
+    if stored.state.phase is Phase.PROMOTING:
+        return stored.state.winner or ""
     if len(live) <= 1:
         return "".join(live)
     # Only this refusal reads verdicts: asking for anything else would wait for the statistics to load.
@@ -126,7 +136,7 @@ def phase_after(phase: Phase, pending: Sequence[Command]) -> Phase:
     """The phase once earlier requests are answered; what is not possible is refused and changes nothing."""
     for command in pending:
         if command.verb in EVENT_OF:
-            phase = TRANSITIONS.get((phase, EVENT_OF[command.verb]), phase)
+            phase = TRANSITIONS.get((phase, event_of(command.verb, phase)), phase)
     return phase
 
 

@@ -115,9 +115,15 @@ class AsyncClient:
         """The audit log of one experiment, or of all that the caller may see."""
         return [found async for found in self._many(asks.events(experiment))]
 
-    async def promote(self, name: str, variant: str = "") -> values.Request:
-        """Promote a candidate now, whatever the verdicts; the leading one when none is named."""
-        return await self._one(asks.request(name, "promote", variant))
+    async def promote(self, name: str, variant: str = "", *, full: bool = False) -> values.Request:
+        """Promote a candidate now, whatever the verdicts; the leading one when none is named.
+
+        Args:
+            name: The experiment.
+            variant: The candidate.
+            full: Give it all traffic at once, without the promote step's ramp, gates and bake.
+        """
+        return await self._one(asks.request(name, "promote-full" if full else "promote", variant))
 
     async def pause(self, name: str) -> values.Request:
         """Hold the experiment where it is."""

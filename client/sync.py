@@ -115,9 +115,15 @@ class Client:
         """The audit log of one experiment, or of all that the caller may see."""
         return list(self._many(asks.events(experiment)))
 
-    def promote(self, name: str, variant: str = "") -> values.Request:
-        """Promote a candidate now, whatever the verdicts; the leading one when none is named."""
-        return self._one(asks.request(name, "promote", variant))
+    def promote(self, name: str, variant: str = "", *, full: bool = False) -> values.Request:
+        """Promote a candidate now, whatever the verdicts; the leading one when none is named.
+
+        Args:
+            name: The experiment.
+            variant: The candidate.
+            full: Give it all traffic at once, without the promote step's ramp, gates and bake.
+        """
+        return self._one(asks.request(name, "promote-full" if full else "promote", variant))
 
     def pause(self, name: str) -> values.Request:
         """Hold the experiment where it is."""

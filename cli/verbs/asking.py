@@ -21,6 +21,7 @@ from anabranch.cli.terminal import terminal_of
 
 _NEXT = {
     Verb.PROMOTE: "the promotion begins with the controller's next tick, whatever the verdicts",
+    Verb.PROMOTE_FULL: "it gets all traffic and becomes the baseline with the controller's next tick, whatever the verdicts",
     Verb.PAUSE: "weights stay as they are from the controller's next tick on; go on with `anabranch resume {name}`",
     Verb.RESUME: "the steps go on with the controller's next tick",
     Verb.ABORT: "{baseline} serves all traffic from the controller's next tick on",
@@ -51,6 +52,9 @@ def promote(
             autocompletion=complete_candidate,
         ),
     ] = "",
+    full: Annotated[
+        bool, typer.Option("--full", help="All traffic at once: without the ramp, its gates and the bake.")
+    ] = False,
     wait: Wait = False,
     timeout: Timeout = 30.0,
     output: options.Output = Format.TABLE,
@@ -58,9 +62,12 @@ def promote(
 ) -> None:
     """Promote a candidate now, by the spec's promote step, whatever the verdicts.
 
+    With --full, also while that step is under way; `undo` takes it back either way.
+
     Example: anabranch promote minilm-int8 --variant onnx-mixed --wait
     """
-    _ask(context, store, name, Verb.PROMOTE, variant, timeout if wait else None, output)
+    verb = Verb.PROMOTE_FULL if full else Verb.PROMOTE
+    _ask(context, store, name, verb, variant, timeout if wait else None, output)
 
 
 def pause(

@@ -31,6 +31,7 @@ from anabranch.variants.manifest import Manifest
 
 ASKABLE: Final = (
     Verb.PROMOTE,
+    Verb.PROMOTE_FULL,
     Verb.PAUSE,
     Verb.RESUME,
     Verb.ABORT,
@@ -176,7 +177,7 @@ class Verbs:
             known = ", ".join(ASKABLE)
             raise BadRequest(f"verb {printable(request.verb)!r} must be one of {known}")
         argument = request.argument
-        if verb is Verb.PROMOTE and argument:
+        if verb in (Verb.PROMOTE, Verb.PROMOTE_FULL) and argument:
             candidates = parse(stored.document).candidates
             if argument not in candidates:
                 raise BadRequest(

@@ -57,6 +57,7 @@ ASKED = st.sampled_from(
         *((verb, "") for verb in (Verb.PAUSE, Verb.RESUME, Verb.ABORT, Verb.RETRY, Verb.UNDO)),
         *((Verb.APPROVE, name) for name in ("", "look", "start")),
         *((Verb.PROMOTE, name) for name in ("a", "b", "base")),
+        (Verb.PROMOTE_FULL, "a"),
         (Verb.ANSWER, "nonsense"),
         (Verb.ANSWER, answer_text("more", Reply.YES, "step 9", "")),
     ]

@@ -62,9 +62,12 @@ def test_a_request_waits_until_a_tick_answers_it(plane: ControlPlane, kept: Benc
     assert command.id in plane.decisions("exp")[-1].decision.handled
 
 
-@pytest.mark.parametrize("verb", [Verb.PROMOTE, Verb.RESUME, Verb.ABORT, Verb.RETRY, Verb.UNDO, Verb.APPROVE])
+@pytest.mark.parametrize(
+    "verb",
+    [Verb.PROMOTE, Verb.PROMOTE_FULL, Verb.RESUME, Verb.ABORT, Verb.RETRY, Verb.UNDO, Verb.APPROVE],
+)
 def test_whatever_a_person_asks_is_asked(plane: ControlPlane, kept: Bench, verb: Verb) -> None:
-    argument = "a" if verb is Verb.PROMOTE else ""
+    argument = "a" if verb in (Verb.PROMOTE, Verb.PROMOTE_FULL) else ""
     command = plane.request("exp", verb, argument, "ada", kept.now)
     assert (command.verb, command.argument) == (verb, argument)
     assert kept.store.pending("exp") == (command,)

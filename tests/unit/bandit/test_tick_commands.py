@@ -109,6 +109,40 @@ def test_a_person_may_promote_a_named_candidate_whatever_the_verdicts(begin: Beg
     assert hand.state.weights == {"base": 0.5, "a": 0.0, "b": 0.5}
 
 
+@pytest.mark.parametrize("phase", [Phase.PROGRESSING, Phase.PAUSED, Phase.INCONCLUSIVE, Phase.PROMOTING])
+def test_a_promotion_in_full_gives_all_traffic_at_once_and_can_be_undone(begin: Begin, phase: Phase) -> None:
+    hand = bring(begin, phase)
+    result = hand.tick((Verb.PROMOTE_FULL, "a"))
+    assert (hand.state.phase, result.promoted) == (Phase.PROMOTED, "a")
+    assert hand.state.weights == {"base": 0.0, "a": 1.0, "b": 0.0}
+    undone = hand.tick(Verb.UNDO)
+    assert (hand.state.phase, undone.reverted) == (Phase.ROLLED_BACK, True)
+    assert hand.state.weights["base"] == 1.0
+
+
+@pytest.mark.parametrize("phase", [Phase.PROMOTED, Phase.ROLLED_BACK, Phase.ABORTED])
+def test_what_is_over_is_not_promoted_in_full(begin: Begin, reasons: Reasons, phase: Phase) -> None:
+    hand = bring(begin, phase)
+    result = hand.tick((Verb.PROMOTE_FULL, "a"))
+    assert len(reasons(result, Change.REFUSED)) == 1
+    assert (hand.state.phase, result.promoted) == (phase, None)
+
+
+def test_another_candidate_than_the_one_being_promoted_is_refused_in_full(
+    begin: Begin, reasons: Reasons
+) -> None:
+    hand = bring(begin, Phase.PROMOTING)
+    result = hand.tick((Verb.PROMOTE_FULL, "b"))
+    assert "a is being promoted: undo that first" in reasons(result, Change.REFUSED)[0]
+
+
+def test_a_candidate_that_fails_in_that_tick_is_not_promoted_in_full(begin: Begin, reasons: Reasons) -> None:
+    hand = begin(SetWeightStep(weight=0.2), HOLD, PROMOTE, metrics="errors", candidates="a")
+    result = hand.see(requests={"base": 40, "a": 300}, failing=["a"], verbs=[Verb.PROMOTE_FULL])
+    assert "a has failed: errors" in reasons(result, Change.REFUSED)[0]
+    assert hand.state.phase is Phase.ROLLED_BACK
+
+
 @pytest.mark.parametrize("name", ["base", "nobody"])
 def test_only_a_live_candidate_can_be_promoted(begin: Begin, reasons: Reasons, name: str) -> None:
     hand = begin(SetWeightStep(weight=0.2), HOLD, PROMOTE)

@@ -72,6 +72,10 @@ def test_a_removed_variant_cannot_be_promoted_and_the_reason_is_repeated(shell: 
 def test_a_promotion_names_its_variant(shell: Shell, live: Begin) -> None:
     live()
     assert shell("promote", "tiny", "--variant", "int8").out == "experiment tiny: promote of int8 requested\n"
+    assert (
+        shell("promote", "tiny", "--variant", "int8", "--full").out
+        == "experiment tiny: promote-full of int8 requested\n"
+    )
     assert shell.store().pending("tiny")[0].argument == "int8"
 
 
