@@ -9,6 +9,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run: a red run is a change's doing. HYPOTHESIS_PROFILE=search looks for new ones.
+settings.register_profile("fixed", derandomize=True)
+settings.register_profile("search")
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 _DATA = Path(__file__).parent / "data"
 _REQUIRES_POSTGRES = "ANABRANCH_REQUIRE_POSTGRES"

@@ -128,7 +128,7 @@ def test_what_is_nobodys_to_ask_is_refused_to_an_admin_too(start: Start, write: 
     bench = start()
     with bench.client(bench.token("root", Role.ADMIN)) as client:
         client.apply(write())
-        with pytest.raises(errors.Invalid, match="must be one of promote, pause"):
+        with pytest.raises(errors.Invalid, match="must be one of promote, promote-full, pause"):
             client._one(asks.request("exp", verb, "pre-rollout pass"))
     assert bench.store.pending("exp") == ()
 

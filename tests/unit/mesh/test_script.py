@@ -1,6 +1,7 @@
 """The script that runs in Envoy, in the Lua that Envoy has, against the Python that it must equal."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -22,6 +23,7 @@ from anabranch.router.assignment_id import Assignment, AssignmentIds
 from anabranch.store.records import Flag
 
 KEY = bytes(range(32))
+VERSIONS = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -189,11 +191,10 @@ def test_the_answer_tells_who_answered(lua: Script) -> None:
 
 @pytest.fixture
 def known(lua: Script, snapshot: Snapshot, manifests: Any) -> Callable[..., Any]:
-    """What the script has made of a snapshot."""
-    counter = iter(range(1, 1000))
+    """What the script has made of a snapshot; it keeps the last one, by its version."""
 
     def make(**options: Any) -> Any:
-        made = script_routes(snapshot, manifests, lane=9, version=f"{id(counter)} {next(counter)}", **options)
+        made = script_routes(snapshot, manifests, lane=9, version=f"v{next(VERSIONS)}", **options)
         return lua.routes(lua.metadata(made))
 
     return make

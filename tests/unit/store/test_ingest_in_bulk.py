@@ -117,8 +117,13 @@ def _store(documents: list[dict[str, Any]]) -> MemoryStore:
 def _write(folder: Path, lanes: list[list[list[Record]]]) -> None:
     for lane, parts in enumerate(lanes, 1):
         writer = JournalWriter(folder, lane, segment_bytes=500)
+        numbered: set[int] = set()
         for part in parts:
             for record in part:
+                # A lane numbers each of its requests once.
+                if isinstance(record, Routed) and record.sequence in numbered:
+                    continue
+                numbered |= {record.sequence} if isinstance(record, Routed) else set()
                 writer.append(record)
             writer.commit()
         writer.close()
