@@ -13,6 +13,8 @@ def describe_generation(generation: Generation) -> Iterator[str]:
     remembers = "everything" if window is None else f"{window.sinks} + {window.recent} tokens"
     yield f"  context       {generation.context} tokens, remembers {remembers}"
     yield f"  KV cache      {generation.cache_bytes / 1e6:.1f} MB, {generation.cache_row_bytes} bytes a token"
+    sharing = "share the decoder's steps" if generation.shares_steps else "come one at a time"
+    yield f"  answers       {sharing}"
     fidelity = generation.fidelity
     if fidelity is not None:
         yield f"  tokens        KL {fidelity.kl_mean:.5f} nats, 99 % below {fidelity.kl_p99:.4f}, on {fidelity.tokens} tokens"

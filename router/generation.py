@@ -15,10 +15,11 @@ from anabranch.router.queries import Query
 from anabranch.variants.batching import MIRROR, Answer, Failure, Timing
 from anabranch.variants.errors import VariantError
 from anabranch.variants.llm.fidelity import compare
-from anabranch.variants.llm.generation import Finish
+from anabranch.variants.llm.generation import Answering, Finish, Token
 from anabranch.variants.llm.generator import Generator, TokenEvent
 from anabranch.variants.llm.pool import GenerationPool, Job
 from anabranch.variants.llm.requests import Asked, Prompt, answer_arrays
+from anabranch.variants.llm.sampling import Sampling
 from anabranch.variants.tensors import Array
 
 
@@ -40,15 +41,19 @@ class GenerationBackend:
     """A generating variant in this process.
 
     Args:
-        pool: Runs it.
+        pool: Threads: comparisons run there, and answers where no other pool is given.
         generator: The variant.
+        answers: Its batch.
     """
 
-    __slots__ = ("_generator", "_pool")
+    __slots__ = ("_answers", "_generator", "_pool")
 
-    def __init__(self, pool: GenerationPool, generator: Generator) -> None:
+    def __init__(
+        self, pool: GenerationPool, generator: Generator, answers: GenerationPool | None = None
+    ) -> None:
         self._pool = pool
         self._generator = generator
+        self._answers = answers or pool
 
     def submit(
         self, query: Query, *, priority: int, deadline: float | None, done: Done, part: Part | None = None
@@ -56,9 +61,8 @@ class GenerationBackend:
         """Queue a generation."""
         asked = self._generator.read(query.inputs)
         streams = part if asked.streams is not False else None
-        return self._pool.submit(
-            partial(self._generate, asked, streams), priority=priority, deadline=deadline, done=done
-        )
+        work = _Telling(self._generator, asked, streams, self._answers.clock)
+        return self._answers.submit(work, priority=priority, deadline=deadline, done=done)
 
     def unfit(self) -> None:
         """Always fit."""
@@ -99,32 +103,6 @@ class GenerationBackend:
             done=done,
         )
 
-    def _generate(self, asked: Asked, part: Part | None, job: Job) -> Generated:
-        """On a worker thread."""
-        prompt = self._generator.prompt(asked)
-        clock = self._pool.clock
-        events: list[TokenEvent] = []
-        times: list[float] = []
-        for event in self._generator.generate(prompt, is_cancelled=lambda: job.is_unwanted):
-            events.append(event)
-            if event.tokens:
-                times.append(clock())
-            if part is not None and event.finish is None:
-                job.tell(partial(part, Answer(_arrays([event], prompt), Timing(job.queue_s, 0.0, 1))))
-        now = clock()
-        timing = Timing(
-            job.queue_s,
-            now - job.started_s,
-            1,
-            first_token_s=times[0] - job.submitted_s if times else None,
-            token_s=(times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None,
-        )
-        answer = Generated(_arrays(events if part is None else events[-1:], prompt), timing)
-        answer.prompt = prompt.tokens
-        answer.tokens = tuple(token for event in events for token in event.tokens)
-        answer.is_stopped = events[-1].finish is Finish.STOP
-        return answer
-
     def _compare(self, baseline: Generator, answer: Generated, sequence: int, job: Job) -> Comparison:
         """On a worker thread."""
         # Which token comes last is never looked up; where the model ended the answer, that decision is compared too.
@@ -142,6 +120,75 @@ class GenerationBackend:
             token_agreement=float(found.agrees.mean()),
             kl=float(found.kl.mean()),
         )
+
+
+class _Telling:
+    """One answer from its prompt to its end: alone on a thread when called, or driven by a batch. Not on the loop's thread.
+
+    Args:
+        generator: The variant.
+        asked: The request.
+        part: Takes parts of the answer, on the loop's thread; None: it comes whole.
+        clock: The pool's.
+    """
+
+    __slots__ = ("_asked", "_clock", "_events", "_generator", "_part", "_prompt", "_texts", "_times")
+
+    def __init__(
+        self, generator: Generator, asked: Asked, part: Part | None, clock: Callable[[], float]
+    ) -> None:
+        self._generator, self._asked, self._part, self._clock = generator, asked, part, clock
+        self._prompt = Prompt(tokens=(), sampling=Sampling())
+        self._texts = generator.texts()
+        self._events: list[TokenEvent] = []
+        self._times: list[float] = []
+
+    def __call__(self, job: Job) -> Generated:
+        """Answer alone: the decoder is its own while a step runs."""
+        answering = self.open(job)
+        for token in self._generator.events(answering, is_cancelled=lambda: job.is_unwanted):
+            self.take(job, token)
+        return self.result(job, self._clock() - job.started_s, 1)
+
+    def open(self, _job: Job) -> Answering:
+        """Put the prompt into tokens.
+
+        Raises:
+            VariantInputError: It leaves no room for the answer.
+        """
+        self._prompt = self._generator.prompt(self._asked)
+        return self._generator.answering(self._prompt)
+
+    def take(self, job: Job, token: Token) -> None:
+        """Note the next token, and send it where parts are wanted."""
+        event = self._texts.event(token)
+        self._events.append(event)
+        if event.tokens:
+            self._times.append(self._clock())
+        if self._part is not None and event.finish is None:
+            answer = Answer(_arrays([event], self._prompt), Timing(job.queue_s, 0.0, 1))
+            job.tell(partial(self._part, answer))
+
+    def result(self, job: Job, engine_s: float, shared_by: int) -> Generated:
+        """The whole answer; in a stream its last part.
+
+        Its times of computing and of rows are such that their quotient is its share of the decoder's time, which is what
+        costs are counted by.
+        """
+        times = self._times
+        timing = Timing(
+            job.queue_s,
+            engine_s * shared_by,
+            shared_by,
+            first_token_s=times[0] - job.submitted_s if times else None,
+            token_s=(times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None,
+        )
+        events = self._events
+        answer = Generated(_arrays(events if self._part is None else events[-1:], self._prompt), timing)
+        answer.prompt = self._prompt.tokens
+        answer.tokens = tuple(token for event in events for token in event.tokens)
+        answer.is_stopped = events[-1].finish is Finish.STOP
+        return answer
 
 
 def _while_wanted(chunks: Iterator[Array], job: Job) -> Iterator[Array]:

@@ -45,8 +45,9 @@ from anabranch.router.traces import Traces
 from anabranch.store.journal import JournalWriter
 from anabranch.variants.batcher import Dispatcher
 from anabranch.variants.batching import BatchPolicy
+from anabranch.variants.llm.batch_thread import BatchThread
 from anabranch.variants.llm.generator import Generator
-from anabranch.variants.llm.pool import GenerationPool
+from anabranch.variants.llm.pool import GenerationPool, ThreadRunner
 from anabranch.variants.remote import RemoteVariant
 from anabranch.variants.runtime import LoadedVariant, suitable_placement
 from anabranch.wire.choice import new_wire
@@ -85,6 +86,7 @@ class Worker:
         ids = AssignmentIds(assignment_key(settings))
         self._backends: dict[tuple[str, str], Backend] = {}
         self._generations: GenerationPool | None = None
+        self._batches: list[GenerationPool] = []
         self._mirror = Mirror(self._backends, self._recorder, wall_clock=time.time, loop_time=loop.time)
         self._traces = None
         new_inference: Callable[..., Inference] = Inference
@@ -159,7 +161,8 @@ class Worker:
         self._lag.stop()
         await self._dispatcher.close()
         if self._generations is not None:
-            self._generations.close()
+            for pool in (self._generations, *self._batches):
+                pool.close()
             for generator in self._generators():
                 generator.close()
         await asyncio.gather(*(variant.close() for variant in self._remotes()))
@@ -183,7 +186,9 @@ class Worker:
                     self._backends[(model.name, name)] = RemoteBackend(variant)
                     continue
                 if isinstance(variant, Generator):
-                    self._backends[(model.name, name)] = GenerationBackend(self._generation_pool(), variant)
+                    self._backends[(model.name, name)] = GenerationBackend(
+                        self._generation_pool(), variant, self._new_batch(variant)
+                    )
                     continue
                 assert isinstance(variant, LoadedVariant)
                 placement = suitable_placement(variant.manifest)
@@ -196,14 +201,24 @@ class Worker:
         return [variant for variant in found if isinstance(variant, Generator)]
 
     def _generation_pool(self) -> GenerationPool:
-        """The threads of all generating variants, once there is one."""
+        """The threads of all generating variants, once there is one: for copies, and for what shares no steps."""
         if self._generations is None:
             self._generations = GenerationPool(
-                self._settings.model_threads,
+                ThreadRunner(self._settings.model_threads),
                 asyncio.get_running_loop(),
                 most_waiting=self._settings.max_queue_size,
             )
         return self._generations
+
+    def _new_batch(self, generator: Generator) -> GenerationPool | None:
+        """The answers of one variant that share its decoder's steps; None where they cannot."""
+        batch = generator.new_batch(self._settings.max_batch_size, time.perf_counter)
+        if batch is None:
+            return None
+        loop, most_waiting = asyncio.get_running_loop(), self._settings.max_queue_size
+        pool = GenerationPool(BatchThread(batch), loop, most_waiting=most_waiting)
+        self._batches.append(pool)
+        return pool
 
     async def _open(self) -> None:
         descriptors = [open_inference_pb2.DESCRIPTOR, feedback_pb2.DESCRIPTOR]

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from anabranch.variants.llm.build import REFERENCE, build_language_model
 from anabranch.variants.llm.decoder import DecoderShape, read_decoder
 from anabranch.variants.llm.decoder_session import CHUNK
-from anabranch.variants.llm.generation import Stepper, generate
+from anabranch.variants.llm.generation import Answering, Stepper, generate
 from anabranch.variants.llm.generator import load_generator, open_decoder
 from anabranch.variants.llm.gguf_file import GgufFile
 from anabranch.variants.llm.kv_cache import CacheGeometry, Window
@@ -61,6 +61,8 @@ class Runner:
 
 class EagerSession:
     """The decoder as a person would write it in torch: one process, FP32, nothing compiled."""
+
+    shares_steps = False
 
     def __init__(self, shape: DecoderShape, weights: dict[str, NDArray[np.float32]]) -> None:
         self._shard = Shard(shape, weights, lambda _part: None)
@@ -195,7 +197,8 @@ def _peak_mb(folder: Path) -> float:
 def measure_peak(folder: Path) -> None:
     """Print the peak of resident memory in MB."""
     generator = load_generator(folder)
-    for _ in generator.events(_tokens()[: PROMPTS[-1]], Sampling(max_tokens=4), stops=frozenset()):
+    prompt = _tokens()[: PROMPTS[-1]]
+    for _ in generator.events(generator.answering_tokens(prompt, Sampling(max_tokens=4), stops=frozenset())):
         pass
     # The kernel's own mark of this program: what getrusage says begins with the parent's.
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -226,15 +229,8 @@ def _tokens() -> list[int]:
 def _run(runner: Runner, prompt: Sequence[int], *, counts: bool) -> int:
     """One answer; returns its tokens."""
     cache = runner.session.new_cache(runner.window, len(prompt) + ANSWER)
-    events = generate(
-        runner.session,
-        cache,
-        prompt,
-        Sampling(max_tokens=ANSWER),
-        stops=frozenset(),
-        draw=lambda: 0.0,
-        is_cancelled=lambda: False,
-    )
+    answering = Answering(prompt, Sampling(max_tokens=ANSWER), stops=frozenset(), draw=lambda: 0.0)
+    events = generate(runner.session, cache, answering, is_cancelled=lambda: False)
     times = [time.perf_counter(), *(time.perf_counter() for _ in events)]
     if counts:
         runner.ttft_ms.setdefault(len(prompt), []).append(1e3 * (times[1] - times[0]))

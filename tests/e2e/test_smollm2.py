@@ -113,9 +113,8 @@ def test_every_variant_knows_the_capital_of_france(
 ) -> None:
     generator = load_generator(root / "smollm2" / variant)
     pieces = BytePairs(model.vocabulary)
-    events = generator.events(
-        pieces.encode("The capital of France is"), Sampling(max_tokens=2), stops=frozenset()
-    )
+    prompt = pieces.encode("The capital of France is")
+    events = generator.events(generator.answering_tokens(prompt, Sampling(max_tokens=2), stops=frozenset()))
     assert pieces.decode(event.id for event in events if event.id is not None) == " Paris."
     generator.close()
 

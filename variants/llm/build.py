@@ -52,6 +52,7 @@ _DRAFT = ".building-"
 # The modules that decide an artifact's bytes or what is measured of it: when one of them changes, variants are built again.
 _BUILDERS = (
     "artifacts.py",
+    "batch_cache.py",
     "blocks.py",
     "build.py",
     "byte_pairs.py",
@@ -236,6 +237,7 @@ class _Workshop:
             window=window,
             cache_row_bytes=session.geometry.row_bytes,
             cache_bytes=session.geometry.row_bytes * rows,
+            shares_steps=session.shares_steps,
         )
 
     def _scales(self, bits: int) -> CacheScales:

@@ -159,18 +159,18 @@ class _Builder:
     def inputs(self) -> list[onnx.ValueInfoProto]:
         info = helper.make_tensor_value_info
         found = [
-            info("input_ids", TensorProto.INT64, [1, "sequence"]),
+            info("input_ids", TensorProto.INT64, ["batch", "sequence"]),
             info("first_logit", TensorProto.INT64, [1]),
-            info("last_row", TensorProto.INT32, [1]),
+            info("last_row", TensorProto.INT32, ["batch"]),
             info("rows", TensorProto.INT32, []),
         ]
         if self.plan.cache is CacheForm.PLACES:
-            found.append(info("position_ids", TensorProto.INT64, [1, "sequence"]))
-            found.append(info("visible", self.element, [1, 1, "sequence", "seen"]))
+            found.append(info("position_ids", TensorProto.INT64, ["batch", "sequence"]))
+            found.append(info("visible", self.element, ["batch", 1, "sequence", "seen"]))
         return found + [self.cache_buffer(past_name(layer, side)) for layer, side in self.sides()]
 
     def outputs(self) -> list[onnx.ValueInfoProto]:
-        shape: list[int | str | None] = [1, "wanted", self.shape.vocabulary]
+        shape: list[int | str | None] = ["batch", "wanted", self.shape.vocabulary]
         logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)
         return [logits, *(self.cache_buffer(present_name(layer, side)) for layer, side in self.sides())]
 
@@ -184,7 +184,7 @@ class _Builder:
     def cache_buffer(self, name: str) -> onnx.ValueInfoProto:
         element = {None: self.element, 8: TensorProto.INT8, 4: TensorProto.UINT8}[self.plan.cache_bits]
         size = self.shape.head_size // (2 if self.plan.cache_bits == 4 else 1)
-        return helper.make_tensor_value_info(name, element, [1, self.shape.kv_heads, "capacity", size])
+        return helper.make_tensor_value_info(name, element, ["batch", self.shape.kv_heads, "capacity", size])
 
     def embed(self) -> str:
         matrix = self.decoder.weights[EMBEDDING]

@@ -9,6 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from anabranch.variants.errors import VariantError, VariantRunError
+from anabranch.variants.llm.batch_cache import BatchCache
 from anabranch.variants.llm.kv_cache import (
     Cache,
     CacheGeometry,
@@ -26,7 +27,7 @@ _SIDES = ("key", "value")
 
 
 class DecoderSession:
-    """A loaded graph. Several threads may step caches of their own at once.
+    """A loaded graph. Several threads may step caches of their own at once, or one a batch of them.
 
     Args:
         model: The graph's file, with its weights beside it, or the bytes of a graph that holds them.
@@ -35,6 +36,8 @@ class DecoderSession:
     Raises:
         VariantError: ONNX Runtime does not accept the graph.
     """
+
+    shares_steps = True
 
     def __init__(self, model: Path | bytes, *, threads: int = 1) -> None:
         options = onnxruntime.SessionOptions()
@@ -90,27 +93,75 @@ class DecoderSession:
             VariantRunError: ONNX Runtime failed.
         """
         placed = cache.place(len(tokens))
-        logits: NDArray[np.float32] = np.empty((1, wanted, self.vocabulary), np.float32)
-        binding = self._session.io_binding()
         feeds: dict[str, NDArray[Any]] = {
             "input_ids": np.array([tokens], np.int64),
             "first_logit": np.array([len(tokens) - wanted], np.int64),
             "last_row": np.array([placed.rows - 1], np.int32),
             "rows": np.array(placed.rows, np.int32),
         }
-        if placed.visible is not None and self._visible_dtype is not None:
-            feeds["position_ids"] = placed.positions
-            feeds["visible"] = placed.visible.astype(self._visible_dtype)
+        logits = self._run(feeds, placed.positions, placed.visible, cache.buffers[:, :, None], wanted)
+        last: NDArray[np.float32] = logits[0]
+        return last
+
+    def new_batch(self, window: Window | None, slots: int, tokens: int) -> BatchCache:
+        """Room for several caches side by side, all empty.
+
+        Args:
+            window: What the variant remembers; None for everything.
+            slots: Texts at most.
+            tokens: One text's tokens at most.
+        """
+        return BatchCache(self.geometry, slots, tokens if window is None else min(tokens, window.rows))
+
+    def step_batch(self, batch: BatchCache, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Read one further token of each text of a batch.
+
+        Args:
+            batch: What came before; gets the new tokens.
+            tokens: One for each text, in their order.
+
+        Returns:
+            Logits of the next tokens, shape (texts, vocabulary).
+
+        Raises:
+            VariantRunError: ONNX Runtime failed.
+        """
+        placed = batch.place()
+        feeds: dict[str, NDArray[Any]] = {
+            "input_ids": np.array(tokens, np.int64)[:, None],
+            "first_logit": np.array([0], np.int64),
+            "last_row": placed.last_rows,
+            "rows": np.array(placed.rows, np.int32),
+        }
+        buffers = batch.buffers[:, :, : len(tokens)]
+        logits = self._run(feeds, placed.positions, placed.visible, buffers, 1)
+        every: NDArray[np.float32] = logits[:, 0]
+        return every
+
+    def _run(
+        self,
+        feeds: dict[str, NDArray[Any]],
+        positions: NDArray[np.int64],
+        visible: NDArray[np.float32] | None,
+        buffers: NDArray[Any],
+        wanted: int,
+    ) -> NDArray[np.float32]:
+        """Logits, shape (texts, wanted, vocabulary); buffers have shape (layers, 2, texts, heads, rows, size)."""
+        texts = buffers.shape[2]
+        logits: NDArray[np.float32] = np.empty((texts, wanted, self.vocabulary), np.float32)
+        if visible is not None and self._visible_dtype is not None:
+            feeds["position_ids"] = positions
+            feeds["visible"] = visible.astype(self._visible_dtype)
+        binding = self._session.io_binding()
         for name, array in feeds.items():
             binding.bind_cpu_input(name, array)
-        _bind_cache(binding, cache.buffers)
+        _bind_cache(binding, buffers)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # the binding raises its own classes, all below Exception
             raise VariantRunError(f"ONNX Runtime failed: {error}") from error
-        last: NDArray[np.float32] = logits[0]
-        return last
+        return logits
 
 
 _DTYPES = {
@@ -123,7 +174,7 @@ _DTYPES = {
 
 def _bind_cache(binding: "onnxruntime.IOBinding", buffers: NDArray[Any]) -> None:
     """One buffer is both what a layer reads and what it writes."""
-    shape = (1, *buffers.shape[2:])
+    shape = buffers.shape[2:]
     for layer in range(buffers.shape[0]):
         for side, name in enumerate(_SIDES):
             address = buffers[layer, side].ctypes.data

@@ -104,6 +104,7 @@ class Generation:
         window: What the variant remembers; None for everything.
         cache_row_bytes: Bytes of the KV cache a token takes.
         cache_bytes: Bytes of the KV cache of a text that fills the context.
+        shares_steps: Answers share the steps of the decoder; otherwise one answer has it alone while a step runs.
         fidelity: Against the reference, token by token on the same text.
         perplexity: Of the evaluation text.
         tail: The same for the part of the text where a window matters: after the tokens that it remembers.
@@ -118,6 +119,7 @@ class Generation:
     window: Window | None
     cache_row_bytes: int
     cache_bytes: int
+    shares_steps: bool = False
     fidelity: TokenFidelity | None = None
     perplexity: Perplexity | None = None
     tail: Perplexity | None = None

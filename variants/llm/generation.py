@@ -46,6 +46,11 @@ class Stepper(Protocol):
     """A decoder that reads tokens and says what may come next."""
 
     @property
+    def shares_steps(self) -> bool:
+        """Whether it is a `BatchStepper`: one call can read a token of each of several texts."""
+        ...
+
+    @property
     def geometry(self) -> CacheGeometry:
         """The buffers of a cache."""
         ...
@@ -80,50 +85,117 @@ class Stepper(Protocol):
         ...
 
 
-def generate(
-    session: Stepper,
-    cache: Memory,
-    prompt: Sequence[int],
-    sampling: Sampling,
-    *,
-    stops: frozenset[int],
-    draw: Callable[[], float],
-    is_cancelled: Callable[[], bool],
-) -> Iterator[Token]:
-    """Answer a prompt. The last event, and no other, has a `finish`.
+class BatchStepper(Stepper, Protocol):
+    """A decoder that reads a token of each of several texts in one call."""
+
+    def new_batch(self, window: Window | None, slots: int, tokens: int) -> Any:
+        """Room for several caches side by side, all empty.
+
+        Args:
+            window: What the variant remembers; None for everything.
+            slots: Texts at most.
+            tokens: One text's tokens at most.
+        """
+        ...
+
+    def step_batch(self, batch: Any, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Read one further token of each text.
+
+        Args:
+            batch: From `new_batch`: what came before; gets the new tokens.
+            tokens: One for each cache that was admitted, in their order.
+
+        Returns:
+            Logits of the next tokens, shape (texts, vocabulary).
+
+        Raises:
+            VariantRunError: The engine failed.
+        """
+        ...
+
+
+class Answering:
+    """One answer under way, apart from whoever runs the decoder: which tokens it must read next, and what they lead to.
 
     Args:
-        session: The decoder.
-        cache: An empty cache with room for the prompt and the answer.
         prompt: At least one token.
         sampling: How tokens are chosen, and how many.
         stops: Tokens that end an answer; they are not part of it.
         draw: Uniform in [0, 1), called once a token.
+    """
+
+    __slots__ = ("_draw", "_made", "_unread", "prompt", "sampling", "stops")
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        *,
+        stops: frozenset[int],
+        draw: Callable[[], float],
+    ) -> None:
+        assert len(prompt), "the caller sees to it that the prompt is not empty"
+        self.prompt = prompt
+        self.sampling = sampling
+        self.stops = stops
+        self._draw = draw
+        self._unread: Sequence[int] = prompt
+        self._made = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of prompt and answer together, at most."""
+        return len(self.prompt) + self.sampling.max_tokens
+
+    def unread(self, most: int) -> Sequence[int]:
+        """The tokens that the decoder must read next, at most that many; none once the answer is over."""
+        return self._unread[:most]
+
+    def read(self, count: int, logits: NDArray[np.float32]) -> Token | None:
+        """The decoder has read some.
+
+        Args:
+            count: How many of `unread`.
+            logits: What may follow the last of them, shape (vocabulary,).
+
+        Returns:
+            The next token, or the end; None while the prompt is not read to its end. No token follows one with a
+            `finish`.
+        """
+        self._unread = self._unread[count:]
+        if self._unread:
+            return None
+        token = choose(logits, self.sampling, self._draw())
+        if token in self.stops:
+            return Token(id=None, finish=Finish.STOP)
+        self._made += 1
+        if self._made == self.sampling.max_tokens:
+            return Token(id=token, finish=Finish.LENGTH)
+        self._unread = (token,)
+        return Token(id=token)
+
+
+def generate(
+    session: Stepper, cache: Memory, answering: Answering, is_cancelled: Callable[[], bool]
+) -> Iterator[Token]:
+    """Answer a prompt by oneself. The last event, and no other, has a `finish`.
+
+    Args:
+        session: The decoder.
+        cache: An empty cache with room for the prompt and the answer.
+        answering: The answer, not yet begun.
         is_cancelled: Asked before every call of the decoder.
 
     Raises:
         VariantRunError: The engine failed.
     """
-    logits: NDArray[np.float32] | None = None
-    for start in range(0, len(prompt), cache.most_tokens):
+    while tokens := answering.unread(cache.most_tokens):
         if is_cancelled():
             yield Token(id=None, finish=Finish.CANCELLED)
             return
-        logits = session.step(cache, prompt[start : start + cache.most_tokens])
-    assert logits is not None, "the caller sees to it that the prompt is not empty"
-    for count in range(1, sampling.max_tokens + 1):
-        token = choose(logits[-1], sampling, draw())
-        if token in stops:
-            yield Token(id=None, finish=Finish.STOP)
-            return
-        if count == sampling.max_tokens:
-            yield Token(id=token, finish=Finish.LENGTH)
-            return
-        yield Token(id=token)
-        if is_cancelled():
-            yield Token(id=None, finish=Finish.CANCELLED)
-            return
-        logits = session.step(cache, [token])
+        token = answering.read(len(tokens), session.step(cache, tokens)[-1])
+        if token is not None:
+            yield token
 
 
 def logits_of(

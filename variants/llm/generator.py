@@ -4,15 +4,25 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anabranch.variants.errors import ManifestError, VariantError, VariantRunError
 from anabranch.variants.llm.byte_pairs import BytePairs, Vocabulary
+from anabranch.variants.llm.decode_batch import DecodeBatch
 from anabranch.variants.llm.decoder_session import DecoderSession
 from anabranch.variants.llm.description import Generation
-from anabranch.variants.llm.generation import Finish, Stepper, Token, generate, logits_of
+from anabranch.variants.llm.generation import (
+    Answering,
+    BatchStepper,
+    Finish,
+    Stepper,
+    Token,
+    generate,
+    logits_of,
+)
 from anabranch.variants.llm.parallel.shards import SHAPE as SHARDS
 from anabranch.variants.llm.requests import Asked, Prompt, answer_arrays, prompt_of, read_asked
 from anabranch.variants.llm.sampling import Sampling
@@ -35,6 +45,26 @@ class TokenEvent:
     text: str
     tokens: tuple[int, ...]
     finish: Finish | None
+
+
+class Texts:
+    """Makes events of an answer's tokens: a character comes with its last byte.
+
+    Args:
+        pieces: The tokenizer.
+    """
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, pieces: BytePairs) -> None:
+        self._stream = pieces.stream()
+
+    def event(self, token: Token) -> TokenEvent:
+        """What the next token adds."""
+        added = self._stream.push(token.id) if token.id is not None else ""
+        if token.finish is not None:
+            added += self._stream.finish()
+        return TokenEvent(text=added, tokens=() if token.id is None else (token.id,), finish=token.finish)
 
 
 class Generator:
@@ -124,45 +154,55 @@ class Generator:
         Raises:
             VariantRunError: The engine failed.
         """
-        text = self._pieces.stream()
-        for token in self.events(
-            prompt.tokens, prompt.sampling, stops=self._stops, is_cancelled=is_cancelled
-        ):
-            added = text.push(token.id) if token.id is not None else ""
-            if token.finish is not None:
-                added += text.finish()
-            tokens = () if token.id is None else (token.id,)
-            yield TokenEvent(text=added, tokens=tokens, finish=token.finish)
+        texts = self.texts()
+        for token in self.events(self.answering(prompt), is_cancelled=is_cancelled):
+            yield texts.event(token)
+
+    def answering(self, prompt: Prompt) -> Answering:
+        """An answer, not yet begun."""
+        return self.answering_tokens(prompt.tokens, prompt.sampling, stops=self._stops)
+
+    def answering_tokens(
+        self, prompt: Sequence[int], sampling: Sampling, *, stops: frozenset[int]
+    ) -> Answering:
+        """An answer to tokens, which the stops that are given end, and no others."""
+        draws = random.Random(sampling.seed)
+        return Answering(prompt, sampling, stops=stops, draw=draws.random)
+
+    def texts(self) -> "Texts":
+        """Makes events of one answer's tokens."""
+        return Texts(self._pieces)
 
     def events(
-        self,
-        prompt: Sequence[int],
-        sampling: Sampling,
-        *,
-        stops: frozenset[int],
-        is_cancelled: Callable[[], bool] = lambda: False,
+        self, answering: Answering, *, is_cancelled: Callable[[], bool] = lambda: False
     ) -> Iterator[Token]:
         """The tokens of an answer.
 
         Args:
-            prompt: At least one token.
-            sampling: How tokens are chosen, and how many.
-            stops: Tokens that end the answer.
+            answering: Not yet begun.
             is_cancelled: Asked before every token.
 
         Raises:
             VariantRunError: The engine failed.
         """
-        cache = self._session.new_cache(self.generation.window, len(prompt) + sampling.max_tokens)
-        draws = random.Random(sampling.seed)
-        return generate(
-            self._session,
-            cache,
-            prompt,
-            sampling,
-            stops=stops,
-            draw=draws.random,
-            is_cancelled=is_cancelled,
+        cache = self._session.new_cache(self.generation.window, answering.tokens)
+        return generate(self._session, cache, answering, is_cancelled)
+
+    def new_batch(self, slots: int, clock: Callable[[], float]) -> DecodeBatch | None:
+        """Answers that share the decoder's steps; None where they cannot.
+
+        Args:
+            slots: Answers at most, at least 1.
+            clock: Seconds.
+        """
+        if not self.generation.shares_steps:
+            return None
+        return DecodeBatch(
+            cast(BatchStepper, self._session),
+            self.generation.window,
+            slots=slots,
+            context=self.generation.context,
+            clock=clock,
         )
 
     def infer(self, requests: Sequence[Request]) -> list[dict[str, Array]]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Added to the score of a row that may not be looked at; exp of it is 0, and FP16 can hold it.
-_HIDDEN = -10_000.0
+HIDDEN = -10_000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +105,10 @@ class Cache(Protocol):
         """Make room for new tokens, at most `most_tokens`."""
         ...
 
+    def move(self, buffers: NDArray[Any]) -> None:
+        """Live in other buffers from now on, which may have fewer or more rows but enough for one further token."""
+        ...
+
 
 class WholeCache:
     """Every token of a text.
@@ -126,6 +130,11 @@ class WholeCache:
         self._used += tokens
         assert self._used <= self.buffers.shape[3], "the caller counts the tokens of a text"
         return Placed(rows=self._used, positions=positions, visible=None)
+
+    def move(self, buffers: NDArray[Any]) -> None:
+        """Take the rows in use along."""
+        buffers[:, :, :, : self._used] = self.buffers[:, :, :, : self._used]
+        self.buffers = buffers
 
 
 class WindowCache:
@@ -152,8 +161,15 @@ class WindowCache:
         self._next += tokens
         self._places = np.concatenate([self._places, positions])
         seen = self._sees(positions[:, None], self._places[None, :])
-        visible = np.where(seen, np.float32(0), np.float32(_HIDDEN))[None, None]
+        visible = np.where(seen, np.float32(0), np.float32(HIDDEN))[None, None]
         return Placed(rows=len(self._places), positions=positions[None], visible=visible)
+
+    def move(self, buffers: NDArray[Any]) -> None:
+        """Take along what the next token sees."""
+        self._drop()
+        rows = len(self._places)
+        buffers[:, :, :, :rows] = self.buffers[:, :, :, :rows]
+        self.buffers = buffers
 
     def _sees(self, token: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether a token looks at another one."""

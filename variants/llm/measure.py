@@ -106,7 +106,8 @@ def speed(variant: Generator, text: Sequence[int], *, threads: int) -> Generatio
     # One call more than is counted: the first one finds nothing in the caches of the processor.
     for call in range(_CALLS + 1):
         prompt = text[call * _PROMPT_TOKENS : (call + 1) * _PROMPT_TOKENS]
-        events = variant.events(prompt, Sampling(max_tokens=_ANSWER_TOKENS), stops=frozenset())
+        answering = variant.answering_tokens(prompt, Sampling(max_tokens=_ANSWER_TOKENS), stops=frozenset())
+        events = variant.events(answering)
         times = [time.perf_counter(), *(time.perf_counter() for _ in events)]
         if call:
             firsts.append(1e3 * (times[1] - times[0]))

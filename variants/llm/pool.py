@@ -1,13 +1,13 @@
-"""Runs generations of all variants of a process on a few threads: one thread a generation, until it ends.
+"""Queues work that takes seconds and hands it to a runner with a few slots: threads, or one decoder's batch.
 
-A generation takes seconds, so it must not hold the threads on which other models answer in milliseconds. The order is
-that of the dispatcher: priority, then the earliest deadline, then arrival. All methods belong to the loop's thread; only
-the work itself runs elsewhere, and asks before every token whether it is still wanted.
+A generation must not hold the threads on which other models answer in milliseconds. The order is that of the dispatcher:
+priority, then the earliest deadline, then arrival. All methods belong to the loop's thread; only the work itself runs
+elsewhere, and asks before every token whether it is still wanted.
 """
 
 import time
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from anabranch.variants.batching import (
     MIRROR,
@@ -25,14 +25,14 @@ from anabranch.variants.worker_threads import Executor, Loop, WorkerThreads
 class Job(Ticket):
     """One piece of work on its way. The thread that does it sees `is_unwanted` and calls `tell`."""
 
-    __slots__ = ("_pool", "is_unwanted", "started_s", "work")
+    __slots__ = ("_pool", "_work", "is_unwanted", "started_s")
 
     def __init__(
-        self, pool: "GenerationPool", work: "Work", priority: int, deadline: float, done: Any, sequence: int
+        self, pool: "GenerationPool", work: Any, priority: int, deadline: float, done: Any, sequence: int
     ) -> None:
         super().__init__({}, 1, priority, deadline, done, sequence, pool.clock(), pool.withdraw)
         self._pool = pool
-        self.work: Work | None = work
+        self._work: Any = work
         self.is_unwanted = False
         self.started_s = 0.0
 
@@ -45,6 +45,18 @@ class Job(Ticket):
         """From the work's thread: call on the loop's thread, unless the work is no longer wanted then."""
         self._pool.call(self, callback)
 
+    def take_work(self) -> Any:
+        """What is to be done, for the runner; a job runs once, and holds its work no longer than until then."""
+        work, self._work = self._work, None
+        assert work is not None, "a job runs once"
+        return work
+
+    def failure(self, error: Exception) -> Failure:
+        """What `done` gets when the work raised this: it is charged to the variant or the client, not to the process."""
+        kind = FailureKind.INPUT if isinstance(error, VariantInputError) else FailureKind.ERROR
+        timing = Timing(self.queue_s, self._pool.clock() - self.started_s, 1)
+        return Failure(kind=kind, message=f"{type(error).__name__}: {error}", timing=timing, error=error)
+
     @property
     def queue_s(self) -> float:
         """Seconds from `submit` to the work's start."""
@@ -52,37 +64,88 @@ class Job(Ticket):
 
 
 Work: TypeAlias = Callable[[Job], Any]
-"""Blocks; gets its job, and returns what `done` gets."""
+"""Work for threads. Blocks; gets its job, and returns what `done` gets."""
+
+Finished: TypeAlias = Callable[[Any], None]
+"""Takes what a job's `done` gets; called once, on any thread."""
+
+
+class Runner(Protocol):
+    """Runs jobs off the loop's thread."""
+
+    @property
+    def slots(self) -> int:
+        """How many jobs run at once."""
+        ...
+
+    def start(self, job: Job, finished: Finished) -> None:
+        """Run a job; never more than `slots` are started and not finished."""
+        ...
+
+    def close(self) -> None:
+        """End after the jobs that were started, and wait for them."""
+        ...
+
+
+class ThreadRunner:
+    """One thread a job, until it ends; the work of jobs is `Work`.
+
+    Args:
+        threads: Jobs that run at once, at least 1.
+        executor: What runs them; threads of its own by default.
+    """
+
+    def __init__(self, threads: int, executor: Executor | None = None) -> None:
+        if threads < 1:
+            raise VariantError(f"threads is {threads}, must be at least 1")
+        self._executor = executor or WorkerThreads(threads)
+
+    @property
+    def slots(self) -> int:
+        """How many jobs run at once."""
+        return self._executor.threads
+
+    def start(self, job: Job, finished: Finished) -> None:
+        """Run a job as soon as a thread is free."""
+        self._executor.start(lambda: finished(_outcome(job)))
+
+    def close(self) -> None:
+        """End the threads after the jobs that were started."""
+        self._executor.close()
+
+
+def _outcome(job: Job) -> Any:
+    """On a worker thread."""
+    try:
+        return job.take_work()(job)
+    except Exception as error:  # noqa: BLE001  # whatever a variant raises is charged to it, not to the process
+        return job.failure(error)
 
 
 class GenerationPool:
-    """A few threads for work that takes seconds.
+    """A queue before a runner.
 
     Args:
-        threads: Generations that run at once, at least 1.
+        runner: Runs the work; the pool closes it.
         loop: The loop that owns the pool; callbacks come on its thread.
-        most_waiting: Generations that wait; more are refused.
-        executor: What runs the work; threads of its own by default.
+        most_waiting: Jobs that wait; more are refused.
         clock: Seconds, for timing.
     """
 
     def __init__(
         self,
-        threads: int,
+        runner: Runner,
         loop: Loop,
         *,
         most_waiting: int = 64,
-        executor: Executor | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        if threads < 1:
-            raise VariantError(f"threads is {threads}, must be at least 1")
         self.clock = clock
         self._loop = loop
-        self._executor = executor or WorkerThreads(threads)
-        self._free = self._executor.threads
-        # Copies leave one thread free, where there are several, for what somebody waits for.
-        self._copy_threads = max(1, self._free - 1)
+        self._runner = runner
+        self._free = runner.slots
+        # Copies leave one slot free, where there are several, for what somebody waits for.
+        self._copy_slots = max(1, self._free - 1)
         self._copies = 0
         self._queue = VariantQueue(BatchPolicy(max_batch_size=1, max_queue_size=most_waiting))
         self._running: set[Job] = set()
@@ -91,7 +154,7 @@ class GenerationPool:
 
     def submit(
         self,
-        work: Work,
+        work: Any,
         *,
         priority: int,
         deadline: float | None,
@@ -100,7 +163,7 @@ class GenerationPool:
         """Queue work.
 
         Args:
-            work: Blocks; runs on a thread.
+            work: What the runner takes.
             priority: 1 is the most urgent level; `MIRROR` and above is work that nobody waits for.
             deadline: When the answer is worth nothing any more, by `loop.time()`; None for never.
             done: Called once on the loop's thread with what the work returned, or a `Failure`; never inside `submit`,
@@ -138,18 +201,18 @@ class GenerationPool:
         self._loop.call_soon_threadsafe(unless_unwanted)
 
     def close(self) -> None:
-        """Refuse what waits, stop what runs at its next token, and end the threads."""
+        """Refuse what waits, stop what runs at its next token, and end the runner."""
         self._is_closing = True
         for ticket in self._queue.drain():
             self._fail(ticket, FailureKind.REMOVED, "the server is shutting down")
         for job in self._running:
             self._stop(job, FailureKind.REMOVED, "the server is shutting down")
-        self._executor.close()
+        self._runner.close()
 
     def _dispatch(self) -> None:
         while self._free and not self._is_closing:
             head = self._queue.head()
-            if head is None or (head.priority >= MIRROR and self._copies >= self._copy_threads):
+            if head is None or (head.priority >= MIRROR and self._copies >= self._copy_slots):
                 return
             taken, late = self._queue.take(self._loop.time())
             for ticket in late:
@@ -163,22 +226,11 @@ class GenerationPool:
         self._copies += job.priority >= MIRROR
         self._running.add(job)
         job.started_s = self.clock()
-        self._executor.start(lambda: self._run(job))
 
-    def _run(self, job: Job) -> None:
-        """On a worker thread."""
-        work, job.work = job.work, None
-        result: Any
-        try:
-            assert work is not None, "a job runs once"
-            result = work(job)
-        except Exception as error:  # noqa: BLE001  # whatever a variant raises is charged to it, not to the process
-            kind = FailureKind.INPUT if isinstance(error, VariantInputError) else FailureKind.ERROR
-            timing = Timing(job.queue_s, self.clock() - job.started_s, 1)
-            result = Failure(
-                kind=kind, message=f"{type(error).__name__}: {error}", timing=timing, error=error
-            )
-        self._loop.call_soon_threadsafe(lambda: self._finished(job, result))
+        def finished(result: Any) -> None:
+            self._loop.call_soon_threadsafe(lambda: self._finished(job, result))
+
+        self._runner.start(job, finished)
 
     def _finished(self, job: Job, result: Any) -> None:
         self._running.discard(job)

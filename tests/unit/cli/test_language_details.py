@@ -44,6 +44,7 @@ def test_a_generator_is_described_by_its_memory_its_tokens_and_its_pace() -> Non
     assert list(describe_generation(GENERATION)) == [
         "  context       2048 tokens, remembers 4 + 508 tokens",
         "  KV cache      26.5 MB, 46080 bytes a token",
+        "  answers       come one at a time",
         "  tokens        KL 0.01776 nats, 99 % below 0.2327, on 1535 tokens",
         "  perplexity    11.83 [9.17, 15.25], 1.0203 [0.9977, 1.0434] times the reference's, on 1535 tokens",
         "  an answer     first token 150.0 ms after 64 tokens, then 40.00 ms each (5 answers, 1 thread)",
@@ -55,4 +56,5 @@ def test_what_was_not_measured_is_not_shown() -> None:
     assert list(describe_generation(bare)) == [
         "  context       2048 tokens, remembers everything",
         "  KV cache      26.5 MB, 46080 bytes a token",
+        "  answers       come one at a time",
     ]

@@ -9,15 +9,17 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import pytest
 
+from anabranch.bandit.costs import cost_per_1k
 from anabranch.router.backends import Answered
 from anabranch.router.compare import Comparison
 from anabranch.router.generation import Generated, GenerationBackend
 from anabranch.router.queries import Query
 from anabranch.variants.batching import Failure
 from anabranch.variants.errors import VariantError
+from anabranch.variants.llm.batch_thread import BatchThread
 from anabranch.variants.llm.build import build_language_model
 from anabranch.variants.llm.generator import Generator, load_generator
-from anabranch.variants.llm.pool import GenerationPool
+from anabranch.variants.llm.pool import GenerationPool, ThreadRunner
 
 Result = TypeVar("Result")
 Ask = Callable[..., Any]
@@ -31,6 +33,17 @@ def generators(
     root = tmp_path_factory.mktemp("generation")
     build_language_model(tiny.source(stops=()), ["onnx-fp32", tiny.NARROW], root, threads=1)
     return {name: load_generator(root / "tiny" / name) for name in ("onnx-fp32", "onnx-kv-sinks")}
+
+
+class Steps:
+    """A clock that goes on by one second a look: every step of the decoder looks twice."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
 
 
 def query(max_tokens: int = 8, **inputs: Any) -> Query:
@@ -48,7 +61,7 @@ def run(generator: Generator, use: Callable[[GenerationBackend], Coroutine[Any, 
     """Use a backend on a loop and a pool of its own."""
 
     async def scene() -> Result:
-        pool = GenerationPool(2, asyncio.get_running_loop())
+        pool = GenerationPool(ThreadRunner(2), asyncio.get_running_loop())
         try:
             return await use(GenerationBackend(pool, generator))
         finally:
@@ -94,6 +107,45 @@ def test_parts_come_before_the_last_one_and_joined_are_the_whole(generators: dic
     assert [outputs["token_ids"].tolist() for outputs in heard] == [[token] for token in whole.tokens]
     assert b"".join(outputs["text_output"][0] for outputs in heard) == whole.outputs["text_output"][0]
     assert last.tokens == whole.tokens
+
+
+def test_answers_that_share_steps_are_those_of_one_alone_and_share_its_cost(
+    generators: dict[str, Generator],
+) -> None:
+    generator = generators["onnx-fp32"]
+    clock = Steps()
+
+    async def together() -> tuple[list[Generated], list[list[Answered]]]:
+        loop = asyncio.get_running_loop()
+        batch = generator.new_batch(4, clock)
+        assert batch is not None
+        pool = GenerationPool(BatchThread(batch), loop)
+        threads = GenerationPool(ThreadRunner(1), loop)
+        backend = GenerationBackend(threads, generator, pool)
+        parts: list[list[Answered]] = [[] for _ in range(6)]
+        try:
+            found = await asyncio.gather(
+                *(answer(backend, query(8 + at), parts[at].append) for at in range(6))
+            )
+        finally:
+            pool.close()
+            threads.close()
+        return found, parts
+
+    found, parts = asyncio.run(together())
+    for at, last in enumerate(found):
+        whole = run(generator, lambda backend, at=at: answer(backend, query(8 + at)))  # type: ignore[misc]  # the default binds it now
+        assert last.tokens == whole.tokens
+        heard = [part.outputs["token_ids"].tolist() for part in (*parts[at], last)]
+        assert heard == [[token] for token in whole.tokens]
+        assert last.timing.first_token_s is not None
+        assert last.timing.token_s is not None
+    assert max(each.timing.batch_rows for each in found) > 1
+    # Each step of the clock is a second of the decoder's; an hour of it costs 3,600, and requests share what it costs.
+    costs = cost_per_1k(
+        [1000 * each.timing.compute_s for each in found], [each.timing.batch_rows for each in found], 3600.0
+    )
+    assert sum(costs) / 1000 == pytest.approx(clock.now / 2)
 
 
 def test_a_request_without_streaming_gets_no_parts(generators: dict[str, Generator]) -> None:

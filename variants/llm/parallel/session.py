@@ -45,6 +45,8 @@ class ParallelSession:
         VariantError: The processes do not meet.
     """
 
+    shares_steps = False
+
     def __init__(self, folder: Path, *, threads: int = 1) -> None:
         torch.set_num_threads(threads)
         self.degree, shape = read_shape(folder)

@@ -78,7 +78,11 @@ def test_an_answer_ends_at_its_length(generator: Generator) -> None:
 
 def test_an_answer_ends_at_a_stop_token_which_is_not_part_of_it(generator: Generator) -> None:
     (first,) = (event.tokens[0] for event in generator.generate(prompt([5, 80], max_tokens=1)))
-    events = list(generator.events([5, 80], Sampling(max_tokens=9), stops=frozenset({first})))
+    events = list(
+        generator.events(
+            generator.answering_tokens([5, 80], Sampling(max_tokens=9), stops=frozenset({first}))
+        )
+    )
     assert [(event.id, event.finish) for event in events] == [(None, Finish.STOP)]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from anabranch.variants.batching import MIRROR, Failure, FailureKind, QueueFull
 from anabranch.variants.errors import VariantError, VariantInputError
-from anabranch.variants.llm.pool import GenerationPool, Job
+from anabranch.variants.llm.pool import GenerationPool, Job, ThreadRunner
 
 
 @dataclass
@@ -79,10 +79,9 @@ class Scene:
     def __post_init__(self) -> None:
         self.executor = ManualThreads(self.threads)
         self.pool = GenerationPool(
-            self.threads,
+            ThreadRunner(self.threads, self.executor),
             self.loop,
             most_waiting=self.most_waiting,
-            executor=self.executor,
             clock=lambda: self.loop.now,
         )
 
@@ -306,7 +305,7 @@ def test_a_done_callback_that_fails_loses_nobody_elses_answer() -> None:
 def test_on_a_real_loop_generations_run_side_by_side_off_its_thread() -> None:
     async def run() -> tuple[list[str], set[int]]:
         loop = asyncio.get_running_loop()
-        pool = GenerationPool(2, loop)
+        pool = GenerationPool(ThreadRunner(2), loop)
         both = threading.Barrier(2, timeout=30)
         answers: list[asyncio.Future[str]] = [loop.create_future() for _ in range(2)]
         threads: set[int] = set()
@@ -331,4 +330,4 @@ def test_on_a_real_loop_generations_run_side_by_side_off_its_thread() -> None:
 
 def test_no_thread_is_no_pool() -> None:
     with pytest.raises(VariantError, match="threads is 0, must be at least 1"):
-        GenerationPool(0, ManualLoop())
+        ThreadRunner(0)
