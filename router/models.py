@@ -131,8 +131,14 @@ def find_manifests(root: Path) -> dict[str, dict[str, Manifest]]:
     return found
 
 
-def load_models(root: Path, *, threads: int = 1) -> Models:
-    """Load and warm every variant under a folder; those elsewhere are not yet connected to."""
+def load_models(root: Path, *, threads: int = 1, generation_threads: int = 1) -> Models:
+    """Load and warm every variant under a folder; those elsewhere are not yet connected to.
+
+    Args:
+        root: The folder of all models.
+        threads: Threads that share one call of a variant.
+        generation_threads: The same for variants whose answers share calls.
+    """
     models: dict[str, ServedModel] = {}
     for model, manifests in find_manifests(root).items():
         variants: dict[str, Variant] = {}
@@ -141,8 +147,10 @@ def load_models(root: Path, *, threads: int = 1) -> Models:
             if manifest.remote is not None:
                 variants[name] = RemoteVariant(load_manifest(folder), folder)
                 continue
-            load = load_variant if manifest.generation is None else load_generator
-            loaded = variants[name] = load(folder, threads=threads)
+            generation = manifest.generation
+            load = load_variant if generation is None else load_generator
+            shares = generation is not None and generation.shares_steps
+            loaded = variants[name] = load(folder, threads=generation_threads if shares else threads)
             loaded.warm()
         models[model] = ServedModel(name=model, variants=variants)
     return Models(models)

@@ -73,7 +73,7 @@ class Worker:
         self._settings = settings
         self._listeners = listeners
         self._port = port
-        self._models: Models = load_models(settings.models)
+        self._models: Models = load_models(settings.models, generation_threads=settings.model_threads)
         self._journal = JournalWriter(settings.journal, lane)
         self._recorder = Recorder(self._journal, lane)
         self._dispatcher = Dispatcher(settings.model_threads, loop)

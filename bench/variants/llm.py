@@ -94,7 +94,7 @@ def main() -> None:
     options = _options()
     names = options.variants.split(",") if options.variants else _in_one_process()
     output = options.output.open("w") if options.output else None
-    _print({"kind": "machine", **_machine()}, output)
+    _print({"kind": "machine", **machine()}, output)
     if options.as_built:
         manifests = [load_manifest(options.models / MODEL / name) for name in names]
     else:
@@ -103,7 +103,7 @@ def main() -> None:
         _print({"kind": "variant", **_described(manifest, options.models)}, output)
     runners = [_runner(manifest, options.models) for manifest in manifests]
     runners.append(_eager())
-    text = _tokens()
+    text = tokens_of_the_text()
     for number in range(options.rounds + 1):
         for prompt in PROMPTS:
             for runner in runners:
@@ -152,7 +152,7 @@ def _print(line: dict[str, Any], output: TextIO | None) -> None:
         output.flush()
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
@@ -197,7 +197,7 @@ def _peak_mb(folder: Path) -> float:
 def measure_peak(folder: Path) -> None:
     """Print the peak of resident memory in MB."""
     generator = load_generator(folder)
-    prompt = _tokens()[: PROMPTS[-1]]
+    prompt = tokens_of_the_text()[: PROMPTS[-1]]
     for _ in generator.events(generator.answering_tokens(prompt, Sampling(max_tokens=4), stops=frozenset())):
         pass
     # The kernel's own mark of this program: what getrusage says begins with the parent's.
@@ -219,7 +219,7 @@ def _eager() -> Runner:
     return Runner(EAGER, EagerSession(decoder.shape, shard(decoder, 1, 0)), None)
 
 
-def _tokens() -> list[int]:
+def tokens_of_the_text() -> list[int]:
     from anabranch.variants.llm.byte_pairs import BytePairs
 
     pieces = BytePairs(read_vocabulary(GgufFile(gguf_path())))
