@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -16,7 +14,7 @@ import typer
 from anabranch.cli.exit_codes import MEANINGS
 from anabranch.cli.main import assemble
 
-_KINDS = {int: "NUMBER", float: "NUMBER", Path: "FILE"}
+_KINDS = {"int": "NUMBER", "float": "NUMBER", "file": "FILE", "directory": "DIR", "path": "FILE"}
 _HEAD = """# The command line
 
 Written by `make reference` from the commands themselves; a test keeps it equal.
@@ -87,11 +85,12 @@ def _names(parameter: Any) -> str:
 
 
 def _kind(parameter: Any) -> str:
-    """What an option takes, from its annotation; Typer keeps no other public trace of it."""
-    annotation = parameter.type_descriptor.annotation
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return "\\|".join(str(choice.value) for choice in annotation)
-    return _KINDS.get(annotation, "TEXT")
+    """What an option takes."""
+    choices = getattr(parameter.type, "choices", None)
+    if choices:
+        return "\\|".join(map(str, choices))
+    # A range is named `integer range`.
+    return _KINDS.get(parameter.type.name.split()[0], "TEXT")
 
 
 def _default(parameter: Any) -> str:
