@@ -12,7 +12,7 @@ from anabranch.cli.failures import CommandFailed, did_you_mean
 from anabranch.cli.places import DEFAULT_STORE, SQLITE
 
 if TYPE_CHECKING:
-    from anabranch.store.control_plane import ControlPlane
+    from anabranch.store.control_plane import ControlPlane, ReadPlane
     from anabranch.store.port import Store, StoredExperiment
 
 _POSTGRES = ("postgresql://", "postgresql+")
@@ -39,6 +39,33 @@ def control_plane(url: str) -> Iterator[ControlPlane]:
         yield remote
     finally:
         remote.close()
+
+
+@contextmanager
+def read_plane(url: str) -> Iterator[ReadPlane]:
+    """What only reads experiments: a database file is read without SQLAlchemy, which takes a second to load.
+
+    Raises:
+        CommandFailed: If there is no such database, or it cannot be opened.
+    """
+    from anabranch.cli.servers import is_server
+
+    path = None if is_server(url) else sqlite_path(url)
+    if path is not None and path.is_file():
+        from anabranch.store.sqlite_reader import NotReadable, SqliteReader
+
+        try:
+            reader = SqliteReader(path)
+        except NotReadable:
+            pass  # The store itself says what is wrong with the file.
+        else:
+            try:
+                yield reader
+            finally:
+                reader.close()
+            return
+    with control_plane(url) as opened:
+        yield opened
 
 
 def needs_store(url: str) -> None:
@@ -114,16 +141,28 @@ def serve_command(url: str) -> str:
     return "`anabranch serve`" if url == DEFAULT_STORE else f"`anabranch serve --store {_shown(url)}`"
 
 
-def find_experiment(store: ControlPlane, name: str) -> StoredExperiment:
+def find_experiment(store: ReadPlane, name: str) -> StoredExperiment:
     """One experiment.
 
     Raises:
         CommandFailed: If there is none of that name; says which there are, and which is near.
     """
+    with naming_others(store, name):
+        return store.experiment(name)
+
+
+@contextmanager
+def naming_others(store: ReadPlane, name: str) -> Iterator[None]:
+    """Turn `NotFound` into what a person can go on with.
+
+    Raises:
+        CommandFailed: If there is no experiment of that name; says which there are, and which is near.
+    """
     from anabranch.store.port import NotFound
 
     try:
-        return store.experiment(name)
+        yield
+        return
     except NotFound:
         known = [experiment.name for experiment in store.experiments()]
     if not known:

@@ -14,9 +14,10 @@ from anabranch.cli.connection import existing_store, sqlite_path
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
 from anabranch.store.engine import new_engine
-from anabranch.store.migrate import differences, found_version, known_versions, require_current, upgrade
+from anabranch.store.migrate import differences, found_version, require_current, upgrade
 from anabranch.store.sizes import TableSize, table_sizes
 from anabranch.store.upkeep_port import CHUNK, Compacted
+from anabranch.store.versions import known_versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from anabranch.cli.output import encoded, json_line
 from anabranch.cli.story import reason_of, telling
 from anabranch.cli.terminal import Terminal
 from anabranch.cli.view_types import DecisionView
-from anabranch.store.control_plane import ControlPlane
+from anabranch.store.control_plane import ReadPlane
 from anabranch.store.port import AuditEvent
 
 Thing = TypeVar("Thing")
@@ -21,7 +21,7 @@ Thing = TypeVar("Thing")
 
 def follow_decisions(
     terminal: Terminal,
-    store: ControlPlane,
+    store: ReadPlane,
     name: str,
     first: Sequence[DecisionView],
     output: Format,
@@ -50,7 +50,7 @@ def follow_decisions(
 
 
 def follow_events(
-    terminal: Terminal, store: ControlPlane, name: str | None, output: Format, refresh_s: float
+    terminal: Terminal, store: ReadPlane, name: str | None, output: Format, refresh_s: float
 ) -> NoReturn:
     """Say every entry of the audit log as it comes, until somebody interrupts."""
     said = 0

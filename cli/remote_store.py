@@ -71,17 +71,17 @@ class RemoteStore:
         self.ledger = RemoteLedger(client)
 
     def experiments(self) -> list[StoredExperiment]:
-        """See `store.control_plane.ControlPlane.experiments`."""
+        """See `store.control_plane.ReadPlane.experiments`."""
         with translated():
             return [_stored(each) for each in self._client.experiments(with_state=True)]
 
     def experiment(self, name: str) -> StoredExperiment:
-        """See `store.control_plane.ControlPlane.experiment`."""
+        """See `store.control_plane.ReadPlane.experiment`."""
         with translated():
             return _stored(self._client.get(name, with_state=True))
 
     def decisions(self, name: str) -> list[StoredDecision]:
-        """See `store.control_plane.ControlPlane.decisions`."""
+        """See `store.control_plane.ReadPlane.decisions`."""
         with translated():
             return [
                 StoredDecision(
@@ -95,7 +95,7 @@ class RemoteStore:
             ]
 
     def evidence_log(self, name: str) -> list[Evidence]:
-        """See `store.control_plane.ControlPlane.evidence_log`."""
+        """See `store.control_plane.ReadPlane.evidence_log`."""
         with translated():
             return [codec.evidence_from(each.body_json) for each in self._client.evidence(name)]
 
@@ -117,12 +117,12 @@ class RemoteStore:
             return _command(asks[verb]())
 
     def pending(self, name: str) -> tuple[Command, ...]:
-        """See `store.control_plane.ControlPlane.pending`."""
+        """See `store.control_plane.ReadPlane.pending`."""
         with translated():
             return tuple(map(_command, self._client.get(name).pending))
 
     def events(self, name: str | None = None) -> list[AuditEvent]:
-        """See `store.control_plane.ControlPlane.events`."""
+        """See `store.control_plane.ReadPlane.events`."""
         with translated():
             return [
                 AuditEvent(

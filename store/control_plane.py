@@ -1,16 +1,18 @@
 """What a person's command needs of a store, and can have from afar: to read, and to ask. One port, two adapters.
 
-A store is one. The other is `cli.remote_store`, which asks a server's control port. Both pass one contract suite.
+A store is one. The other is `cli.remote_store`, which asks a server's control port. Both pass one contract suite, and for
+what is only read `store.sqlite_reader` passes it as well.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from anabranch.bandit.decision import Command, Verb
-from anabranch.bandit.evidence import Evidence
-from anabranch.store.ledger_port import StoredSpec
-from anabranch.store.port import AuditEvent, StoredDecision, StoredExperiment
+if TYPE_CHECKING:
+    from anabranch.bandit.decision import Command, Verb
+    from anabranch.bandit.evidence import Evidence
+    from anabranch.store.ledger_port import StoredSpec
+    from anabranch.store.port import AuditEvent, StoredDecision, StoredExperiment
 
 
 class Ledger(Protocol):
@@ -25,8 +27,8 @@ class Ledger(Protocol):
         ...
 
 
-class ControlPlane(Protocol):
-    """See `store.port.Store` for what each verb means."""
+class ReadPlane(Protocol):
+    """What a command that only looks needs; see `store.port.Store` for what each verb means."""
 
     @property
     def ledger(self) -> Ledger:
@@ -49,10 +51,6 @@ class ControlPlane(Protocol):
         """What every tick of the current spec version folded in."""
         ...
 
-    def request(self, name: str, verb: Verb, argument: str, actor: str, now: float) -> Command:
-        """Ask something of an experiment; over a server, the proven name counts and not `actor`."""
-        ...
-
     def pending(self, name: str) -> tuple[Command, ...]:
         """The requests no decision has answered yet."""
         ...
@@ -63,4 +61,12 @@ class ControlPlane(Protocol):
 
     def close(self) -> None:
         """Let go of connections."""
+        ...
+
+
+class ControlPlane(ReadPlane, Protocol):
+    """What a command needs that asks as well."""
+
+    def request(self, name: str, verb: Verb, argument: str, actor: str, now: float) -> Command:
+        """Ask something of an experiment; over a server, the proven name counts and not `actor`."""
         ...

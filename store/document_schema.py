@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from anabranch.bandit import hooks, spec
 from anabranch.bandit.lifecycle import Phase
+from anabranch.store.durations import seconds
 
-_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 # A name of a model or variant is a folder and a line in logs: no separators, no control characters, nothing hidden.
 _FOLDER_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"
 _NAME = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
-
-
-def seconds(value: object) -> float:
-    """A duration such as `90s`, `10m` or `1h30m`, in seconds.
-
-    Raises:
-        ValueError: If the text is not a duration.
-    """
-    text = str(value)
-    parts = _DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ValueError(
-            f"{text!r} is not a duration: write a number and ms, s, m, h or d, like 90s or 1h30m"
-        )
-    return sum(float(number) * _UNITS_S[unit] for number, unit in parts)
 
 
 Duration = Annotated[

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from anabranch.bandit.evidence import Evidence
+if TYPE_CHECKING:
+    from anabranch.bandit.evidence import Evidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, inspect, text
@@ -10,12 +9,11 @@ from sqlalchemy import Connection, Engine, inspect, text
 from anabranch.store.engine import READS
 from anabranch.store.locks import Lock, hold
 from anabranch.store.tables import METADATA
+from anabranch.store.versions import MIGRATIONS, known_versions
 
 # Alembic takes a third of the time of a command that only looks: it is imported where tables change.
 if TYPE_CHECKING:
     from alembic.config import Config
-
-_SCRIPTS = Path(__file__).parent / "migrations"
 
 
 class SchemaMismatch(Exception):
@@ -27,14 +25,8 @@ def migration_config() -> Config:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(_SCRIPTS))
+    config.set_main_option("script_location", str(MIGRATIONS))
     return config
-
-
-def known_versions() -> list[str]:
-    """The versions of the tables that this release knows, oldest first; the last one is the one it needs."""
-    # A migration's file begins with its number: asking Alembic would load every migration at every start.
-    return sorted(path.name[:4] for path in (_SCRIPTS / "versions").glob("[0-9]*.py"))
 
 
 def found_version(engine: Engine) -> str | None:

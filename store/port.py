@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from anabranch.bandit.decision import Command, Decision, Verb
-from anabranch.bandit.evidence import Cell, Evidence, PairCell
-from anabranch.bandit.state import ExperimentState
-from anabranch.store.access_port import AccessStore
-from anabranch.store.journal import SegmentName
-from anabranch.store.lease import Lease
-from anabranch.store.ledger_port import LedgerStore
-from anabranch.store.outbox_port import Message, OutboxStore
-from anabranch.store.overview import Overview
-from anabranch.store.replica_port import ReplicaStore
-from anabranch.store.upkeep_port import UpkeepStore
+
+# Named in signatures only: who lists decisions should not wait for NumPy and the journal.
+if TYPE_CHECKING:
+    from anabranch.bandit.evidence import Cell, Evidence, PairCell
+    from anabranch.bandit.state import ExperimentState
+    from anabranch.store.access_port import AccessStore
+    from anabranch.store.journal import SegmentName
+    from anabranch.store.lease import Lease
+    from anabranch.store.ledger_port import LedgerStore
+    from anabranch.store.outbox_port import Message, OutboxStore
+    from anabranch.store.overview import Overview
+    from anabranch.store.replica_port import ReplicaStore
+    from anabranch.store.upkeep_port import UpkeepStore
 
 MOVES_ENDED = (Verb.RETRY, Verb.UNDO)
 """Requests by which an experiment that is over takes hold of its model's traffic again."""

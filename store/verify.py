@@ -20,7 +20,7 @@ from anabranch.bandit.evidence import Evidence
 from anabranch.bandit.replaying import Replay
 from anabranch.store.chain import GENESIS, link, seal_of
 from anabranch.store.codec import decision_text, evidence_text
-from anabranch.store.control_plane import ControlPlane
+from anabranch.store.control_plane import ReadPlane
 from anabranch.store.document import parse
 from anabranch.store.port import NotFound, StoredDecision, StoredExperiment
 
@@ -77,7 +77,7 @@ class Verification:
         return next((checked for checked in self.decisions if not checked.matches), None)
 
 
-def verify(store: ControlPlane, name: str) -> Verification:
+def verify(store: ReadPlane, name: str) -> Verification:
     """Take every decision since the document was applied again, and check the chain of all there are.
 
     Raises:
@@ -128,7 +128,7 @@ def verify(store: ControlPlane, name: str) -> Verification:
     )
 
 
-def verify_chain(store: ControlPlane, name: str) -> Verification:
+def verify_chain(store: ReadPlane, name: str) -> Verification:
     """Check hashes only: that no decision, document or evidence of any spec version was changed.
 
     Raises:
@@ -152,7 +152,7 @@ def verify_chain(store: ControlPlane, name: str) -> Verification:
     return Verification(experiment=name, decisions=tuple(checked), head=previous if decisions else "")
 
 
-def certificate_of(store: ControlPlane, name: str, number: int | None = None) -> Certificate:
+def certificate_of(store: ReadPlane, name: str, number: int | None = None) -> Certificate:
     """The certificate of a decision since the document was applied, by default of the last one.
 
     Raises:
@@ -174,7 +174,7 @@ def certificate_of(store: ControlPlane, name: str, number: int | None = None) ->
         raise NotFound(str(error)) from error
 
 
-def commands_of(store: ControlPlane, name: str) -> list[Command]:
+def commands_of(store: ReadPlane, name: str) -> list[Command]:
     """Everything that was ever asked of an experiment, with the documents that were to be taken."""
     known = {verb.value for verb in Verb}
     return [
@@ -193,7 +193,7 @@ def commands_of(store: ControlPlane, name: str) -> list[Command]:
 class _Seals:
     """What each decision rests on by the rows that are kept, in the decisions' order."""
 
-    def __init__(self, store: ControlPlane, name: str) -> None:
+    def __init__(self, store: ReadPlane, name: str) -> None:
         self._documents = {
             spec.version: json.dumps(spec.document, sort_keys=True) for spec in store.ledger.specs(name)
         }
@@ -215,7 +215,7 @@ def _first_of_document(decisions: Sequence[StoredDecision], kept: StoredExperime
 
 
 def _applied(
-    store: ControlPlane, name: str, own: Sequence[StoredDecision], kept: StoredExperiment
+    store: ReadPlane, name: str, own: Sequence[StoredDecision], kept: StoredExperiment
 ) -> Mapping[str, Any]:
     """The document as it was applied, before any that was taken while the experiment went on."""
     if not own:
@@ -226,7 +226,7 @@ def _applied(
 
 
 def _between_ticks(
-    store: ControlPlane, name: str
+    store: ReadPlane, name: str
 ) -> tuple[StoredExperiment, list[StoredDecision], list[Evidence]]:
     """An experiment, its decisions and its evidence as they are at one moment.
 

@@ -14,7 +14,7 @@ from anabranch.cli.plots.figures import figures_of
 from anabranch.cli.reports.page import Story, verdict_rows
 from anabranch.cli.splits import splits_of
 from anabranch.cli.views import experiment_view
-from anabranch.store.control_plane import ControlPlane
+from anabranch.store.control_plane import ReadPlane
 from anabranch.store.document import parse
 from anabranch.store.port import StoredDecision
 
@@ -22,7 +22,7 @@ MOST_TICKS = 20_000
 """Of a longer experiment the plots show what the decisions kept: folding every tick again would take minutes."""
 
 
-def tell(store: ControlPlane, name: str, now: float) -> Story:
+def tell(store: ReadPlane, name: str, now: float) -> Story:
     """The story of one experiment.
 
     Raises:

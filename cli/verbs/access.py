@@ -287,7 +287,7 @@ def _live(tokens: list[Token], name: str, now: float) -> list[Token]:
 
 
 def _end(text: str, now: float) -> float | None:
-    from anabranch.store.document_schema import seconds
+    from anabranch.store.durations import seconds
 
     if text == "never":
         return None

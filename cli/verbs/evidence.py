@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from anabranch.cli import options
-from anabranch.cli.connection import control_plane, find_experiment
+from anabranch.cli.connection import find_experiment, read_plane
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed, problem_list
 from anabranch.cli.format import Format
@@ -73,7 +73,7 @@ def verify(
     if file:
         _verify_certificate(context, file)
         return
-    with control_plane(store) as opened:
+    with read_plane(store) as opened:
         find_experiment(opened, name)
         found = verify_chain(opened, name) if chain else check(opened, name)
     if decision is not None:
@@ -130,7 +130,7 @@ def certificate(
     from anabranch.store.certificates import certificate_text
     from anabranch.store.verify import certificate_of
 
-    with control_plane(store) as opened:
+    with read_plane(store) as opened:
         find_experiment(opened, name)
         found = certificate_of(opened, name, decision)
     terminal_of(context).say(certificate_text(found))
@@ -171,7 +171,7 @@ def replay(
     from anabranch.cli.replaying import replayed_table, run_replays
 
     terminal = terminal_of(context)
-    with control_plane(store) as opened:
+    with read_plane(store) as opened:
         stored = find_experiment(opened, name)
         log = opened.evidence_log(name)
     report = run_replays(stored, log, policies=policy or [], metric=metric, within_ms=within)

@@ -10,7 +10,7 @@ import typer
 
 from anabranch.cli import options
 from anabranch.cli.completion import complete_name
-from anabranch.cli.connection import control_plane
+from anabranch.cli.connection import read_plane
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
 from anabranch.cli.format import Format
@@ -60,7 +60,7 @@ def get(
     Example: anabranch get minilm-int8 --watch
     """
     terminal = terminal_of(context)
-    with control_plane(store) as opened:
+    with read_plane(store) as opened:
         # Imported once there is something to look at.
         from anabranch.cli.loading import load_rows, load_view, view_loader
         from anabranch.cli.tables import experiments_table
@@ -102,7 +102,7 @@ def describe(
     from anabranch.cli.loading import load_view
 
     terminal = terminal_of(context)
-    with control_plane(store) as opened:
+    with read_plane(store) as opened:
         view = load_view(opened, name, terminal.clock.now())
     if output is not Format.TABLE:
         terminal.say(encoded(view, output))

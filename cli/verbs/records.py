@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from anabranch.cli import options
 from anabranch.cli.completion import complete_name
-from anabranch.cli.connection import control_plane, existing_store, find_experiment
+from anabranch.cli.connection import existing_store, find_experiment, naming_others, read_plane
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
 from anabranch.cli.format import Format
 from anabranch.cli.output import encoded
 from anabranch.cli.places import DEFAULT_STORE
 from anabranch.cli.terminal import Terminal, terminal_of
-from anabranch.store.ledger_port import Tenure
+
+if TYPE_CHECKING:
+    from anabranch.store.ledger_port import Tenure
 
 
 def register(app: typer.Typer) -> None:
@@ -69,7 +71,7 @@ def history(
         with existing_store(store) as opened:
             _show_tenures(terminal, opened.ledger.tenures(model), model, output)
         return
-    with control_plane(store) as opened:
+    with read_plane(store) as opened:
         decisions = load_decisions(opened, name)
         shown = decisions if last is None else decisions[-last:]
         if watch:
@@ -138,7 +140,7 @@ def report(
         from anabranch.cli.reports.page import page as write_page
         from anabranch.cli.reports.telling import tell
 
-        with control_plane(store) as opened, terminal.working("computing the past again"):
+        with read_plane(store) as opened, terminal.working("computing the past again"):
             story = tell(opened, name, terminal.clock.now())
         if html is not None:
             _write(terminal, html, write_page(story), "--html")
@@ -150,7 +152,7 @@ def report(
     from anabranch.cli.loading import load_decisions, load_view
     from anabranch.cli.report import report as write_report
 
-    with control_plane(store) as opened:
+    with read_plane(store) as opened:
         view = load_view(opened, name, terminal.clock.now())
         text = write_report(view, load_decisions(opened, name), find_experiment(opened, name).document)
     if file is None:
@@ -194,9 +196,10 @@ def events(
     from anabranch.cli.tables import events_table
 
     terminal = terminal_of(context)
-    with control_plane(store) as opened:
+    with read_plane(store) as opened:
         if name is not None:
-            find_experiment(opened, name)
+            with naming_others(opened, name):
+                opened.ledger.specs(name)
         if watch:
             follow_events(terminal, opened, name, output, refresh)
         found = opened.events(name)

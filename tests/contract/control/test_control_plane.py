@@ -1,4 +1,4 @@
-"""What commands need of a control plane: one suite for the store itself and for a server over it."""
+"""What commands need of a control plane: one suite for the store itself, a server over it, and the light reader of files."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,12 +7,16 @@ import pytest
 
 from anabranch.bandit.decision import Verb
 from anabranch.cli.remote_store import RemoteStore
-from anabranch.store.control_plane import ControlPlane
-from anabranch.store.port import Conflict, NotFound
+from anabranch.store.control_plane import ControlPlane, ReadPlane
+from anabranch.store.memory import MemoryStore
+from anabranch.store.port import Conflict, NotFound, Store
+from anabranch.store.sql import open_store
+from anabranch.store.sqlite_reader import SqliteReader
 from anabranch.store.verify import verify
 
 Bench = Any
 Write = Callable[..., dict[str, Any]]
+Reads = tuple[ReadPlane, Store]
 
 
 @pytest.fixture
@@ -35,22 +39,54 @@ def plane(request: pytest.FixtureRequest, kept: Bench) -> Iterator[ControlPlane]
     remote.close()
 
 
-def test_experiments_are_read_with_their_whole_state(plane: ControlPlane, kept: Bench) -> None:
+@pytest.fixture(params=["store", "server", "file"])
+def reads(request: pytest.FixtureRequest, start: Callable[..., Bench], write: Write) -> Iterator[Reads]:
+    """Who only reads, and the store behind it, which three ticks moved on and somebody asked something."""
+    file = request.getfixturevalue("tmp_path") / "kept.db"
+    store = open_store(f"sqlite:///{file}") if request.param == "file" else MemoryStore()
+    bench = start(store=store)
+    bench.store.apply(write(), "ada", bench.now)
+    for _ in range(3):
+        bench.tick()
+    bench.store.request("exp", Verb.PAUSE, "", "ada", bench.now)
+    plane: ReadPlane
+    match request.param:
+        case "store":
+            plane = bench.store
+        case "server":
+            plane = RemoteStore(bench.client())
+        case _:
+            plane = SqliteReader(file)
+    yield plane, bench.store
+    if plane is not store:
+        plane.close()
+    store.close()
+
+
+def test_experiments_are_read_with_their_whole_state(reads: Reads) -> None:
+    plane, store = reads
     (mine,) = plane.experiments()
-    theirs = kept.store.experiment("exp")
+    theirs = store.experiment("exp")
     assert plane.experiment("exp") == mine
     for name in ("id", "name", "document", "spec_version", "applied_s", "state_version", "state"):
         assert getattr(mine, name) == getattr(theirs, name), name
     assert (mine.first_delta, mine.first_epoch) == (theirs.first_delta, theirs.first_epoch)
 
 
-def test_decisions_and_evidence_are_read_whole_and_can_be_recomputed(
-    plane: ControlPlane, kept: Bench
-) -> None:
-    assert plane.decisions("exp") == kept.store.decisions("exp")
-    assert plane.evidence_log("exp") == kept.store.evidence_log("exp")
-    assert verify(plane, "exp") == verify(kept.store, "exp")
+def test_decisions_and_evidence_are_read_whole_and_can_be_recomputed(reads: Reads) -> None:
+    plane, store = reads
+    assert plane.decisions("exp") == store.decisions("exp")
+    assert plane.evidence_log("exp") == store.evidence_log("exp")
+    assert plane.ledger.specs("exp") == store.ledger.specs("exp")
+    assert plane.ledger.evidence("exp") == store.ledger.evidence("exp")
+    assert verify(plane, "exp") == verify(store, "exp")
     assert verify(plane, "exp").matches
+
+
+def test_what_waits_for_a_tick_is_read(reads: Reads) -> None:
+    plane, store = reads
+    assert [command.verb for command in plane.pending("exp")] == [Verb.PAUSE]
+    assert plane.pending("exp") == store.pending("exp")
 
 
 def test_a_request_waits_until_a_tick_answers_it(plane: ControlPlane, kept: Bench) -> None:
@@ -73,13 +109,16 @@ def test_whatever_a_person_asks_is_asked(plane: ControlPlane, kept: Bench, verb:
     assert kept.store.pending("exp") == (command,)
 
 
-def test_events_are_of_one_experiment_or_of_all(plane: ControlPlane, kept: Bench) -> None:
-    assert plane.events() == kept.store.events()
-    assert plane.events("exp") == kept.store.events("exp")
+def test_events_are_of_one_experiment_or_of_all(reads: Reads) -> None:
+    plane, store = reads
+    assert len(plane.events()) == 2
+    assert plane.events() == store.events()
+    assert plane.events("exp") == store.events("exp")
 
 
 @pytest.mark.parametrize("read", ["experiment", "decisions", "evidence_log"])
-def test_what_there_is_not_is_said_with_what_there_is(plane: ControlPlane, read: str) -> None:
+def test_what_there_is_not_is_said_with_what_there_is(reads: Reads, read: str) -> None:
+    plane, _ = reads
     with pytest.raises(NotFound, match="no experiment 'nothing'; there are: exp"):
         getattr(plane, read)("nothing")
 

@@ -4,7 +4,7 @@ import json
 import sqlite3
 from typing import Any
 
-from anabranch.store.migrate import known_versions
+from anabranch.store.versions import known_versions
 
 Shell = Any
 NEEDED = known_versions()[-1]

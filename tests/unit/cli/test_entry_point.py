@@ -1,8 +1,9 @@
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -25,6 +26,7 @@ HEAVY = (
     "pydantic",
     "scipy",
     "sqlalchemy",
+    "sqlmodel",
     "textual",
     "torch",
     "uvloop",
@@ -136,25 +138,37 @@ def test_lines_on_a_pipe_are_never_wrapped(monkeypatch: pytest.MonkeyPatch) -> N
     assert system_terminal().out.width == PIPE_WIDTH
 
 
-@pytest.mark.parametrize("words", [("version",), ("get", "--help"), ("get",)])
+def heavy_of_command(*words: str) -> set[str]:
+    """The heavy packages that a command has loaded when it is through."""
+    program = (
+        "from anabranch.cli.main import assemble\n"
+        f"try:\n    assemble()({list(words)!r})\nexcept SystemExit:\n    pass\nprint()"
+    )
+    return loaded_by(program)
+
+
+@pytest.mark.parametrize("words", [("version",), ("--help",), ("get", "--help"), ("get",), ("get", "tiny")])
 def test_a_light_verb_imports_nothing_that_it_does_not_need(words: tuple[str, ...], tmp_path: Path) -> None:
-    given = [*words, *(["--store", f"sqlite:///{tmp_path}/none.db"] if words == ("get",) else [])]
-    program = (
-        "from anabranch.cli.main import assemble\n"
-        f"try:\n    assemble()({given!r})\nexcept SystemExit:\n    pass\nprint()"
-    )
-    # Typer itself validates arguments by pydantic; the version tells which native code is there.
-    assert loaded_by(program) - {"pydantic", "ngh2"} == set()
+    given = [*words, *(["--store", f"sqlite:///{tmp_path}/none.db"] if words[-1] in ("get", "tiny") else [])]
+    # The version tells which native code is there.
+    assert heavy_of_command(*given) - {"ngh2"} == set()
 
 
-def test_a_look_at_a_list_migrates_nothing_and_draws_no_full_screen(
-    tmp_path: Path, empty_database: Path
+@pytest.mark.parametrize(
+    "words",
+    [("get",), ("get", "-o", "json"), ("history", "tiny"), ("events",), ("events", "tiny", "-o", "yaml")],
+)
+def test_lists_and_logs_are_read_without_database_library_or_statistics(
+    words: tuple[str, ...], live: Callable[..., None], shell: Any
 ) -> None:
-    shutil.copy(empty_database, tmp_path / "a.db")
-    program = (
-        "from anabranch.cli.main import assemble\n"
-        f"try:\n    assemble()(['get', '--store', 'sqlite:///{tmp_path}/a.db'])\n"
-        "except SystemExit:\n    pass\nprint()"
-    )
-    heavy = {"alembic", "grpc", "ngh2", "onnx", "onnxruntime", "scipy", "textual", "torch", "uvloop"}
-    assert loaded_by(program) & heavy == set()
+    live(ticks=3)
+    assert heavy_of_command(*words, "--store", shell.url) == set()
+
+
+@pytest.mark.parametrize("words", [("get", "tiny"), ("describe", "tiny"), ("report", "tiny")])
+def test_one_experiment_is_read_without_a_database_library(
+    words: tuple[str, ...], live: Callable[..., None], shell: Any
+) -> None:
+    live(ticks=3)
+    heavy = heavy_of_command(*words, "--store", shell.url)
+    assert heavy <= {"numpy", "scipy", "pydantic"}  # its intervals are computed anew

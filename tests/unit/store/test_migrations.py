@@ -15,12 +15,12 @@ from anabranch.store.engine import MissingDriver, new_engine
 from anabranch.store.migrate import (
     SchemaMismatch,
     found_version,
-    known_versions,
     migration_config,
     upgrade,
 )
 from anabranch.store.sql import Schema, open_store
 from anabranch.store.tables import METADATA
+from anabranch.store.versions import known_versions
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
