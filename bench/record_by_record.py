@@ -130,7 +130,7 @@ def _read(
     except (CorruptSegment, UnreadableRecord) as error:
         corrupt.append(str(error))
     if offset != start:
-        transaction.advance(segment, offset)
+        transaction.advance(segment, offset, since=start)
     return found
 
 

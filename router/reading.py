@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from anabranch.store.ingest import Ingested, Ingester
-from anabranch.store.port import Store
+from anabranch.store.port import AlreadyRead, Store
 
 MOST_BATCHES: Final = 10
 """Batches of one round: with a backlog of hours, experiments must still be ticked."""
@@ -29,13 +29,21 @@ class JournalReader:
 
     def read(self) -> Ingested:
         """Read what the journal has gained; answers what that was, over all batches."""
-        found = self._ingester.ingest()
+        found = self._read_batch()
         for _ in range(MOST_BATCHES - 1):
             if not found.waiting_bytes:
                 break
-            found = found.followed_by(self._ingester.ingest())
+            found = found.followed_by(self._read_batch())
         self._say(found)
         return found
+
+    def _read_batch(self) -> Ingested:
+        try:
+            return self._ingester.ingest()
+        except AlreadyRead as said:
+            # As after a crash whose last transaction was still on its way: the next look sees what it did.
+            _log.warning("a part of the journal was read already: %s", said)
+            return self._ingester.ingest()
 
     def _say(self, found: Ingested) -> None:
         """Log damage once for each place, and falling behind once until it is made up for."""

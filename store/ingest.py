@@ -87,7 +87,11 @@ class Ingester:
         self._plans: dict[int, tuple[int, Plan]] = {}
 
     def ingest(self) -> Ingested:
-        """Read what the journal has gained and append it to the experiments' logs, in one transaction."""
+        """Read what the journal has gained and append it to the experiments' logs, in one transaction.
+
+        Raises:
+            AlreadyRead: If another process has read it meanwhile; nothing is counted.
+        """
         sizes = self._sizes()
         grown = [
             name for name, size in sizes.items() if name not in self._read or self._read[name].size != size
@@ -99,7 +103,7 @@ class Ingester:
             blocks = self._take(transaction, grown)
             for name, (offset, block) in blocks.items():
                 if block.end != offset:
-                    transaction.advance(name, block.end)
+                    transaction.advance(name, block.end, since=offset)
             duplicates, strangers = _count(transaction, tallies, blocks)
             for identifier, tally in tallies.items():
                 if tally.cells or tally.pairs:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from anabranch.bandit.evidence import Cell, PairCell
 from anabranch.store.journal import SegmentName
-from anabranch.store.port import FeedbackRow, PairRow, UnitRow
+from anabranch.store.port import AlreadyRead, FeedbackRow, PairRow, UnitRow
 
 _Assignment: TypeAlias = tuple[int, int, int]
 
@@ -72,8 +72,10 @@ class MemoryIngestion:
         """See `port.Ingestion.offsets`."""
         return {name: offset for name, offset in self._offsets.items() if name.lane in lanes}
 
-    def advance(self, segment: SegmentName, offset: int) -> None:
+    def advance(self, segment: SegmentName, offset: int, *, since: int) -> None:
         """See `port.Ingestion.advance`."""
+        if self.offset(segment) != since:
+            raise AlreadyRead(already_read(segment, since))
         self._offsets[segment] = offset
 
     def forget(self, names: Collection[SegmentName]) -> None:
@@ -135,3 +137,11 @@ class MemoryIngestion:
 
 def _assignment(row: UnitRow | PairRow | FeedbackRow) -> _Assignment:
     return row.experiment, row.lane, row.sequence
+
+
+def already_read(segment: SegmentName, since: int) -> str:
+    """What `port.AlreadyRead` says, for every store."""
+    return (
+        f"segment {segment.index} of lane {segment.lane} is not left at byte {since} any more: another process reads "
+        "this journal, or the transaction of one that died was still on its way"
+    )

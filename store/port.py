@@ -30,6 +30,10 @@ class Conflict(Exception):
     """Somebody else saved this experiment since it was read: read it again."""
 
 
+class AlreadyRead(Exception):
+    """Another process has read this part of the journal: nothing of it is counted a second time."""
+
+
 class NotFound(LookupError):
     """There is no such thing in the store."""
 
@@ -150,8 +154,17 @@ class Ingestion(Protocol):
         """How far the segments of some lanes have been read; new ones are left out."""
         ...
 
-    def advance(self, segment: SegmentName, offset: int) -> None:
-        """Remember how far the segment has been read."""
+    def advance(self, segment: SegmentName, offset: int, *, since: int) -> None:
+        """Remember how far the segment has been read.
+
+        Args:
+            segment: Which one.
+            offset: How far.
+            since: From where.
+
+        Raises:
+            AlreadyRead: If it was not left there: another has read it meanwhile.
+        """
         ...
 
     def forget(self, names: Collection[SegmentName]) -> None:

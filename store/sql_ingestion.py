@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table, delete, insert, select, tuple_
+from sqlalchemy import Connection, Table, delete, insert, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from anabranch.bandit.evidence import Cell, PairCell
 from anabranch.store import codec, postgres_bulk, sqlite_bulk
 from anabranch.store.journal import SegmentName
 from anabranch.store.locks import Lock, hold
-from anabranch.store.port import FeedbackRow, PairRow, UnitRow
+from anabranch.store.memory_ingestion import already_read
+from anabranch.store.port import AlreadyRead, FeedbackRow, PairRow, UnitRow
 from anabranch.store.tables import CURSOR, DELTA, FEEDBACK, PAIR, UNIT
 
 _CHUNK = 500  # Keys a statement: SQLite allows 32,766 bound values in one.
@@ -76,10 +77,25 @@ class SqlIngestion:
                 found[SegmentName(lane=row.lane, index=row.segment)] = int(row.offset)
         return found
 
-    def advance(self, segment: SegmentName, offset: int) -> None:
-        """See `port.Ingestion.advance`."""
-        row = {"lane": segment.lane, "segment": segment.index, "offset": offset}
-        upsert(self._connection, CURSOR, [row], update_columns=("offset",))
+    def advance(self, segment: SegmentName, offset: int, *, since: int) -> None:
+        """See `port.Ingestion.advance`.
+
+        Whoever comes second waits for the first one's transaction, and then finds the segment further on.
+        """
+        # No row is as good as one that says 0.
+        if since == 0 and upsert(self._connection, CURSOR, [{**_cursor_key(segment), "offset": offset}]):
+            return
+        moved = self._connection.execute(
+            update(CURSOR)
+            .where(
+                CURSOR.c.lane == segment.lane,
+                CURSOR.c.segment == segment.index,
+                CURSOR.c.offset == since,
+            )
+            .values(offset=offset)
+        )
+        if moved.rowcount != 1:
+            raise AlreadyRead(already_read(segment, since))
 
     def forget(self, names: Collection[SegmentName]) -> None:
         """See `port.Ingestion.forget`."""
@@ -160,6 +176,10 @@ class SqlIngestion:
         for row in self._bulk.select_by_key(self._connection, table, _KEY, wanted):
             found.setdefault((row.experiment_id, row.lane, row.sequence), []).append(row)
         return found
+
+
+def _cursor_key(segment: SegmentName) -> dict[str, int]:
+    return {"lane": segment.lane, "segment": segment.index}
 
 
 def _assignment(row: UnitRow | PairRow | FeedbackRow) -> tuple[int, int, int]:

@@ -1,18 +1,21 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from anabranch.bandit.evidence import Cell, Evidence
-from anabranch.store.journal import SegmentName
+from anabranch.router.reading import JournalReader
+from anabranch.store.journal import JournalWriter, SegmentName
 from anabranch.store.port import Conflict, FeedbackRow, Ingestion, PairRow, Store, UnitRow
+from anabranch.store.records import Flag, routed_body
 from anabranch.store.sql import open_store
 
 Write = Callable[..., dict[str, Any]]
 ROUNDS = 20
 
 
-def both(work: Callable[[int], None]) -> None:
+def both(work: Callable[[int], object]) -> None:
     """Run two writers to the end; what one of them raises is raised here."""
     failures: list[BaseException] = []
     start = threading.Barrier(2)
@@ -76,7 +79,8 @@ def test_two_ingesters_lose_nothing_and_see_every_unit_once(store: Store, write_
         segment = SegmentName(lane=number, index=0)
         for turn in range(ROUNDS):
             with store.ingestion() as ingestion:
-                ingestion.advance(segment, ingestion.offset(segment) + 1)
+                before = ingestion.offset(segment)
+                ingestion.advance(segment, before + 1, since=before)
                 rows = [
                     UnitRow(experiment=kept.id, unit=b"%d" % (turn + offset), lane=number, sequence=turn)
                     for offset in range(3)
@@ -89,6 +93,31 @@ def test_two_ingesters_lose_nothing_and_see_every_unit_once(store: Store, write_
     assert [cell.requests for cell in store.load_evidence("exp", 0).cells] == [2 * ROUNDS]
     with store.ingestion() as ingestion:
         assert [ingestion.offset(SegmentName(lane=lane, index=0)) for lane in (0, 1)] == [ROUNDS, ROUNDS]
+
+
+def test_two_readers_of_one_journal_count_every_record_once(
+    store_url: str, write_document: Write, tmp_path: Path
+) -> None:
+    """As a controller does whose killed predecessor's transaction is still on its way in the database."""
+    stores = [open_store(store_url), open_store(store_url)]
+    stores[0].apply(write_document(), "ada", 1.0)
+    writer = JournalWriter(tmp_path, 1, segment_bytes=10_000)
+    readers = [JournalReader(store, tmp_path) for store in stores]
+    for turn in range(ROUNDS):
+        for number in range(50):
+            writer.append_body(
+                routed_body(
+                    1.0, 1, 0, 0, Flag.EVIDENCE, 0, 5.0, 0.0, 4.0, 1, 0.5, turn * 50 + number, bytes(16)
+                )
+            )
+        writer.commit()
+        both(lambda number: readers[number].read())
+    writer.close()
+    while readers[0].read().records:
+        pass
+    assert sum(cell.requests for cell in stores[0].load_evidence("exp", 0).cells) == ROUNDS * 50
+    for opened in stores:
+        opened.close()
 
 
 def test_two_workers_never_get_one_lane(store: Store) -> None:

@@ -7,7 +7,7 @@ import pytest
 from anabranch.bandit.evidence import Cell, Evidence, PairCell, merge_cells, merge_pairs
 from anabranch.bandit.lifecycle import Phase
 from anabranch.store.journal import SegmentName
-from anabranch.store.port import FeedbackRow, PairRow, Store, UnitRow
+from anabranch.store.port import AlreadyRead, FeedbackRow, PairRow, Store, UnitRow
 
 Write = Callable[..., dict[str, Any]]
 SEGMENT = SegmentName(lane=3, index=0)
@@ -111,25 +111,42 @@ def test_evidence_of_two_experiments_is_kept_apart(store: Store, write_document:
 def test_a_segment_is_read_from_where_it_was_left(store: Store) -> None:
     with store.ingestion() as ingestion:
         assert ingestion.offset(SEGMENT) == 0
-        ingestion.advance(SEGMENT, 100)
+        ingestion.advance(SEGMENT, 100, since=0)
         assert ingestion.offset(SEGMENT) == 100
     with store.ingestion() as ingestion:
         assert ingestion.offset(SEGMENT) == 100
         assert ingestion.offset(SegmentName(lane=3, index=1)) == 0
-        ingestion.advance(SEGMENT, 2**40)
+        ingestion.advance(SEGMENT, 2**40, since=100)
     with store.ingestion() as ingestion:
         assert ingestion.offset(SEGMENT) == 2**40
+
+
+@pytest.mark.parametrize("since", [0, 50, 101])
+def test_a_part_that_was_read_meanwhile_is_not_counted_again(store: Store, since: int) -> None:
+    with store.ingestion() as ingestion:
+        ingestion.advance(SEGMENT, 100, since=0)
+
+    def read_again() -> None:
+        with store.ingestion() as ingestion:
+            ingestion.add_delta(1, [Cell(epoch=0, variant="a", requests=7)], [])
+            ingestion.advance(SEGMENT, 200, since=since)
+
+    with pytest.raises(AlreadyRead, match=f"is not left at byte {since} any more"):
+        read_again()
+    with store.ingestion() as ingestion:
+        assert ingestion.offset(SEGMENT) == 100
+    assert store.load_evidence("exp", 0).is_empty
 
 
 def test_an_ingestion_that_dies_leaves_nothing_behind(store: Store) -> None:
     with store.ingestion() as ingestion:
         ingestion.add_pairs([pair(1, 1)])
-        ingestion.advance(SEGMENT, 10)
+        ingestion.advance(SEGMENT, 10, since=0)
     before = store.load_evidence("exp", 0)
 
     def die() -> None:
         with store.ingestion() as ingestion:
-            ingestion.advance(SEGMENT, 999)
+            ingestion.advance(SEGMENT, 999, since=10)
             ingestion.add_units([unit(b"u", 5)])
             ingestion.add_pairs([pair(1, 2), pair(2, 1)])
             ingestion.add_feedback([feedback(1), feedback(2)])
