@@ -1,7 +1,6 @@
 """What a drill must not have done: lose, count twice, act on what was not saved, or forget."""
 
 import itertools
-import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -9,15 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
+from sqlalchemy import text
 
 from anabranch.bandit.evidence import Evidence, merge_cells, merge_pairs
-from anabranch.store.ingest import Ingester
+from anabranch.router.reading import JournalReader
+from anabranch.store.engine import new_engine
 from anabranch.store.journal import read_records, segments
 from anabranch.store.memory import MemoryStore
 from anabranch.store.records import Flag, Routed
 from anabranch.store.sql import SqlStore, open_store
 from anabranch.store.verify import verify
-from bench.faults.drill import Seen
+from bench.faults.seen import Seen
 from bench.faults.world import NAME, World, document
 from bench.record_by_record import ingest_one_by_one
 
@@ -48,16 +49,19 @@ class Found:
 
 
 def check(world: World, seen: Seen, *, sticky: bool) -> Found:
-    """Read the journal to its end, and compare everything with everything."""
+    """Read the journals to their ends, and compare everything with everything."""
     store = open_store(world.url)
-    ingester = Ingester(store, world.journal)
-    corrupt: tuple[str, ...] = ()
-    while (read := ingester.ingest()).records:
-        corrupt = read.corrupt
+    corrupt: list[str] = []
+    for journal in world.journals:
+        reader = JournalReader(store, journal)
+        while (read := reader.read()).records:
+            pass
+        corrupt += read.corrupt
     requests = [
         (name.lane, record)
-        for name in segments(world.journal)
-        for record, _ in read_records(name.path(world.journal), 0, limit=1 << 62)
+        for journal in world.journals
+        for name in segments(journal)
+        for record, _ in read_records(name.path(journal), 0, limit=1 << 62)
         if isinstance(record, Routed)
     ]
     recorded = Counter((lane, record.sequence) for lane, record in requests)
@@ -67,6 +71,7 @@ def check(world: World, seen: Seen, *, sticky: bool) -> Found:
     problems = [f"damage was reported where there is none: {reason}" for reason in corrupt]
     problems += _compared(evidence, world, requests, sticky=sticky)
     problems += _published(world, seen, store.baseline("m"))
+    problems += _fenced(seen)
     verified = verify(store, NAME)
     if not verified.matches:
         problems.append(
@@ -101,10 +106,11 @@ def _evidence(store: SqlStore) -> Evidence:
 def _compared(
     evidence: Evidence, world: World, requests: list[tuple[int, Routed]], *, sticky: bool
 ) -> list[str]:
-    """Compare with the same journal read at once, record by record, by a store that nothing ever happened to."""
+    """Compare with the same journals read at once, record by record, by a store that nothing ever happened to."""
     plain = MemoryStore()
     plain.apply(document(sticky=sticky), "drill", 0.0)
-    ingest_one_by_one(plain, world.journal, limit=1 << 62)
+    for journal in world.journals:
+        ingest_one_by_one(plain, journal, limit=1 << 62)
     expected = plain.load_evidence(NAME, 0)
     if not sticky:
         same = evidence.cells == expected.cells and evidence.pairs == expected.pairs
@@ -130,9 +136,11 @@ def _compared(
 
 def _published(world: World, seen: Seen, promoted: str | None) -> list[str]:
     """What was published had been saved, and no controller began behind what had been published when it began."""
-    with sqlite3.connect(world.database) as connection:
-        rows = connection.execute("SELECT number, weights FROM epoch").fetchall()
-    saved: dict[int, dict[str, float]] = {number: orjson.loads(text) for number, text in rows}
+    engine = new_engine(world.url)
+    with engine.begin() as connection:
+        rows = connection.execute(text("SELECT number, weights FROM epoch")).all()
+    engine.dispose()
+    saved: dict[int, dict[str, float]] = {number: orjson.loads(weights) for number, weights in rows}
     everything = [each for life in seen.lives for each in life.publications]
     problems = []
     for each in everything:
@@ -150,6 +158,22 @@ def _published(world: World, seen: Seen, promoted: str | None) -> list[str]:
         before = max((each.epoch for each in everything if each.at_s < life.begun_s), default=0)
         if epochs and epochs[0] < before:
             problems.append(f"a controller began with epoch {epochs[0]}, {before} had been published")
+    return problems
+
+
+def _fenced(seen: Seen) -> list[str]:
+    """No decision was saved by two controllers, and none by a leader after a later one had saved."""
+    saved = sorted(pair for life in seen.lives for pair in life.decisions)
+    problems = [
+        f"decision {number} was saved {times} times"
+        for number, times in Counter(number for number, _ in saved).items()
+        if times > 1
+    ]
+    for (before, larger), (number, token) in itertools.pairwise(saved):
+        if token < larger:
+            problems.append(
+                f"decision {number} was saved with token {token}, decision {before} with {larger} before"
+            )
     return problems
 
 

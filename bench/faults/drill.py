@@ -1,15 +1,14 @@
-"""One drill: writers and a controller under random faults, then quiet, then the count of what was lost."""
+"""One drill: servers under random faults, then quiet, then the count of what was lost.
 
-import contextlib
+A server is two writers and a controller over a SQLite file; or there are two of them, a writer and a controller each,
+over one PostgreSQL database.
+"""
+
 import random
 import signal
-import sqlite3
 import struct
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Callable
 from functools import partial
 
 import orjson
@@ -18,68 +17,15 @@ from anabranch.bandit.lifecycle import Phase
 from anabranch.store.journal import segments
 from anabranch.store.sql import open_store
 from bench.faults import ticker, writer
+from bench.faults.database import Database
 from bench.faults.processes import Child
-from bench.faults.world import NAME, World, document
+from bench.faults.seen import OF_SHARED, OFTEN, Fault, Life, Publication, Seen
+from bench.faults.world import LEASE_S, NAME, World, document
 
 _PAUSE_S = 0.06
 _PATIENCE_S = 120.0
-
-
-class Fault(StrEnum):
-    """What goes wrong."""
-
-    WRITER = "writer killed"
-    CONTROLLER = "controller killed"
-    EVERYTHING = "everything killed"
-    TORN = "writer killed in the middle of a write"
-    LOCKED = "database locked"
-    FULL_DISK = "disk full"
-    FULL_AND_KILLED = "disk full, then the writer killed"
-    CLOCK_BACK = "clock steps back"
-    RIVAL = "two controllers race"
-
-
-_OFTEN = (Fault.WRITER, Fault.CONTROLLER)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publication:
-    """Weights that a controller gave out.
-
-    Attributes:
-        at_s: On the clock that all processes share.
-    """
-
-    at_s: float
-    epoch: int
-    weights: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Life:
-    """A controller process and what it gave out, in order."""
-
-    begun_s: float
-    publications: list[Publication] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Seen:
-    """What a drill's processes said, and what was done to them.
-
-    Attributes:
-        answered: Sequence numbers of answered requests, by lane.
-        lives: Of controllers, in the order in which they began.
-        failed_ticks: Ticks that failed and were tried again.
-        is_stuck: Whether the experiment did not end when everything was well again.
-    """
-
-    faults: Counter[Fault] = field(default_factory=Counter)
-    answered: dict[int, list[int]] = field(default_factory=dict)
-    lives: list[Life] = field(default_factory=list)
-    failed_ticks: Counter[str] = field(default_factory=Counter)
-    phase: str = ""
-    is_stuck: bool = False
+# Most of an experiment's life passes while there are faults.
+_LIFE_S = 1_200.0
 
 
 class Drill:
@@ -87,28 +33,34 @@ class Drill:
 
     Args:
         world: An empty folder.
+        database: Where its store is.
         seed: Of the faults and of the traffic.
         sticky: Whether requests have units.
-        writers: How many write at once.
-        lock_s: How long the database is locked, at most.
+        lock_s: How long the database is locked or away, at most.
     """
 
     def __init__(
-        self, world: World, seed: int, *, sticky: bool, writers: int = 2, lock_s: float = 0.4
+        self, world: World, database: Database, seed: int, *, sticky: bool, lock_s: float = 0.4
     ) -> None:
         self._world = world
+        self._database = database
         self._rng = random.Random(seed)
         self._lock_s = lock_s
         self._ahead_s = 0.0
         self._lanes = 0
-        self._places = writers
+        servers, writers = (2, 1) if world.is_shared else (1, 2)
+        self._places = [world.at(place) for place in range(servers)]
+        self._writers_of_each = writers
+        self._faults = [fault for fault in Fault if world.is_shared or fault not in OF_SHARED]
         self._writers: dict[int, Child] = {}
-        self._controller: Child | None = None
+        self._worlds: dict[int, World] = {}
+        self._controllers: dict[int, Child] = {}
         self._lives: dict[int, Life] = {}
         self.seen = Seen()
         # They wait until a writer that has just begun knows what to do with them.
         signal.pthread_sigmask(signal.SIG_BLOCK, {writer.FULL_DISK, writer.ROOM_AGAIN})
-        world.journal.mkdir()
+        for place in self._places:
+            place.journal.mkdir()
         world.set_clock(0.0)
         store = open_store(world.url)
         store.apply(document(sticky=sticky), "drill", time.time())
@@ -119,11 +71,12 @@ class Drill:
         self._fill()
         self._until(lambda: any(self.seen.answered.values()), "the first request is answered")
         for _ in range(faults):
-            self._advance(5.0 * self._rng.random())
+            self._advance(2.0 * _LIFE_S / faults * self._rng.random())
             self._rest()
             often = self._rng.random() < 0.5
-            fault = self._rng.choice(_OFTEN) if often else self._rng.choice(list(Fault))
+            fault = self._rng.choice(OFTEN) if often else self._rng.choice(self._faults)
             self.seen.faults[fault] += 1
+            self.seen.phases[self.seen.phase] += 1
             self._inject(fault)
             self._fill()
         self._end()
@@ -136,11 +89,21 @@ class Drill:
             case Fault.TORN:
                 self._tear(self._kill_writer())
             case Fault.CONTROLLER:
-                self._kill_controller()
+                self._kill_controller(self._rng.choice(sorted(self._controllers)))
+            case Fault.LEADER:
+                self._kill_controller(self._leader())
+            case Fault.PAUSED:
+                leader = self._controllers[self._leader()]
+                leader.signal(signal.SIGSTOP)
+                self._rest(LEASE_S * (1.0 + self._rng.random()))
+                leader.signal(signal.SIGCONT)
             case Fault.EVERYTHING:
                 self._kill_everything()
             case Fault.LOCKED:
-                with self._locked():
+                with self._database.locked():
+                    self._rest(self._lock_s * self._rng.random())
+            case Fault.AWAY:
+                with self._database.away():
                     self._rest(self._lock_s * self._rng.random())
             case Fault.FULL_DISK | Fault.FULL_AND_KILLED:
                 lane = self._rng.choice(sorted(self._writers))
@@ -153,7 +116,7 @@ class Drill:
             case Fault.CLOCK_BACK:
                 self._advance(-self._rng.choice((1.0, 60.0, 3600.0)))
             case Fault.RIVAL:
-                rival = self._begin_controller()
+                rival = self._begin_controller(self._rng.choice(self._places), is_rival=True)
                 self._rest(5 * _PAUSE_S)
                 rival.kill()
                 self._hear_controller(rival)
@@ -163,19 +126,32 @@ class Drill:
 
     def _fill(self) -> None:
         """Start what is not there."""
-        if self._controller is None:
-            self._controller = self._begin_controller()
-        while len(self._writers) < self._places:
-            self._lanes += 1
-            lane, seed = self._lanes, self._rng.getrandbits(32)
-            self._writers[lane] = Child(partial(writer.run, self._world, lane, seed))
+        for world in self._places:
+            if world.place not in self._controllers:
+                self._controllers[world.place] = self._begin_controller(world)
+            there = sum(self._worlds[lane].place == world.place for lane in self._writers)
+            for _ in range(self._writers_of_each - there):
+                self._lanes += 1
+                lane, seed = self._lanes, self._rng.getrandbits(32)
+                self._worlds[lane] = world
+                self._writers[lane] = Child(partial(writer.run, world, lane, seed))
 
-    def _begin_controller(self) -> Child:
+    def _begin_controller(self, world: World, *, is_rival: bool = False) -> Child:
         life = Life(begun_s=time.monotonic())
-        child = Child(partial(ticker.run, self._world))
+        child = Child(partial(ticker.run, world, is_rival=is_rival))
         self._lives[child.pid] = life
         self.seen.lives.append(life)
         return child
+
+    def _leader(self) -> int:
+        """The place of the controller that leads, or of any while none does."""
+        store = open_store(self._world.url)
+        leader = store.replicas.leader()
+        store.close()
+        for place, child in sorted(self._controllers.items()):
+            if leader is not None and leader.holder.endswith(f"#{child.pid}"):
+                return place
+        return self._rng.choice(sorted(self._controllers))
 
     def _kill_writer(self, lane: int | None = None) -> int:
         lane = self._rng.choice(sorted(self._writers)) if lane is None else lane
@@ -185,9 +161,8 @@ class Drill:
         child.close()
         return lane
 
-    def _kill_controller(self) -> None:
-        child, self._controller = self._controller, None
-        assert child is not None
+    def _kill_controller(self, place: int) -> None:
+        child = self._controllers.pop(place)
         child.kill()
         self._hear_controller(child)
         child.close()
@@ -195,33 +170,25 @@ class Drill:
     def _kill_everything(self) -> None:
         for lane in sorted(self._writers):
             self._kill_writer(lane)
-        self._kill_controller()
+        for place in sorted(self._controllers):
+            self._kill_controller(place)
 
     def _tear(self, lane: int) -> None:
         """Leave the beginning of a commit at the end of a dead writer's journal, as a kill amid a write does."""
-        mine = [name for name in segments(self._world.journal) if name.lane == lane]
+        journal = self._worlds[lane].journal
+        mine = [name for name in segments(journal) if name.lane == lane]
         if mine:
             part = struct.pack("<IIII", 0x12345678, 3, 0, 0) + self._rng.randbytes(150)
-            with mine[-1].path(self._world.journal).open("ab") as file:
+            with mine[-1].path(journal).open("ab") as file:
                 file.write(part[: self._rng.randrange(1, len(part))])
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        connection = sqlite3.connect(self._world.database, isolation_level=None, timeout=10.0)
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        finally:
-            connection.rollback()
-            connection.close()
 
     # What they say.
 
     def _hear(self) -> None:
         for lane, child in self._writers.items():
             self._hear_writer(lane, child)
-        if self._controller is not None:
-            self._hear_controller(self._controller)
+        for child in self._controllers.values():
+            self._hear_controller(child)
 
     def _hear_writer(self, lane: int, child: Child) -> None:
         if child.ended_by_itself():
@@ -231,12 +198,16 @@ class Drill:
     def _hear_controller(self, child: Child) -> None:
         if child.ended_by_itself():
             raise RuntimeError("a controller died by itself: its traceback is above")
+        life = self._lives[child.pid]
         for line in child.lines():
             said = orjson.loads(line)
             if "failed" in said:
                 self.seen.failed_ticks[said["failed"].split(":")[0]] += 1
+            elif "decision" in said:
+                life.decisions.append((said["decision"], said["token"]))
+                self.seen.phase = said["phase"]
             else:
-                self._lives[child.pid].publications.append(Publication(**said))
+                life.publications.append(Publication(**said))
 
     # Time.
 

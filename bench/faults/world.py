@@ -1,8 +1,9 @@
 """What a drill runs on: a folder, an experiment, and variants that exist on paper only."""
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Self
 
 from anabranch.bandit.snapshot import Snapshot
 from anabranch.store import codec
@@ -14,6 +15,8 @@ MODEL, NAME = "m", "drill"
 BASELINE, SOUND, HARMFUL = "base", "sound", "harmful"
 ARMS = (BASELINE, SOUND, HARMFUL)
 KEY = bytes(range(32))
+LEASE_S: Final = 0.4
+"""How long a controller of several leads after its last round."""
 
 
 def document(*, sticky: bool) -> dict[str, Any]:
@@ -84,13 +87,31 @@ def _manifest(variant: str) -> Manifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """The folder that outlives every process of a drill."""
+    """What outlives every process of a drill, as one of its servers sees it.
+
+    Attributes:
+        folder: Of all servers.
+        store_url: Of the database that several servers share; empty where one server has a SQLite file of its own.
+        place: The number of the server.
+    """
 
     folder: Path
+    store_url: str = ""
+    place: int = 0
+
+    def at(self, place: int) -> Self:
+        """The same, as another server sees it."""
+        return replace(self, place=place)
 
     @property
     def journal(self) -> Path:
-        return self.folder / "journal"
+        """Of this server's workers."""
+        return self.folder / f"journal-{self.place}"
+
+    @property
+    def journals(self) -> list[Path]:
+        """Of all servers."""
+        return sorted(self.folder.glob("journal-*"))
 
     @property
     def database(self) -> Path:
@@ -98,11 +119,17 @@ class World:
 
     @property
     def url(self) -> str:
-        return f"sqlite:///{self.database}"
+        return self.store_url or f"sqlite:///{self.database}"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several servers share the database."""
+        return bool(self.store_url)
 
     @property
     def snapshot(self) -> Path:
-        return self.folder / "snapshot.json"
+        """What this server's controller has given to its workers."""
+        return self.folder / f"snapshot-{self.place}.json"
 
     @property
     def clock(self) -> Path:
@@ -117,6 +144,7 @@ class World:
         self._replace(self.clock, repr(ahead_s))
 
     def _replace(self, path: Path, text: str) -> None:
-        fresh = path.with_suffix(".new")
+        # Two controllers may be at it at once.
+        fresh = path.with_suffix(f".{os.getpid()}")
         fresh.write_text(text)
         fresh.replace(path)

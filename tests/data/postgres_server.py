@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,12 @@ class PostgresServer:
 
     Args:
         programs: Folder of `initdb` and `postgres`.
+        options: Settings of the server, beside and instead of `_OPTIONS`.
     """
 
-    def __init__(self, programs: Path) -> None:
+    def __init__(self, programs: Path, options: Mapping[str, str] | None = None) -> None:
         self._programs = programs
+        self._options = {**_OPTIONS, **(options or {})}
         self._folder = Path(tempfile.mkdtemp(prefix="anabranch-postgres-"))
         self._databases = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -76,7 +79,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Run it, and wait until it answers."""
-        options = [part for name, value in _OPTIONS.items() for part in ("-c", f"{name}={value}")]
+        options = [part for name, value in self._options.items() for part in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [

@@ -31,10 +31,21 @@ def assert_nothing_is_lost(status: int, said: list[dict[str, Any]]) -> None:
     assert status == 0
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_nothing_is_lost_or_counted_twice_whatever_is_killed() -> None:
-    status, said = drills("--faults", "30", "--drills", "2", "--seed", "11", within_s=200)
-    assert said[-1]["faults"] == 60
+    status, said = drills("--faults", "110", "--drills", "2", "--seed", "11", within_s=550)
+    assert said[-1]["faults"] == 220
+    assert_nothing_is_lost(status, said)
+
+
+@pytest.mark.postgres
+@pytest.mark.timeout(600)
+def test_nothing_is_lost_or_counted_twice_by_two_servers_over_one_database_that_is_killed_too() -> None:
+    status, said = drills(
+        "--store", "postgres", "--faults", "60", "--drills", "2", "--seed", "21", within_s=550
+    )
+    assert said[-1]["faults"] == 120
+    assert {"database killed", "leading controller stopped for longer than its lease"} <= said[-1].keys()
     assert_nothing_is_lost(status, said)
 
 
@@ -46,8 +57,20 @@ def test_nothing_is_lost_in_two_thousand_faults() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.postgres
+@pytest.mark.timeout(3600)
+def test_nothing_is_lost_in_a_thousand_faults_of_servers_that_share_a_database() -> None:
+    status, said = drills(
+        "--store", "postgres", "--faults", "100", "--drills", "10", "--seed", "201", within_s=3500
+    )
+    assert_nothing_is_lost(status, said)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_database_that_is_locked_for_half_a_minute_costs_nothing() -> None:
-    status, said = drills("--faults", "30", "--drills", "1", "--seed", "301", "--lock-s", "30", within_s=850)
+@pytest.mark.parametrize("store", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def test_a_database_that_is_locked_or_away_for_half_a_minute_costs_nothing(store: str) -> None:
+    options = ("--store", store, "--faults", "30", "--drills", "1", "--seed", "301", "--lock-s", "30")
+    status, said = drills(*options, within_s=850)
     assert "OperationalError" in said[0]["failed_ticks"]
     assert_nothing_is_lost(status, said)

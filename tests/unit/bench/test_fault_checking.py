@@ -11,7 +11,7 @@ from anabranch.store.journal import JournalWriter
 from anabranch.store.records import Flag, routed_body
 from anabranch.store.sql import open_store
 from bench.faults.checking import Found, check
-from bench.faults.drill import Life, Publication, Seen
+from bench.faults.seen import Life, Publication, Seen
 from bench.faults.world import World, document
 
 
@@ -91,3 +91,15 @@ def test_a_harmful_variant_without_an_experiment_is_found(world: World) -> None:
     given = Publication(at_s=1.0, epoch=0, weights={"harmful": 1.0})
     [problem] = found(world, Seen(lives=[Life(begun_s=0.0, publications=[given])])).problems
     assert "served without an experiment" in problem
+
+
+def test_a_leader_that_saved_after_its_successor_is_found(world: World) -> None:
+    lives = [Life(begun_s=0.0, decisions=[(1, 1), (3, 1)]), Life(begun_s=1.0, decisions=[(2, 2)])]
+    assert found(world, Seen(lives=lives)).problems == (
+        "decision 3 was saved with token 1, decision 2 with 2 before",
+    )
+
+
+def test_a_decision_that_two_controllers_saved_is_found(world: World) -> None:
+    lives = [Life(begun_s=0.0, decisions=[(1, 1)]), Life(begun_s=1.0, decisions=[(1, 1)])]
+    assert found(world, Seen(lives=lives)).problems == ("decision 1 was saved 2 times",)
