@@ -41,7 +41,7 @@ def follow_rivals(
         return state
     test = rival_test(metric, step.tolerance)
     rivals = {
-        key: test.advance(before.rivals.get(key, test.start()), contrast_cells(rival, one, seen))
+        key: test.advance(before.rivals.get(key, test.start()), contrast_cells(test, rival, one, seen))
         for key, (one, rival) in sorted(running.items())
     }
     return replace(state, rivals=rivals)

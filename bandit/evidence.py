@@ -21,6 +21,38 @@ def add_histograms(parts: Iterable[Histogram]) -> dict[int, int]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What became of the label windows of one source's requests.
+
+    Attributes:
+        opened: Requests that began to wait for a label.
+        unlabelled: Requests whose window closed without one.
+        late: Labels that came after the window, and count for nothing.
+    """
+
+    opened: int = 0
+    unlabelled: int = 0
+    late: int = 0
+
+    def plus(self, other: Window) -> Window:
+        """The sum of two."""
+        return Window(
+            opened=self.opened + other.opened,
+            unlabelled=self.unlabelled + other.unlabelled,
+            late=self.late + other.late,
+        )
+
+
+def add_windows(parts: Iterable[Mapping[str, Window]]) -> dict[str, Window]:
+    """The sum of windows by source."""
+    total: dict[str, Window] = {}
+    for part in parts:
+        for source, window in part.items():
+            total[source] = total[source].plus(window) if source in total else window
+    return dict(sorted(total.items()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """Outcomes of one arm in one epoch.
 
@@ -30,6 +62,7 @@ class Cell:
         requests: Requests served, evidence or not.
         masked: Requests in which the variant failed and the baseline answered.
         metrics: Histogram of values by metric source.
+        windows: By source with a label window, what became of it; the labels that came in time are in `metrics`.
     """
 
     epoch: int
@@ -38,6 +71,7 @@ class Cell:
     requests: int = 0
     masked: int = 0
     metrics: Mapping[str, Histogram] = field(default_factory=dict)
+    windows: Mapping[str, Window] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +84,7 @@ class PairCell:
         metrics: By source: `mirror.top1_agreement` counts 0 and 1, `mirror.kl` nats; `feedback.<name>` counts the
             difference candidate minus baseline, on `measures.DIFFERENCE_SCALE`.
         failed: Copies the candidate did not answer.
+        windows: As of a `Cell`. Replies that agree need no label: their difference is 0, whatever is right.
     """
 
     epoch: int
@@ -57,6 +92,7 @@ class PairCell:
     pairs: int = 0
     failed: int = 0
     metrics: Mapping[str, Histogram] = field(default_factory=dict)
+    windows: Mapping[str, Window] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +135,7 @@ def merge_cells(cells: Iterable[Cell]) -> tuple[Cell, ...]:
             requests=sum(cell.requests for cell in group),
             masked=sum(cell.masked for cell in group),
             metrics=_merge_metrics([cell.metrics for cell in group]),
+            windows=add_windows(cell.windows for cell in group),
         )
         for (epoch, variant), group in sorted(groups.items())
     )
@@ -118,6 +155,7 @@ def merge_pairs(pairs: Iterable[PairCell]) -> tuple[PairCell, ...]:
             pairs=sum(pair.pairs for pair in group),
             failed=sum(pair.failed for pair in group),
             metrics=_merge_metrics([pair.metrics for pair in group]),
+            windows=add_windows(pair.windows for pair in group),
         )
         for (epoch, variant), group in sorted(groups.items())
     )

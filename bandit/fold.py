@@ -7,12 +7,21 @@ fold are constant and come from earlier folds, so the order of the outcomes insi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from anabranch.bandit.betting import Claim, ContrastTest, EpochCell, MeanTest, Side
 from anabranch.bandit.drift import DriftState, advance
-from anabranch.bandit.evidence import Cell, Evidence, add_histograms, merge_cells, merge_pairs
+from anabranch.bandit.evidence import (
+    Cell,
+    Evidence,
+    Window,
+    add_histograms,
+    add_windows,
+    merge_cells,
+    merge_pairs,
+)
+from anabranch.bandit.labels import with_unknown
 from anabranch.bandit.measures import BINARY_SCALE, DIFFERENCE_SCALE, log_scale_of, scale_of
 from anabranch.bandit.paired import PairedTest
 from anabranch.bandit.quantiles import quantile, threshold_counts
@@ -171,11 +180,17 @@ def _claim(metric: Metric, direction: bool) -> Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenEpoch:
-    """One epoch's outcomes of a compared metric, by arm, higher is better."""
+    """One epoch's outcomes of a compared metric, by arm, higher is better.
+
+    Attributes:
+        total: Outcomes of all arms, known or not.
+        unknown: By arm, requests whose label never came, where they are set against the claim.
+    """
 
     weights: Mapping[str, float]
     values: Mapping[str, Histogram]
     total: int
+    unknown: Mapping[str, int] = field(default_factory=dict)
 
 
 def seen_outcomes(metric: Metric, state: ExperimentState, evidence: Evidence) -> list[SeenEpoch] | None:
@@ -191,15 +206,18 @@ def seen_outcomes(metric: Metric, state: ExperimentState, evidence: Evidence) ->
         return None
     found = []
     for epoch, weights in sorted(evidence.weights.items()):
-        values = {
-            cell.variant: view(cell.metrics.get(metric.source, {}))
-            for cell in evidence.cells
-            if cell.epoch == epoch
-        }
-        total = sum(sum(histogram.values()) for histogram in values.values())
+        own = [cell for cell in evidence.cells if cell.epoch == epoch]
+        values = {cell.variant: view(cell.metrics.get(metric.source, {})) for cell in own}
+        unknown = {cell.variant: count for cell in own if (count := unknown_of(metric, cell.windows))}
+        total = sum(sum(histogram.values()) for histogram in values.values()) + sum(unknown.values())
         if total:
-            found.append(SeenEpoch(weights=weights, values=values, total=total))
+            found.append(SeenEpoch(weights=weights, values=values, total=total, unknown=unknown))
     return found
+
+
+def unknown_of(metric: Metric, windows: Mapping[str, Window]) -> int:
+    """Requests without a label that are set against what is claimed of the metric."""
+    return windows[metric.source].unlabelled if metric.fills_unlabelled and metric.source in windows else 0
 
 
 def _advance(
@@ -212,21 +230,28 @@ def _advance(
 ) -> MetricTests:
     if is_limited(metric):
         new = _new_limited(metric, candidate, evidence)
+        own = [cell for cell in evidence.cells if cell.variant == candidate]
+        unknown = sum(unknown_of(metric, cell.windows) for cell in own)
         for_, against = mean_test(metric, direction=FOR), mean_test(metric, direction=AGAINST)
+        worst = with_unknown(for_.scale, new, unknown, with_best=False)
+        best = with_unknown(against.scale, new, unknown, with_best=True)
         return replace(
             tests,
-            mean_for=for_.advance(tests.mean_for or for_.start(), new),
-            mean_against=against.advance(tests.mean_against or against.start(), new),
+            mean_for=for_.advance(tests.mean_for or for_.start(), worst),
+            mean_against=against.advance(tests.mean_against or against.start(), best),
         )
     if seen is None:
         return tests
     tests = _advance_pairs(metric, candidate, tests, evidence)
     split_for, split_against = contrast_test(metric, direction=FOR), contrast_test(metric, direction=AGAINST)
-    cells = contrast_cells(experiment.baseline, candidate, seen)
+    cells = contrast_cells(split_for, experiment.baseline, candidate, seen)
+    opposing = cells
+    if any(epoch.unknown for epoch in seen):
+        opposing = contrast_cells(split_against, experiment.baseline, candidate, seen)
     return replace(
         tests,
         split_for=split_for.advance(tests.split_for or split_for.start(), cells),
-        split_against=split_against.advance(tests.split_against or split_against.start(), cells),
+        split_against=split_against.advance(tests.split_against or split_against.start(), opposing),
     )
 
 
@@ -234,16 +259,15 @@ def _advance_pairs(metric: Metric, candidate: str, tests: MetricTests, evidence:
     if not metric.is_paired:
         return tests
     paired_for, paired_against = paired_test(metric, direction=FOR), paired_test(metric, direction=AGAINST)
-    pairs = higher_differences(
-        metric,
-        add_histograms(
-            pair.metrics.get(metric.source, {}) for pair in evidence.pairs if pair.variant == candidate
-        ),
-    )
+    own = [pair for pair in evidence.pairs if pair.variant == candidate]
+    pairs = higher_differences(metric, add_histograms(pair.metrics.get(metric.source, {}) for pair in own))
+    unknown = sum(unknown_of(metric, pair.windows) for pair in own)
+    worst = with_unknown(DIFFERENCE_SCALE, pairs, unknown, with_best=False)
+    best = with_unknown(DIFFERENCE_SCALE, pairs, unknown, with_best=True)
     return replace(
         tests,
-        paired_for=paired_for.advance(tests.paired_for or paired_for.start(), pairs),
-        paired_against=paired_against.advance(tests.paired_against or paired_against.start(), pairs),
+        paired_for=paired_for.advance(tests.paired_for or paired_for.start(), worst),
+        paired_against=paired_against.advance(tests.paired_against or paired_against.start(), best),
     )
 
 
@@ -276,14 +300,20 @@ def _within(scale: LogScale, border: int, values: Histogram) -> Histogram:
     return threshold_counts(scale, values, border)
 
 
-def contrast_cells(baseline: str, candidate: str, seen: list[SeenEpoch]) -> list[EpochCell]:
-    """What a ContrastTest of two arms reads: the epochs in which both had traffic."""
+def contrast_cells(
+    test: ContrastTest, baseline: str, candidate: str, seen: list[SeenEpoch]
+) -> list[EpochCell]:
+    """What a test of two arms reads: the epochs in which both had traffic, what is not known set against its claim."""
+    harm = test.claim is Claim.HARM
     found: list[EpochCell] = []
     for epoch in seen:
         pi_v, pi_c = epoch.weights.get(candidate, 0.0), epoch.weights.get(baseline, 0.0)
         if not (pi_v > 0.0 and pi_c > 0.0):
             continue
-        counts_v, counts_c = epoch.values.get(candidate, {}), epoch.values.get(baseline, {})
+        counts_v, counts_c = (
+            with_unknown(test.scale, epoch.values.get(arm, {}), epoch.unknown.get(arm, 0), with_best=best)
+            for arm, best in ((candidate, harm), (baseline, not harm))
+        )
         found.append(
             EpochCell(
                 pi_v=pi_v,
@@ -360,6 +390,8 @@ def add_totals(experiment: Experiment, totals: Totals, arm: str, evidence: Evide
         metrics=_sum(totals.metrics, [cell.metrics for cell in cells]),
         split=_sum(totals.split, split),
         paired=_sum(totals.paired, [pair.metrics for pair in pairs]),
+        windows=add_windows([totals.windows, *(cell.windows for cell in cells)]),
+        paired_windows=add_windows([totals.paired_windows, *(pair.windows for pair in pairs)]),
     )
 
 

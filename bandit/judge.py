@@ -16,7 +16,9 @@ from anabranch.bandit.fold import (
     is_limited,
     mean_test,
     test_key,
+    unknown_of,
 )
+from anabranch.bandit.labels import with_unknown
 from anabranch.bandit.measures import DIFFERENCE_SCALE, log_scale_of, scale_of
 from anabranch.bandit.paired import PairedState, combined_log_e
 from anabranch.bandit.quantiles import QuantileRatioTest, RatioClaim, quantile, quantile_interval
@@ -127,7 +129,7 @@ def _verdict(experiment: Experiment, metric: Metric, candidate: str, state: Expe
         log_need_pass=need_pass,
         log_need_fail=need_fail,
     )
-    return replace(verdict, reason=_reason(metric, verdict))
+    return replace(verdict, reason=_reason(metric, verdict, state.totals.get(candidate, Totals())))
 
 
 def _evidence(
@@ -191,6 +193,7 @@ def _numbers(
     if is_compared(metric) and not metric.is_long_tailed:
         return _with_difference(verdict, metric, candidate, state, tests, alpha)
     values, base = _values(state, candidate, metric), _values(state, experiment.baseline, metric)
+    totals = state.totals.get(candidate, Totals())
     if not total_of(values):
         return verdict
     if metric.is_long_tailed:
@@ -202,7 +205,8 @@ def _numbers(
     else:
         scale = scale_of(metric)
         assert not isinstance(scale, LogScale)
-        low, high = mean_interval(scale, values, alpha=alpha)
+        unknown = unknown_of(metric, totals.windows)
+        low, high = _bounded_interval(scale, values, unknown, alpha)
         estimate = _mean(scale, values)
         other = _mean(scale, base) if total_of(base) else None
     return replace(verdict, samples=total_of(values), estimate=estimate, low=low, high=high, baseline=other)
@@ -212,22 +216,40 @@ def _with_difference(
     verdict: Verdict, metric: Metric, candidate: str, state: ExperimentState, tests: MetricTests, alpha: float
 ) -> Verdict:
     """Candidate minus baseline: from mirrored pairs where there are any, else from the split."""
-    pairs = state.totals.get(candidate, Totals()).paired.get(metric.source, {})
+    totals = state.totals.get(candidate, Totals())
+    pairs = totals.paired.get(metric.source, {})
     if total_of(pairs):
-        low, high = mean_interval(DIFFERENCE_SCALE, pairs, alpha=alpha)
+        unknown = unknown_of(metric, totals.paired_windows)
+        low, high = _bounded_interval(DIFFERENCE_SCALE, pairs, unknown, alpha)
         return replace(
             verdict, samples=total_of(pairs), estimate=_mean(DIFFERENCE_SCALE, pairs), low=low, high=high
         )
-    if tests.split_for is None:
+    if tests.split_for is None or tests.split_against is None:
         return verdict
     test = contrast_test(metric, direction=FOR)
     estimate = test.estimate(tests.split_for)
     if estimate is None:
         return verdict
     low, high = contrast_interval(test, tests.split_for, alpha=alpha)
+    if metric.fills_unlabelled:
+        # What is not labelled may be the worst or the best: one test has seen it so, the other one so.
+        most = test.estimate(tests.split_against)
+        assert most is not None
+        estimate = (estimate + most) / 2.0
+        _, high = contrast_interval(test, tests.split_against, alpha=alpha)
     if metric.direction is Direction.MIN:
         estimate, low, high = -estimate, -high, -low
     return replace(verdict, samples=tests.split_for.count, estimate=estimate, low=low, high=high)
+
+
+def _bounded_interval(
+    scale: BoundedScale, values: Histogram, unknown: int, alpha: float
+) -> tuple[float, float]:
+    """Where the mean may be, whatever the values are that are not known."""
+    low, high = mean_interval(scale, with_unknown(scale, values, unknown, with_best=False), alpha=alpha)
+    if unknown:
+        _, high = mean_interval(scale, with_unknown(scale, values, unknown, with_best=True), alpha=alpha)
+    return low, high
 
 
 def _mean(scale: BoundedScale, values: Histogram) -> float:
@@ -262,7 +284,7 @@ def odds(log_evidence: float) -> str:
     return f"{math.exp(log_evidence):,.3g}" if log_evidence < 13.8 else "over 1,000,000"
 
 
-def _reason(metric: Metric, verdict: Verdict) -> str:
+def _reason(metric: Metric, verdict: Verdict, totals: Totals) -> str:
     value = f"{metric.name} {number(metric, verdict.estimate)}"
     if is_compared(metric) and not metric.is_long_tailed:
         value = f"{metric.name} differs by {number(metric, verdict.estimate)}"
@@ -271,6 +293,13 @@ def _reason(metric: Metric, verdict: Verdict) -> str:
     if metric.role is Role.OBJECTIVE and verdict.baseline is not None:
         value += f", baseline {number(metric, verdict.baseline)}"
     samples = f"n = {verdict.samples:,}"
+    unlabelled = sum(
+        windows[metric.source].unlabelled
+        for windows in (totals.windows, totals.paired_windows)
+        if metric.source in windows
+    )
+    if unlabelled:
+        samples += f", {unlabelled:,} without a label in time"
     if verdict.outcome is Outcome.PASS:
         needed = f"evidence for {odds(verdict.log_e_pass)} ≥ {odds(verdict.log_need_pass)}"
         return f"{value} holds ({verdict.limit}; {needed}, {samples})"

@@ -66,6 +66,18 @@ def closed(cohorts: Iterable[Cohort], *, now: float, window_s: float) -> tuple[C
     return tuple(sorted(found, key=lambda cohort: (cohort.entered_s, cohort.epoch, cohort.variant)))
 
 
+def with_unknown(scale: BoundedScale, labels: Histogram, unknown: int, *, with_best: bool) -> Histogram:
+    """Labels and, at an end of the scale, those that are not known.
+
+    Args:
+        scale: of the metric, higher is better.
+        labels: that are known.
+        unknown: how many are not, at least 0.
+        with_best: whether unknown labels count as the best value instead of the worst.
+    """
+    return add_histograms([labels, {scale.bins - 1 if with_best else 0: unknown}]) if unknown else labels
+
+
 def filled(scale: BoundedScale, cohort: Cohort, *, with_best: bool) -> dict[int, int]:
     """The cohort's labels with every unknown one set to an end of the scale.
 
@@ -74,8 +86,7 @@ def filled(scale: BoundedScale, cohort: Cohort, *, with_best: bool) -> dict[int,
         cohort: whose labels.
         with_best: whether unknown labels count as the best value instead of the worst.
     """
-    end = scale.bins - 1 if with_best else 0
-    return add_histograms([cohort.labels, {end: cohort.unknown}])
+    return dict(with_unknown(scale, cohort.labels, cohort.unknown, with_best=with_best))
 
 
 def closed_segment(

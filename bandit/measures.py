@@ -49,6 +49,15 @@ def feedback_scales(experiment: Experiment) -> dict[str, BinaryScale | GridScale
     return scales
 
 
+def label_windows(experiment: Experiment) -> dict[str, float]:
+    """By name after `feedback.`, how many seconds a label is waited for; without those that count when they come."""
+    return {
+        metric.source.removeprefix(FEEDBACK_PREFIX): metric.label_window_s
+        for metric in experiment.metrics
+        if metric.source.startswith(FEEDBACK_PREFIX) and metric.label_window_s is not None
+    }
+
+
 def worst_feedback(experiment: Experiment) -> dict[str, float]:
     """By name after `feedback.`, the worst value there is: the low end, the high end where lower is better."""
     return {
@@ -65,6 +74,7 @@ __all__ = [
     "LATENCY_SCALE",
     "Scale",
     "feedback_scales",
+    "label_windows",
     "log_scale_of",
     "scale_of",
     "worst_feedback",

@@ -39,6 +39,13 @@ class Statistic(StrEnum):
         return None if self is Statistic.MEAN else int(self.value[1:]) / 100
 
 
+class Unlabelled(StrEnum):
+    """What a request counts as whose label window closed without a label."""
+
+    AGAINST = "against"  # the worst for what is claimed: valid however labels get lost
+    LEFT_OUT = "left-out"  # nothing: right where which labels are missing does not depend on the variant
+
+
 LATENCY = "latency_ms"
 COMPUTE = "compute_ms"
 FIRST_TOKEN = "ttft_ms"
@@ -70,6 +77,9 @@ class Metric:
         high: Largest possible value of a bounded metric.
         dry_run: Whether a guardrail is judged and shown, and neither removes anybody nor is asked for.
         hourly_price: Of a cost: what an hour of the baseline's hardware costs, which its scale begins from.
+        label_window_s: Of a feedback: how long after an answer its label is waited for; requests count when that is over.
+            None: a label counts when it comes.
+        unlabelled: What requests without a label count as when their window closes.
     """
 
     name: str
@@ -85,6 +95,8 @@ class Metric:
     high: float = 1.0
     dry_run: bool = False
     hourly_price: float | None = None
+    label_window_s: float | None = None
+    unlabelled: Unlabelled = Unlabelled.AGAINST
 
     @property
     def is_long_tailed(self) -> bool:
@@ -105,6 +117,11 @@ class Metric:
     def is_paired(self) -> bool:
         """Whether compared replies to mirrored requests say something about the difference to the baseline."""
         return self.source.startswith(FEEDBACK_PREFIX) and not self.is_graded
+
+    @property
+    def fills_unlabelled(self) -> bool:
+        """Whether a request without a label is set against the claim."""
+        return self.label_window_s is not None and self.unlabelled is Unlabelled.AGAINST
 
     @property
     def is_binary(self) -> bool:

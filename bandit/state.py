@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from anabranch.bandit.betting import ContrastState, MeanState
 from anabranch.bandit.drift import DriftState
+from anabranch.bandit.evidence import Window
 from anabranch.bandit.lifecycle import Phase
 from anabranch.bandit.paired import PairedState
 from anabranch.bandit.scales import Histogram
@@ -33,6 +34,8 @@ class Totals:
         split: The same for the compared metrics' sources, from epochs only in which the baseline and a candidate
             had traffic: what arms may be compared by.
         paired: By source, the histogram of compared replies.
+        windows: By source with a label window, what became of the requests'.
+        paired_windows: The same of compared replies.
     """
 
     requests: int = 0
@@ -43,6 +46,8 @@ class Totals:
     metrics: Mapping[str, Histogram] = field(default_factory=dict)
     split: Mapping[str, Histogram] = field(default_factory=dict)
     paired: Mapping[str, Histogram] = field(default_factory=dict)
+    windows: Mapping[str, Window] = field(default_factory=dict)
+    paired_windows: Mapping[str, Window] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from anabranch.bandit.allocation import who_is_best
+from anabranch.bandit.evidence import Window
 from anabranch.bandit.fold import is_compared, test_key
 from anabranch.bandit.judge import limit_text
 from anabranch.bandit.lifecycle import Phase
@@ -20,7 +21,16 @@ from anabranch.bandit.sequences import mean_interval
 from anabranch.bandit.spec import COST, ERROR, LATENCY, TOP1_AGREEMENT, Experiment, Metric, Role
 from anabranch.bandit.state import ExperimentState, Totals
 from anabranch.bandit.verdicts import Outcome, Verdict
-from anabranch.cli.view_types import ArmState, ArmView, IntervalView, Limit, QuantileView, Unit, VerdictView
+from anabranch.cli.view_types import (
+    ArmState,
+    ArmView,
+    IntervalView,
+    LabelsView,
+    Limit,
+    QuantileView,
+    Unit,
+    VerdictView,
+)
 
 SHOWN_QUANTILES = (0.5, 0.95, 0.99)
 
@@ -107,7 +117,30 @@ def _arm(
         ),
         removed_s=None if removal is None else removal.at_s,
         removed_reason="" if removal is None else removal.reason,
+        labels=(
+            *_labels(totals.windows, totals.metrics, is_paired=False),
+            *_labels(totals.paired_windows, totals.paired, is_paired=True),
+        ),
     )
+
+
+def _labels(
+    windows: Mapping[str, Window], counted: Mapping[str, Histogram], *, is_paired: bool
+) -> list[LabelsView]:
+    found = []
+    for source, window in windows.items():
+        labelled = total_of(counted.get(source, {}))
+        found.append(
+            LabelsView(
+                source=source,
+                is_paired=is_paired,
+                waiting=max(0, window.opened - labelled - window.unlabelled),
+                labelled=labelled,
+                unlabelled=window.unlabelled,
+                late=window.late,
+            )
+        )
+    return found
 
 
 def _quantiles(latency: Histogram, alpha: float) -> tuple[QuantileView, ...]:

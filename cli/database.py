@@ -112,6 +112,7 @@ def compact_tables(url: str, *, ended_before_s: float, is_dry: bool) -> Compacte
         units=sum(part.units for part in parts),
         pairs=sum(part.pairs for part in parts),
         feedback=sum(part.feedback for part in parts),
+        waiting=sum(part.waiting for part in parts),
     )
 
 

@@ -17,7 +17,7 @@ from anabranch.cli.marks import (
     VERDICT_STYLES,
 )
 from anabranch.cli.numbers import count, duration, in_unit, interval, milliseconds, moment, rate, share
-from anabranch.cli.story import EVIDENCE_MEANS, TABLE_COVERS, outcome, reason_of
+from anabranch.cli.story import EVIDENCE_MEANS, TABLE_COVERS, labels_told, outcome, reason_of
 from anabranch.cli.view_types import ArmState, ArmView, ExperimentView, Unit, VerdictView
 
 _LABEL = 14
@@ -109,6 +109,8 @@ def _arm(arm: ArmView) -> Iterator[Text]:
         yield Text(
             f"      mirrored   {count(arm.mirrored_pairs)} pairs, {count(arm.mirrored_failed)} unanswered{agreement}"
         )
+    for labels in arm.labels:
+        yield Text(f"      labels     {labels_told(labels)}")
     for verdict in arm.verdicts:
         yield _verdict(verdict)
 

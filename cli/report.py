@@ -9,7 +9,15 @@ import yaml
 
 from anabranch.cli.marks import VERDICT_MARKS
 from anabranch.cli.numbers import count, duration, in_unit, interval, milliseconds, moment, rate, share
-from anabranch.cli.story import EVIDENCE_MEANS, TABLE_COVERS, outcome, reason_of, telling, traffic
+from anabranch.cli.story import (
+    EVIDENCE_MEANS,
+    TABLE_COVERS,
+    labels_told,
+    outcome,
+    reason_of,
+    telling,
+    traffic,
+)
 from anabranch.cli.verdict_grid import limit_short
 from anabranch.cli.view_types import ArmState, DecisionView, ExperimentView, VerdictView
 
@@ -82,6 +90,9 @@ def _variants(view: ExperimentView) -> list[str]:
         "Pairs",
     )
     lines = ["## Variants", "", *_table(head, rows, left=2), "", TABLE_COVERS]
+    waited = [f"- `{arm.name}`: {labels_told(labels)}" for arm in view.arms for labels in arm.labels]
+    if waited:
+        lines += ["", *waited]
     removed = [arm for arm in view.arms if arm.removed_reason]
     if removed:
         lines += ["", *(f"- `{arm.name}` was removed: {arm.removed_reason}" for arm in removed)]

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from anabranch.cli.numbers import count, duration, in_unit, share
-from anabranch.cli.view_types import ActionView, ArmView, DecisionView, ExperimentView, Limit, VerdictView
+from anabranch.cli.view_types import (
+    ActionView,
+    ArmView,
+    DecisionView,
+    ExperimentView,
+    LabelsView,
+    Limit,
+    VerdictView,
+)
 
 
 def telling(decision: DecisionView) -> list[ActionView]:
@@ -113,3 +121,12 @@ def listed(names: Iterable[str]) -> str:
 def traffic(weights: dict[str, float]) -> str:
     """Who has which share, in the order of the spec."""
     return ", ".join(f"{arm} {share(weight)}" for arm, weight in weights.items() if weight > 0)
+
+
+def labels_told(labels: LabelsView) -> str:
+    """What became of a feedback's label windows, in a sentence."""
+    what = "compared replies" if labels.is_paired else "requests"
+    return (
+        f"{labels.source}, {what}: {count(labels.labelled)} count with a label, {count(labels.unlabelled)} had none in time, "
+        f"{count(labels.waiting)} wait; {count(labels.late)} labels came too late"
+    )

@@ -172,6 +172,27 @@ class VerdictView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LabelsView:
+    """What became of the label windows of one variant's requests.
+
+    Attributes:
+        source: The feedback, such as `feedback.correct`.
+        is_paired: Whether it is about compared replies; of those, two that agree need no label and count as labelled.
+        waiting: Requests whose window is open.
+        labelled: Requests that count, with a label that came in time.
+        unlabelled: Requests whose window closed without one.
+        late: Labels that came too late, and count for nothing.
+    """
+
+    source: str
+    is_paired: bool
+    waiting: int
+    labelled: int
+    unlabelled: int
+    late: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArmView:
     """One variant in an experiment.
 
@@ -188,6 +209,7 @@ class ArmView:
         mirrored_pairs: Replies compared with the baseline's.
         agreement: Share of compared replies with the same top class. The baseline's is the noise floor.
         removed_reason: Why it left the experiment; empty while it is in.
+        labels: Of every feedback with a label window.
     """
 
     name: str
@@ -211,6 +233,7 @@ class ArmView:
     verdicts: tuple[VerdictView, ...]
     removed_s: float | None
     removed_reason: str
+    labels: tuple[LabelsView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,7 @@ from anabranch.store.lease import Lease, LeaseLost
 from anabranch.store.ledger_port import Catalog
 from anabranch.store.overview import Overview
 from anabranch.store.port import Conflict, Revision, Store, StoredExperiment
+from anabranch.store.windows import LabelWindows
 from anabranch.variants.manifest import Manifest
 
 _log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class Controller:
     ) -> None:
         self._store = store
         self._reader = None if journal is None else JournalReader(store, journal)
+        self._windows = LabelWindows(store)
         self._manifests = manifests
         self._baselines = baselines
         self._wall_clock = wall_clock
@@ -110,6 +112,10 @@ class Controller:
                     self._journal_upkeep.run()
             leads = self._leadership.hold()
             seen = self._store.overview()
+            # A label that waits to be read must not find its request's window closed.
+            is_read = not self.ingested.waiting_bytes
+            if leads and is_read and self._windows.close(seen.experiments, self._wall_clock()):
+                seen = self._store.overview()
             decided = self._tick_all(seen) if leads else []
             self._publish_routes(self._store.overview() if self._has_saved else seen)
             if self._webhooks is not None and leads:

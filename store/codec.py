@@ -35,6 +35,14 @@ def state_from(text: str) -> ExperimentState:
     return _STATE.validate_json(text)
 
 
+def _cell_texts(dumped: Any) -> Any:
+    """Cells without the windows that they have not: as they were written before there were any."""
+    for cell in dumped:
+        if not cell["windows"]:
+            del cell["windows"]
+    return dumped
+
+
 def decision_text(decision: Decision) -> str:
     """A decision as JSON; equal decisions give equal texts, so that it can be hashed."""
     # Once there and back: a whole number in a place for a float is written as what it is read as.
@@ -48,7 +56,10 @@ def decision_from(text: str) -> Decision:
 
 def evidence_text(evidence: Evidence) -> str:
     """Evidence as JSON; equal evidence gives equal texts, as for decisions."""
-    return _text(_EVIDENCE, evidence_from(_text(_EVIDENCE, evidence)))
+    dumped = _EVIDENCE.dump_python(evidence_from(_text(_EVIDENCE, evidence)))
+    for kind in ("cells", "pairs"):
+        _cell_texts(dumped[kind])
+    return json.dumps(dumped, separators=(",", ":"))
 
 
 def evidence_from(text: str) -> Evidence:
@@ -58,7 +69,7 @@ def evidence_from(text: str) -> Evidence:
 
 def cells_text(cells: tuple[Cell, ...]) -> str:
     """Cells as JSON."""
-    return _text(_CELLS, cells)
+    return json.dumps(_cell_texts(_CELLS.dump_python(cells)), separators=(",", ":"))
 
 
 def cells_from(text: str) -> tuple[Cell, ...]:
@@ -68,7 +79,7 @@ def cells_from(text: str) -> tuple[Cell, ...]:
 
 def pairs_text(pairs: tuple[PairCell, ...]) -> str:
     """Pair cells as JSON."""
-    return _text(_PAIRS, pairs)
+    return json.dumps(_cell_texts(_PAIRS.dump_python(pairs)), separators=(",", ":"))
 
 
 def pairs_from(text: str) -> tuple[PairCell, ...]:

@@ -137,11 +137,17 @@ def _count_divergence(
     _add_bins(group[counted], counts, KL, KL_SCALE.bins_of(nats[counted]), KL_SCALE.bins)
 
 
+def waits_for_label(records: RecordArray) -> BoolArray:
+    """Which compared replies have classes that a label can judge."""
+    waits: BoolArray = (records["arm"] != 0) & (records["baseline_top1"] >= 0)
+    waits &= (records["status"] != 0) | (records["top1"] >= 0)
+    return waits
+
+
 def pairs_to_remember(tallies: Mapping[int, Tally], batch: Batch) -> list[PairRow]:
     """The compared replies to which feedback may still have something to say."""
     records = batch.records
-    waits = (records["arm"] != 0) & (records["baseline_top1"] >= 0)
-    waits &= (records["status"] != 0) | (records["top1"] >= 0)
+    waits = waits_for_label(records)
     return [
         PairRow(
             experiment=experiment,

@@ -134,6 +134,8 @@ def _metric(metric: MetricDocument, body: SpecDocument) -> spec.Metric:
         low=low,
         high=high,
         hourly_price=body.hourly_prices.get(body.baseline) if metric.source == spec.COST else None,
+        label_window_s=metric.label_window,
+        unlabelled=metric.unlabelled or spec.Unlabelled.AGAINST,
     )
 
 

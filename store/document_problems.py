@@ -13,6 +13,7 @@ from anabranch.bandit import spec
 from anabranch.bandit.scales import LATENCY_SCALE
 from anabranch.store.document_schema import MetricDocument, SpecDocument
 from anabranch.store.hold_back import held_back, relative_guardrails
+from anabranch.store.label_windows import label_window_problems, label_window_warnings
 from anabranch.store.prices import price_problems
 from anabranch.store.webhook_problems import webhook_problems
 
@@ -81,7 +82,7 @@ def warnings_of(body: SpecDocument) -> list[str]:
                 f"spec.steps[{index}].promote: {', '.join(relative)} cannot be compared once the winner has all traffic "
                 f"({why}): bake with a holdBack of a few per cent to go on watching"
             )
-    return found
+    return [*found, *label_window_warnings(body)]
 
 
 def _arm_problems(body: SpecDocument) -> list[str]:
@@ -142,6 +143,7 @@ def _metric_problems(body: SpecDocument) -> list[str]:
             problems.append(f"{at}: an agreement guardrail has a min, for example min: 0.95")
         if metric.source == spec.KL and metric.role is spec.Role.GUARDRAIL and metric.max is None:
             problems.append(f"{at}: a divergence guardrail has a max in nats, for example max: 0.05")
+        problems += label_window_problems(at, metric)
         if metric.dry_run and metric.role is not spec.Role.GUARDRAIL:
             problems.append(
                 f"{at}: dryRun is for a guardrail; a {metric.role} removes nobody: set role: guardrail or remove it"
@@ -192,15 +194,16 @@ def _limit_problems(at: str, metric: MetricDocument) -> list[str]:
 def _source_problems(body: SpecDocument) -> list[str]:
     """Feedback of one name is counted once, so every metric must read it alike."""
     problems: list[str] = []
-    first: dict[str, tuple[str, tuple[float, float], bool]] = {}
+    first: dict[str, tuple[str, tuple[float, float], bool, float | None]] = {}
     for index, metric in enumerate(body.metrics):
         if not metric.source.startswith(spec.FEEDBACK_PREFIX):
             continue
-        read = (metric.values, metric.better is spec.Direction.MIN)
+        read = (metric.values, metric.better is spec.Direction.MIN, metric.label_window)
         known = first.setdefault(metric.source, (metric.name, *read))
         if known[1:] != read:
+            what = "range or direction" if known[1:3] != read[:2] else "labelWindow"
             problems.append(
-                f"spec.metrics[{index}] ({metric.name}): {metric.source} has another range or direction than in {known[0]}: give both the same"
+                f"spec.metrics[{index}] ({metric.name}): {metric.source} has another {what} than in {known[0]}: give both the same"
             )
     return problems
 

@@ -62,6 +62,8 @@ class MetricDocument(Strict):
     range: tuple[float, float] | None = None
     planned_benefit: float | None = Field(default=None, alias="plannedBenefit", gt=0)
     dry_run: bool = Field(default=False, alias="dryRun")
+    label_window: Duration | None = Field(default=None, alias="labelWindow")
+    unlabelled: spec.Unlabelled | None = None
 
     @property
     def better(self) -> spec.Direction:

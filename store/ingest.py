@@ -8,7 +8,7 @@ What a record means is decided here and nowhere else:
   unit's first request is, of those read together the first that was assigned. Latency is what the client waited, infinite when nothing was answered. Times of tokens
   are those of answers that were given, as the time of computing is: an answer that failed counts as an error.
 - A compared reply counts as agreeing or not; one that the candidate did not answer counts as not agreeing.
-- Feedback is evidence of the split when its request is. Feedback about a request that was sampled for mirroring
+- Feedback is evidence of the split when its request is; of a metric with a label window, when that has closed. Feedback about a request that was sampled for mirroring
   is evidence about the pairs instead, where it says if a class was right: an outcome is counted on one side only.
   What it says about a candidate's differing reply is taken against the candidate where it is not known.
 """
@@ -27,7 +27,8 @@ from anabranch.store.journal import Block, SegmentName, read_block, segments
 from anabranch.store.port import FeedbackRow, Ingestion, Store, UnitRow
 from anabranch.store.record_arrays import GENERATED, PAIR, ROUTED
 from anabranch.store.records import Feedback, Flag
-from anabranch.store.tally import Plan, Tally
+from anabranch.store.tally import Plans, Tally
+from anabranch.store.windows import Opened, count_late
 
 MOST_RECORDS = 100_000
 """Records of one transaction, so that a backlog becomes neither one long transaction nor one large array."""
@@ -84,7 +85,7 @@ class Ingester:
         self._directory = directory
         self._limit = limit
         self._read: dict[SegmentName, _Read] = {}
-        self._plans: dict[int, tuple[int, Plan]] = {}
+        self._plans = Plans()
 
     def ingest(self) -> Ingested:
         """Read what the journal has gained and append it to the experiments' logs, in one transaction.
@@ -98,9 +99,11 @@ class Ingester:
         ]
         if not grown:
             return Ingested(corrupt=self._damage())
-        tallies = {key: Tally(plan) for key, plan in self._load_plans().items()}
         with self._store.ingestion() as transaction:
             blocks = self._take(transaction, grown)
+            # Read here and not before: by a document that was applied meanwhile, these records count otherwise.
+            plans = self._plans.read(transaction.specs())
+            tallies = {key: Tally(plan) for key, plan in plans.items()}
             for name, (offset, block) in blocks.items():
                 if block.end != offset:
                     transaction.advance(name, block.end, since=offset)
@@ -132,18 +135,6 @@ class Ingester:
 
     def _damage(self) -> tuple[str, ...]:
         return tuple(read.damage for _, read in sorted(self._read.items()) if read.damage)
-
-    def _load_plans(self) -> dict[int, Plan]:
-        """The plans of the present spec versions; a document is read once."""
-        kept = self._store.experiments()
-        before = self._plans
-        self._plans = {
-            each.id: (each.spec_version, before[each.id][1])
-            if before.get(each.id, (0,))[0] == each.spec_version
-            else (each.spec_version, Plan.of(each))
-            for each in kept
-        }
-        return {key: plan for key, (_, plan) in self._plans.items()}
 
     def _take(
         self, transaction: Ingestion, names: Iterable[SegmentName]
@@ -210,9 +201,12 @@ def _count(
     pairs = _batch([(lane, block.pairs) for lane, block in read], PAIR)
     feedback = [record for _, block in read for record in block.feedback]
     requests = [known(tallies, batch) for batch in (plain, generated)]
-    _count_requests(transaction, tallies, requests)
+    opened = Opened.none()
+    _count_requests(transaction, tallies, requests, opened)
     compared = known(tallies, pairs)
     count_pairs(tallies, compared)
+    opened.add_pairs(tallies, compared)
+    transaction.add_waiting(opened.rows(tallies))
     for pair, row in transaction.add_pairs(pairs_to_remember(tallies, compared)):
         tallies[pair.experiment].credit_pair(pair, row)
     duplicates, unknown = _count_feedback(transaction, tallies, feedback)
@@ -229,7 +223,9 @@ def _batch(parts: list[tuple[int, bytes]], dtype: np.dtype[np.void]) -> Batch:
     )
 
 
-def _count_requests(transaction: Ingestion, tallies: Mapping[int, Tally], batches: list[Batch]) -> None:
+def _count_requests(
+    transaction: Ingestion, tallies: Mapping[int, Tally], batches: list[Batch], opened: Opened
+) -> None:
     """Count requests of both kinds: a unit's first one may be of either."""
     drawn = [batch.has(Flag.EVIDENCE) for batch in batches]
     sticky = [evidence & batch.has(Flag.STICKY) for batch, evidence in zip(batches, drawn, strict=True)]
@@ -239,6 +235,7 @@ def _count_requests(transaction: Ingestion, tallies: Mapping[int, Tally], batche
     for batch, evidence, of_units, first in zip(batches, drawn, sticky, firsts, strict=True):
         evidence[of_units] = first
         count_requests(tallies, batch, evidence)
+        opened.add_requests(tallies, batch, evidence)
     for row in early:
         tallies[row.experiment].credit_split(row)
 
@@ -298,9 +295,13 @@ def _count_feedback(
     drawn = [row for row in new if Flag.EVIDENCE in flags[_assignment(row)]]
     sticky = [row for row in drawn if Flag.STICKY in flags[_assignment(row)]]
     firsts = {_assignment(row) for row in transaction.of_first_requests(sticky)}
+    told: dict[int, list[FeedbackRow]] = {}
     for row in drawn:
         if Flag.STICKY not in flags[_assignment(row)] or _assignment(row) in firsts:
             tallies[row.experiment].credit_split(row)
+            told.setdefault(row.experiment, []).append(row)
+    for experiment, rows in told.items():
+        count_late(transaction, tallies[experiment], rows)
     return len(countable) - len(new), len(records) - len(countable)
 
 

@@ -30,6 +30,7 @@ from anabranch.store.port import (
     MOVES_ENDED,
     AuditEvent,
     Conflict,
+    CurrentSpec,
     NotFound,
     Revision,
     StoredDecision,
@@ -255,12 +256,23 @@ class MemoryStore:
     def ingestion(self) -> Iterator[MemoryIngestion]:
         """See `port.Store.ingestion`."""
         with self._lock:
-            transaction = MemoryIngestion(self._ingested)
+            transaction = MemoryIngestion(self._ingested, self._specs)
             yield transaction
             transaction.commit()
 
     def close(self) -> None:
         """See `port.Store.close`."""
+
+    def _specs(self) -> list[CurrentSpec]:
+        return [
+            CurrentSpec(
+                id=kept.stored.id,
+                spec_version=kept.stored.spec_version,
+                first_epoch=kept.stored.first_epoch,
+                document=kept.text,
+            )
+            for kept in self._kept.values()
+        ]
 
     def _ask(self, name: str, verb: Verb, argument: str, actor: str, now: float) -> Command:
         identifier = self._audit(now, actor, name, verb, argument)

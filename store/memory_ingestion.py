@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from anabranch.bandit.evidence import Cell, PairCell
 from anabranch.store.journal import SegmentName
-from anabranch.store.port import AlreadyRead, FeedbackRow, PairRow, UnitRow
+from anabranch.store.port import AlreadyRead, CurrentSpec, FeedbackRow, PairRow, UnitRow, WaitingRow
 
 _Assignment: TypeAlias = tuple[int, int, int]
 
@@ -33,18 +33,27 @@ class Ingests:
     pairs: dict[_Assignment, dict[int, PairRow]] = field(default_factory=dict)
     feedback: dict[_Assignment, dict[str, FeedbackRow]] = field(default_factory=dict)
     deltas: list[Delta] = field(default_factory=list)
+    waiting: list[WaitingRow] = field(default_factory=list)
 
     def forget_units(self, experiment: int) -> None:
-        """Let every unit of an experiment be new again."""
+        """Let every unit of an experiment be new again, and nothing of it wait."""
         self.units = {key: row for key, row in self.units.items() if row.experiment != experiment}
         self.firsts = {key: row for key, row in self.firsts.items() if row.experiment != experiment}
+        self.waiting[:] = [row for row in self.waiting if row.experiment != experiment]
 
 
 class MemoryIngestion:
-    """`port.Ingestion` over `Ingests`; nothing of it is kept without `commit`."""
+    """`port.Ingestion` over `Ingests`; nothing of it is kept without `commit`.
 
-    def __init__(self, kept: Ingests) -> None:
+    Args:
+        kept: Where to.
+        specs: What counts now.
+    """
+
+    def __init__(self, kept: Ingests, specs: Callable[[], list[CurrentSpec]]) -> None:
         self._kept = kept
+        self.specs = specs
+        self._waiting = list(kept.waiting)
         self._offsets = ChainMap({}, kept.offsets)
         self._units = ChainMap({}, kept.units)
         self._firsts = ChainMap({}, kept.firsts)
@@ -63,6 +72,7 @@ class MemoryIngestion:
         self._kept.pairs.update(self._pairs.maps[0])
         self._kept.feedback.update(self._feedback.maps[0])
         self._kept.deltas.extend(self._deltas)
+        self._kept.waiting[:] = self._waiting
 
     def offset(self, segment: SegmentName) -> int:
         """See `port.Ingestion.offset`."""
@@ -129,6 +139,35 @@ class MemoryIngestion:
             for pair in self._pairs.get(_assignment(row), {}).values()
         ]
         return new, matched
+
+    def add_waiting(self, rows: Iterable[WaitingRow]) -> None:
+        """See `port.Ingestion.add_waiting`."""
+        self._waiting.extend(rows)
+
+    def due(self, experiments: Collection[int], before_s: float, *, limit: int) -> list[WaitingRow]:
+        """See `port.Ingestion.due`."""
+        found = [row for row in self._waiting if row.experiment in experiments and row.closes_s <= before_s]
+        taken = sorted(found, key=lambda row: row.closes_s)[:limit]
+        for row in taken:
+            self._waiting.remove(row)
+        return taken
+
+    def waits_from(self, experiment: int, lanes: Collection[int]) -> dict[int, int]:
+        """See `port.Ingestion.waits_from`."""
+        found: dict[int, int] = {}
+        for row in self._waiting:
+            if row.experiment == experiment and row.lane in lanes:
+                found[row.lane] = min(row.first, found.get(row.lane, row.first))
+        return found
+
+    def feedback_of(self, experiment: int, lane: int, first: int, last: int) -> list[FeedbackRow]:
+        """See `port.Ingestion.feedback_of`."""
+        return [
+            row
+            for key, rows in self._feedback.items()
+            if key[:2] == (experiment, lane) and first <= key[2] <= last
+            for row in rows.values()
+        ]
 
     def add_delta(self, experiment: int, cells: Collection[Cell], pairs: Collection[PairCell]) -> None:
         """See `port.Ingestion.add_delta`."""

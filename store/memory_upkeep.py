@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from anabranch.store.lease import Lease
@@ -56,6 +56,7 @@ class MemoryUpkeep:
             units=len(self._units(ended)),
             pairs=len(_parts(self._kept.pairs, ended)),
             feedback=len(_parts(self._kept.feedback, ended)),
+            waiting=sum(row.experiment in ended for row in self._kept.waiting),
         )
 
     def compact(self, ended_before_s: float, *, limit: int = CHUNK, lease: Lease | None = None) -> Compacted:
@@ -76,7 +77,10 @@ class MemoryUpkeep:
             del self._kept.pairs[assignment][arm]
         for assignment, metric in feedback:
             del self._kept.feedback[assignment][metric]
-        return Compacted(deltas=len(deltas), units=len(units), pairs=len(pairs), feedback=len(feedback))
+        removed = Compacted(deltas=len(deltas), units=len(units), pairs=len(pairs), feedback=len(feedback))
+        waiting = [row for row in self._kept.waiting if row.experiment in ended][: limit - removed.rows]
+        self._kept.waiting[:] = [row for row in self._kept.waiting if row not in waiting]
+        return replace(removed, waiting=len(waiting))
 
     def _units(self, ended: set[int]) -> list[UnitRow]:
         return [row for row in self._kept.units.values() if row.experiment in ended]

@@ -143,6 +143,42 @@ class FeedbackRow:
     at_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurrentSpec:
+    """What counts now of an experiment's records.
+
+    Attributes:
+        first_epoch: Records of an earlier epoch belong to an earlier spec version.
+        document: As JSON.
+    """
+
+    id: int
+    spec_version: int
+    first_epoch: int
+    document: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingRow:
+    """Requests of one lane that wait for their labels.
+
+    Attributes:
+        first: Their smallest sequence number.
+        last: Their largest.
+        window_s: How long each waits.
+        closes_s: When the last of them has waited so long.
+        body: The requests, in the form of `store.waiting`.
+    """
+
+    experiment: int
+    lane: int
+    first: int
+    last: int
+    window_s: float
+    closes_s: float
+    body: bytes
+
+
 class Ingestion(Protocol):
     """One transaction that turns journal records into deltas; all of it happens, or nothing."""
 
@@ -190,6 +226,26 @@ class Ingestion(Protocol):
         self, rows: Iterable[FeedbackRow]
     ) -> tuple[list[FeedbackRow], list[tuple[PairRow, FeedbackRow]]]:
         """Remember feedback; answers the new ones, and the pairs that the new ones complete."""
+        ...
+
+    def specs(self) -> list[CurrentSpec]:
+        """What counts now; until this transaction ends, no new spec version begins."""
+        ...
+
+    def add_waiting(self, rows: Iterable[WaitingRow]) -> None:
+        """Remember requests that wait for their labels."""
+        ...
+
+    def due(self, experiments: Collection[int], before_s: float, *, limit: int) -> list[WaitingRow]:
+        """Take those that have waited long enough by a time, the oldest first; they wait no longer."""
+        ...
+
+    def waits_from(self, experiment: int, lanes: Collection[int]) -> dict[int, int]:
+        """By lane, the first request that still waits; without lanes in which none does."""
+        ...
+
+    def feedback_of(self, experiment: int, lane: int, first: int, last: int) -> list[FeedbackRow]:
+        """All feedback about a range of requests."""
         ...
 
     def add_delta(self, experiment: int, cells: Collection[Cell], pairs: Collection[PairCell]) -> None:

@@ -59,6 +59,7 @@ from anabranch.store.tables import (
     EXPERIMENT,
     MODEL,
     UNIT,
+    WAITING,
 )
 
 
@@ -147,8 +148,11 @@ class SqlStore:
                             pending=True,
                         )
                     return stored_experiment(row)
+                # Whoever ingests counts all of its batch by the document before, or all by this one.
+                hold(connection, Lock.INGESTION)
                 # A new salt assigns every unit anew: its first request from now on is evidence.
-                connection.execute(delete(UNIT).where(UNIT.c.experiment_id == identifier))
+                for table in (UNIT, WAITING):
+                    connection.execute(delete(table).where(table.c.experiment_id == identifier))
                 fresh = self._fresh(
                     connection,
                     text,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, Table, delete, func, insert, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from anabranch.bandit.evidence import Cell, PairCell
@@ -13,8 +13,8 @@ from anabranch.store import codec, postgres_bulk, sqlite_bulk
 from anabranch.store.journal import SegmentName
 from anabranch.store.locks import Lock, hold
 from anabranch.store.memory_ingestion import already_read
-from anabranch.store.port import AlreadyRead, FeedbackRow, PairRow, UnitRow
-from anabranch.store.tables import CURSOR, DELTA, FEEDBACK, PAIR, UNIT
+from anabranch.store.port import AlreadyRead, CurrentSpec, FeedbackRow, PairRow, UnitRow, WaitingRow
+from anabranch.store.tables import CURSOR, DELTA, EXPERIMENT, FEEDBACK, PAIR, UNIT, WAITING
 
 _CHUNK = 500  # Keys a statement: SQLite allows 32,766 bound values in one.
 _KEY = ("experiment_id", "lane", "sequence")
@@ -137,6 +137,77 @@ class SqlIngestion:
         matched = [(_pair(row), feedback) for feedback in new for row in known.get(_assignment(feedback), ())]
         return new, matched
 
+    def specs(self) -> list[CurrentSpec]:
+        """See `port.Ingestion.specs`."""
+        self._be_alone()
+        columns = EXPERIMENT.c
+        found = select(columns.id, columns.spec_version, columns.first_epoch, columns.document)
+        return [
+            CurrentSpec(
+                id=row.id, spec_version=row.spec_version, first_epoch=row.first_epoch, document=row.document
+            )
+            for row in self._connection.execute(found)
+        ]
+
+    def add_waiting(self, rows: Iterable[WaitingRow]) -> None:
+        """See `port.Ingestion.add_waiting`."""
+        values = [_waiting_values(row) for row in rows]
+        if values:
+            self._be_alone()
+            self._connection.execute(insert(WAITING), values)
+
+    def due(self, experiments: Collection[int], before_s: float, *, limit: int) -> list[WaitingRow]:
+        """See `port.Ingestion.due`."""
+        columns = WAITING.c
+        asked = (
+            select(WAITING)
+            .where(columns.experiment_id.in_(experiments), columns.closes_s <= before_s)
+            .order_by(columns.closes_s, columns.id)
+            .limit(limit)
+        )
+        if self._connection.execute(asked.limit(1)).first() is None:
+            return []
+        self._be_alone()
+        found = self._connection.execute(asked).all()
+        self._connection.execute(delete(WAITING).where(columns.id.in_([row.id for row in found])))
+        return [
+            WaitingRow(
+                experiment=row.experiment_id,
+                lane=row.lane,
+                first=row.first_sequence,
+                last=row.last_sequence,
+                window_s=row.window_s,
+                closes_s=row.closes_s,
+                body=bytes(row.body),
+            )
+            for row in found
+        ]
+
+    def waits_from(self, experiment: int, lanes: Collection[int]) -> dict[int, int]:
+        """See `port.Ingestion.waits_from`."""
+        columns = WAITING.c
+        found = {}
+        for lane in sorted(lanes):
+            # One at a time: the index ends each of them at its first entry.
+            least = self._connection.execute(
+                select(func.min(columns.first_sequence)).where(
+                    columns.experiment_id == experiment, columns.lane == lane
+                )
+            ).scalar()
+            if least is not None:
+                found[lane] = int(least)
+        return found
+
+    def feedback_of(self, experiment: int, lane: int, first: int, last: int) -> list[FeedbackRow]:
+        """See `port.Ingestion.feedback_of`."""
+        columns = FEEDBACK.c
+        asked = select(FEEDBACK).where(
+            columns.experiment_id == experiment,
+            columns.lane == lane,
+            columns.sequence.between(first, last),
+        )
+        return [_feedback(row) for row in self._connection.execute(asked)]
+
     def add_delta(self, experiment: int, cells: Collection[Cell], pairs: Collection[PairCell]) -> None:
         """See `port.Ingestion.add_delta`."""
         self._be_alone()
@@ -192,6 +263,18 @@ def _unit_values(row: UnitRow) -> dict[str, Any]:
         "unit": row.unit.hex(),
         "lane": row.lane,
         "sequence": row.sequence,
+    }
+
+
+def _waiting_values(row: WaitingRow) -> dict[str, Any]:
+    return {
+        "experiment_id": row.experiment,
+        "lane": row.lane,
+        "first_sequence": row.first,
+        "last_sequence": row.last,
+        "window_s": row.window_s,
+        "closes_s": row.closes_s,
+        "body": row.body,
     }
 
 

@@ -21,7 +21,7 @@ from anabranch.store import codec
 from anabranch.store.engine import READS
 from anabranch.store.lease import Lease
 from anabranch.store.sql_replicas import database_clock, renew
-from anabranch.store.tables import DECISION, DELTA, EXPERIMENT, FEEDBACK, PAIR, UNIT
+from anabranch.store.tables import DECISION, DELTA, EXPERIMENT, FEEDBACK, PAIR, UNIT, WAITING
 from anabranch.store.upkeep_port import CHUNK, Compacted
 
 
@@ -80,7 +80,7 @@ def _unneeded(
     # SQLite numbers on from the largest that is there, so that one stays: a reader's place must not come twice.
     newest = select(func.max(DELTA.c.sequence)).scalar_subquery()
     yield "deltas", DELTA, and_(or_(*folded, DELTA.c.experiment_id.in_(ended)), DELTA.c.sequence < newest)
-    for name, table in (("units", UNIT), ("pairs", PAIR), ("feedback", FEEDBACK)):
+    for name, table in (("units", UNIT), ("pairs", PAIR), ("feedback", FEEDBACK), ("waiting", WAITING)):
         yield name, table, table.c.experiment_id.in_(ended)
 
 

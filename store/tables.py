@@ -102,6 +102,24 @@ class UnitRecord(SQLModel, table=True):
     sequence: int = Field(sa_type=BigInteger)
 
 
+class WaitingRecord(SQLModel, table=True):
+    """Requests that wait for their labels."""
+
+    __tablename__ = "waiting"
+    __table_args__ = (
+        Index("ix_waiting_closes", "experiment_id", "closes_s"),
+        Index("ix_waiting_lane", "experiment_id", "lane", "first_sequence"),
+    )
+    id: int | None = Field(default=None, primary_key=True, sa_type=_SERIAL)
+    experiment_id: int = Field(foreign_key="experiment.id")
+    lane: int = Field(sa_type=BigInteger)
+    first_sequence: int = Field(sa_type=BigInteger)
+    last_sequence: int = Field(sa_type=BigInteger)
+    window_s: float
+    closes_s: float
+    body: bytes
+
+
 class PairRecord(SQLModel, table=True):
     """A compared reply that waits for its label."""
 
@@ -250,6 +268,7 @@ DECISION = _table(DecisionRow)
 UNIT = _table(UnitRecord)
 PAIR = _table(PairRecord)
 FEEDBACK = _table(FeedbackRecord)
+WAITING = _table(WaitingRecord)
 CURSOR = _table(CursorRow)
 EVENT = _table(EventRow)
 TOKEN = _table(TokenRow)

@@ -26,11 +26,12 @@ class Compacted:
     units: int = 0
     pairs: int = 0
     feedback: int = 0
+    waiting: int = 0
 
     @property
     def rows(self) -> int:
         """All of them."""
-        return self.deltas + self.units + self.pairs + self.feedback
+        return self.deltas + self.units + self.pairs + self.feedback + self.waiting
 
 
 class UpkeepStore(Protocol):

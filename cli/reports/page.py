@@ -15,7 +15,15 @@ from anabranch.cli.numbers import count, duration, in_unit, interval, millisecon
 from anabranch.cli.palette import arm_colours
 from anabranch.cli.plots.figures import Figure
 from anabranch.cli.reports.style import STYLE
-from anabranch.cli.story import EVIDENCE_MEANS, TABLE_COVERS, outcome, reason_of, telling, traffic
+from anabranch.cli.story import (
+    EVIDENCE_MEANS,
+    TABLE_COVERS,
+    labels_told,
+    outcome,
+    reason_of,
+    telling,
+    traffic,
+)
 from anabranch.cli.verdict_grid import limit_short
 from anabranch.cli.view_types import ArmState, ArmView, DecisionView, ExperimentView, VerdictView
 
@@ -168,6 +176,13 @@ def _variants(view: ExperimentView) -> Iterator[str]:
         for arm in view.arms
     ]
     yield f"<section><h2>Variants</h2>{_table(head, rows, left=2)}<p class=note>{escape(TABLE_COVERS)}</p>"
+    waited = [
+        f"<li><code>{escape(arm.name)}</code>: {escape(labels_told(labels))}</li>"
+        for arm in view.arms
+        for labels in arm.labels
+    ]
+    if waited:
+        yield f"<ul>{''.join(waited)}</ul>"
     gone = [arm for arm in view.arms if arm.removed_reason]
     if gone:
         items = (

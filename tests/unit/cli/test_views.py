@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from anabranch.bandit.evidence import Window
 from anabranch.bandit.lifecycle import Phase
 from anabranch.bandit.measures import LATENCY_SCALE
 from anabranch.bandit.spec import LATENCY
@@ -13,6 +14,7 @@ from anabranch.cli.decision_views import decision_views
 from anabranch.cli.format import Format
 from anabranch.cli.output import encoded, json_line
 from anabranch.cli.row_views import experiment_row
+from anabranch.cli.story import labels_told
 from anabranch.cli.view_types import ArmState, ExperimentView, Limit, Unit
 from anabranch.cli.views import DECISIONS_SHOWN, experiment_view, with_rates
 from anabranch.store.document import parse
@@ -31,6 +33,23 @@ def test_the_fields_of_a_row_are_these(recorded: Recorded, golden: Callable[[str
     golden(
         "bandit.row.yaml",
         encoded([experiment_row(stored, parse(stored.document), 140.5)], Format.YAML) + "\n",
+    )
+
+
+def test_what_became_of_label_windows_is_told_for_each_variant(recorded: Recorded) -> None:
+    stored, _ = recorded("bandit")
+    experiment = parse(stored.document)
+    totals = Totals(
+        requests=20,
+        metrics={"feedback.correct": {0: 2, 1: 8}},
+        windows={"feedback.correct": Window(opened=17, unlabelled=4, late=1)},
+    )
+    held = replace(stored, state=replace(stored.state, totals={experiment.baseline: totals}))
+    arm = experiment_view(held, experiment, [], 140.5).arms[0]
+    [labels] = arm.labels
+    assert (labels.labelled, labels.unlabelled, labels.waiting, labels.late) == (10, 4, 3, 1)
+    assert labels_told(labels) == (
+        "feedback.correct, requests: 10 count with a label, 4 had none in time, 3 wait; 1 labels came too late"
     )
 
 

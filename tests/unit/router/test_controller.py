@@ -10,10 +10,13 @@ import pytest
 from anabranch.bandit.decision import Verb
 from anabranch.bandit.snapshot import Snapshot
 from anabranch.router.controller import Controller
+from anabranch.router.reading import JournalReader
+from anabranch.store.ingest import Ingested
 from anabranch.store.journal import JournalWriter
 from anabranch.store.memory import MemoryStore
 from anabranch.store.port import Conflict
 from anabranch.store.records import Flag, Routed
+from anabranch.store.windows import GRACE_S
 from anabranch.variants.manifest import Manifest
 
 NOW = 1_000.0
@@ -278,3 +281,49 @@ def test_another_experiment_is_not_held_up_by_one_that_waits(desk: Desk, describ
     desk.apply(name="other", model="n")
     desk.begin()
     assert len(desk.controller.run_once()) == 2
+
+
+def test_label_windows_close_once_their_time_is_over_also_after_a_death_and_without_news(desk: Desk) -> None:
+    metric = {
+        "name": "accuracy",
+        "source": "feedback.correct",
+        "role": "guardrail",
+        "min": 0.5,
+        "labelWindow": "1m",
+    }
+    desk.apply(metrics=[metric])
+    desk.controller.run_once()
+    desk.outcomes(1, arm=1, epoch=1, count=10)
+    desk.controller.run_once()
+    desk.now += 60.0
+    desk.controller.run_once()
+    waiting = desk.store.experiment("exp").state.totals["a"].windows["feedback.correct"]
+    assert (waiting.opened, waiting.unlabelled) == (10, 0)
+    desk.begin()
+    desk.now += GRACE_S
+    desk.controller.run_once()
+    closed = desk.store.experiment("exp").state.totals["a"].windows["feedback.correct"]
+    assert (closed.opened, closed.unlabelled) == (10, 10)
+
+
+def test_windows_stay_open_while_the_journal_is_not_read_to_its_end(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metric = {
+        "name": "accuracy",
+        "source": "feedback.correct",
+        "role": "guardrail",
+        "min": 0.5,
+        "labelWindow": "1m",
+    }
+    desk.apply(metrics=[metric])
+    desk.controller.run_once()
+    desk.outcomes(1, arm=1, epoch=1, count=10)
+    desk.controller.run_once()
+    desk.now += 60.0 + GRACE_S
+    with monkeypatch.context() as behind:
+        behind.setattr(JournalReader, "read", lambda _: Ingested(waiting_bytes=1))
+        desk.controller.run_once()
+    assert desk.store.experiment("exp").state.totals["a"].windows["feedback.correct"].unlabelled == 0
+    desk.controller.run_once()
+    assert desk.store.experiment("exp").state.totals["a"].windows["feedback.correct"].unlabelled == 10

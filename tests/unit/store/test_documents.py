@@ -29,6 +29,7 @@ from anabranch.bandit.spec import (
     Role,
     SetWeightStep,
     Statistic,
+    Unlabelled,
 )
 from anabranch.bandit.state import ExperimentState
 from anabranch.bandit.step import tick
@@ -259,6 +260,22 @@ def test_any_set_of_broken_rules_is_reported_whole(chosen: set[str]) -> None:
             "exactly one of min, max and nonInferiorityMargin, 0 given",
         ),
         ({"name": "x", "source": "error", "role": "signal", "max": 0.5}, "only a guardrail has"),
+        (
+            {"name": "x", "source": "feedback.correct", "role": "signal", "labelWindow": "1h"},
+            "another labelWindow than in accuracy",
+        ),
+        (
+            {"name": "x", "source": "error", "role": "signal", "labelWindow": "1h"},
+            "labelWindow is for feedback, error is known with the answer",
+        ),
+        (
+            {"name": "x", "source": "feedback.stars", "role": "signal", "labelWindow": "0s"},
+            "labelWindow must be above 0",
+        ),
+        (
+            {"name": "x", "source": "feedback.stars", "role": "signal", "unlabelled": "left-out"},
+            "what counts when a labelWindow closes, and there is none",
+        ),
         (
             {"name": "x", "source": "error", "role": "objective", "statistic": "p99"},
             "needs a latency or a cost",
@@ -505,6 +522,30 @@ def test_a_relative_guardrail_keeps_something_to_compare_with_or_a_warning_says_
     assert step.hold_back == held
     told = warnings_of(ExperimentDocument.model_validate(document).spec)
     assert ["accuracy, errors cannot be compared" in warning for warning in told] == [True] * warned
+
+
+@pytest.mark.parametrize(
+    ("window", "warned"),
+    [("1h", ["spec.steps[2].analysis.maxDuration", "1800 s are over before"]), ("10m", [])],
+)
+def test_a_label_window_reaches_the_metric_and_one_that_outlasts_a_step_is_warned_of(
+    window: str, warned: list[str]
+) -> None:
+    document = read_document(DESIGN)
+    accuracy = next(each for each in document["spec"]["metrics"] if each["name"] == "accuracy")
+    accuracy |= {"labelWindow": window, "unlabelled": "left-out"}
+    document["spec"]["steps"][2] = {"analysis": {"maxDuration": "30m"}}
+    document["spec"]["steps"][3]["bandit"]["maxDuration"] = "2h"
+    metric = next(each for each in parse(document).metrics if each.name == "accuracy")
+    assert metric.label_window_s == {"1h": 3600.0, "10m": 600.0}[window]
+    assert metric.unlabelled is Unlabelled.LEFT_OUT
+    found = [
+        each
+        for each in warnings_of(ExperimentDocument.model_validate(document).spec)
+        if "label window" in each
+    ]
+    assert len(found) == bool(warned)
+    assert all(part in found[0] for part in warned)
 
 
 def _hooked(**webhook: Any) -> dict[str, Any]:
