@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from anabranch.bandit.snapshot import FeedbackRule
 from anabranch.proto import feedback_pb2 as pb
+from anabranch.proto.strict import UnknownField, read_strictly
 from anabranch.router.access.guard import Guard
 from anabranch.router.assignment_id import AssignmentIds, ForgedAssignment
 from anabranch.router.recorder import Recorder
@@ -73,7 +74,10 @@ class FeedbackService:
         models = frozenset[str]() if principal is None else principal.models
         caller = call.peer.rpartition(":")[0] if principal is None else principal.actor
         try:
-            request = pb.SubmitRequest.FromString(message)
+            request = read_strictly(pb.SubmitRequest, message)
+        except UnknownField as error:
+            call.fail(Status.INVALID_ARGUMENT, str(error))
+            return
         except Exception as error:  # noqa: BLE001  # protobuf raises its own DecodeError from C
             call.fail(Status.INVALID_ARGUMENT, f"the message is no SubmitRequest: {error}")
             return

@@ -15,6 +15,7 @@ from anabranch.proto.outline import split
 from anabranch.proto.scan import ScanError
 from anabranch.proto.tensors import DTYPES, decode_inputs
 from anabranch.router.models import Models, ServedModel, Variant
+from anabranch.router.unheeded import unheeded
 from anabranch.variants.batching import MIRROR, URGENT
 from anabranch.variants.tensors import Array
 from anabranch.wire.seam import Metadata
@@ -22,8 +23,6 @@ from anabranch.wire.seam import Metadata
 _MOST_PLANS: Final = 1024
 # A longer description is one of many tensors, or of tensors that are not raw: not worth keeping.
 _LONGEST_KEPT: Final = 4096
-# Their meaning is lost where requests of one sequence meet no common state.
-_SEQUENCES: Final = ("sequence_id", "sequence_start", "sequence_end")
 
 
 class BadRequest(ValueError):
@@ -70,18 +69,14 @@ class Plan:
         if "timeout" in parameters:
             self.timeout_s = _whole(parameters["timeout"], "timeout", 1, 2**53) / 1e6
 
-    def refuse_sequences(self) -> None:
-        """Refuse what an in-process variant would have to ignore, and answer wrongly.
+    def refuse_unheeded(self) -> None:
+        """Refuse what an in-process variant would have to ignore.
 
         Raises:
-            BadRequest: The request is one of a sequence.
+            BadRequest: There is such a parameter.
         """
-        for name in _SEQUENCES:
-            if name in self.parsed.parameters:
-                raise BadRequest(
-                    f"parameter {name} is given, but a variant in this process keeps no state between requests: "
-                    "leave it out, or serve the model by a remote variant"
-                )
+        if reason := unheeded(self.parsed):
+            raise BadRequest(reason)
 
 
 class Query:
@@ -226,7 +221,7 @@ def check(query: Query, name: str, variant: Variant) -> None:
         rows = variant.check_inputs(query.inputs)
         _check_outputs(plan, variant)
         if variant.keeps_no_state:
-            plan.refuse_sequences()
+            plan.refuse_unheeded()
         plan.rows[name] = rows
     elif variant.reads_contents:
         variant.check_contents(query.inputs)

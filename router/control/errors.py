@@ -10,6 +10,7 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from anabranch.bandit.lifecycle import IllegalTransition
+from anabranch.proto.strict import UnknownField
 from anabranch.router.access.guard import NotAllowed
 from anabranch.store.document import InvalidDocument
 from anabranch.store.port import Conflict, NotFound
@@ -34,6 +35,7 @@ STATUSES: Final[Mapping[type[Exception], Status]] = {
     InvalidDocument: Status.INVALID_ARGUMENT,
     BadRequest: Status.INVALID_ARGUMENT,
     DecodeError: Status.INVALID_ARGUMENT,
+    UnknownField: Status.INVALID_ARGUMENT,
     NotFound: Status.NOT_FOUND,
     Conflict: Status.ABORTED,
     Refused: Status.FAILED_PRECONDITION,

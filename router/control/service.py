@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol, Self, TypeVar
 
 from anabranch.proto import control_pb2 as pb
+from anabranch.proto.strict import read_strictly
 from anabranch.router.access.guard import Guard, NotAllowed
 from anabranch.router.control.desk import Desk
 from anabranch.router.control.errors import told
@@ -82,7 +83,7 @@ class ControlService:
             if principal is None:
                 return
             self.desk.run(
-                lambda: verb(principal, kind.FromString(message)).SerializeToString(),
+                lambda: verb(principal, read_strictly(kind, message)).SerializeToString(),
                 call.reply,
                 lambda error: self._fail(call, principal, error),
             )
@@ -96,7 +97,9 @@ class ControlService:
 
         def answer(call: StreamCall, principal: Principal, message: bytes) -> None:
             self.desk.run(
-                lambda: [found.SerializeToString() for found in verb(principal, kind.FromString(message))],
+                lambda: [
+                    found.SerializeToString() for found in verb(principal, read_strictly(kind, message))
+                ],
                 lambda found: _send_all(call, iter(found)),
                 lambda error: self._fail(call, principal, error),
             )
@@ -128,7 +131,7 @@ class ControlService:
 
     def _watch(self, call: StreamCall, principal: Principal, message: bytes) -> None:
         try:
-            asked = pb.WatchRequest.FromString(message)
+            asked = read_strictly(pb.WatchRequest, message)
         except Exception as error:  # noqa: BLE001  # protobuf raises its own DecodeError from C
             self._fail(call, principal, error)
             return

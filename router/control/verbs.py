@@ -141,7 +141,11 @@ class Verbs:
     def describe(self, principal: Principal, request: pb.DescribeRequest) -> pb.DescribeResponse:
         """One experiment with its last decisions and its audit log."""
         stored = self._find(principal, request.name)
-        last = max(1, request.decisions or _DECISIONS_SHOWN)
+        if request.decisions < 0:
+            raise BadRequest(
+                f"decisions is {request.decisions}: how many of the last, 0 means {_DECISIONS_SHOWN}"
+            )
+        last = request.decisions or _DECISIONS_SHOWN
         decisions = self._store.decisions(stored.name)[-last:]
         return pb.DescribeResponse(
             experiment=self._message(stored),
@@ -151,10 +155,12 @@ class Verbs:
 
     def decisions(self, principal: Principal, request: pb.DecisionsRequest) -> Iterator[pb.Decision]:
         """The decision log."""
+        if request.after < 0:
+            raise BadRequest(f"after is {request.after}: a decision's number, 0 means all")
         stored = self._find(principal, request.name)
         for kept in self._store.decisions(stored.name):
             is_current = kept.spec_version == stored.spec_version
-            if request.after <= 0 or (is_current and kept.decision.number > request.after):
+            if request.after == 0 or (is_current and kept.decision.number > request.after):
                 yield messages.decision_message(kept)
 
     def events(self, principal: Principal, request: pb.EventsRequest) -> Iterator[pb.Event]:

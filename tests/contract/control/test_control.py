@@ -6,10 +6,12 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
 
 from anabranch.client import errors
 from anabranch.client.aio import AsyncClient
+from anabranch.proto import control_pb2 as pb
 from anabranch.router.control.verbs import Served
 from anabranch.store.document import parse
 from anabranch.store.verify import verify
@@ -217,3 +219,41 @@ def test_prices_come_from_the_served_variants_and_a_missing_one_is_refused(
         assert client.diff(told) == ()
     kept = bench.store.experiment("exp").document["spec"]
     assert kept["hourlyPrices"] == {"base": 2.0, "a": 0.5, "b": 1.0}
+
+
+def refusal(bench: Bench, path: str, message: bytes, *, streams: bool) -> grpc.RpcError:
+    """How the port refuses a message."""
+    with grpc.insecure_channel(bench.address) as channel:
+        call: Any = (channel.unary_stream if streams else channel.unary_unary)(
+            f"/anabranch.v1.ControlService/{path}"
+        )
+        with pytest.raises(grpc.RpcError) as refused:
+            list(call(message, timeout=30))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    return refused.value
+
+
+@pytest.mark.parametrize(("path", "streams"), [("Apply", False), ("List", True), ("Watch", True)])
+def test_a_field_that_the_server_does_not_know_is_refused_and_nothing_is_done(
+    bench: Bench, write: Write, path: str, streams: bool
+) -> None:
+    newer = bytes([0x98, 0x06, 1])  # field 99, as a release to come may have it
+    asked = pb.ApplyRequest(document=json.dumps(write())) if path == "Apply" else pb.ListRequest()
+    error = refusal(bench, path, asked.SerializeToString() + newer, streams=streams)
+    assert f"{path}Request has field 99" in (error.details() or "")
+    assert bench.store.experiments() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "told"),
+    [
+        ("Describe", pb.DescribeRequest(name="exp", decisions=-1), "decisions is -1"),
+        ("Decisions", pb.DecisionsRequest(name="exp", after=-2), "after is -2"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(
+    bench: Bench, write: Write, path: str, asked: Any, told: str
+) -> None:
+    bench.store.apply(write(), "ada", bench.now)
+    error = refusal(bench, path, asked.SerializeToString(), streams=path == "Decisions")
+    assert told in (error.details() or "")

@@ -72,6 +72,18 @@ def test_an_outcome_is_recorded_for_the_assignment_that_its_id_says(
     assert (record.metric, record.is_label, record.value, record.at_s) == ("correct", True, 2.0, 5_000.0)
 
 
+def test_a_field_of_a_newer_client_is_refused_and_nothing_is_counted(
+    bench: Bench, service: FeedbackService, sealed: Callable[..., str], new_call: MakeCall
+) -> None:
+    outcome = pb.Outcome(assignment_id=sealed(), label=2).SerializeToString() + bytes([0x98, 0x06, 1])
+    call = new_call()
+    service.submit(call, bytes([0x0A, len(outcome)]) + outcome)
+    status, told = call.failures[0]
+    assert status is Status.INVALID_ARGUMENT
+    assert "does not know" in told
+    assert bench.journal.durable == []
+
+
 @pytest.mark.parametrize(
     ("fields", "metric", "value"),
     [

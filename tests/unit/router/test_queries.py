@@ -1,6 +1,6 @@
 """Reading requests: by their description once, without copying tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -173,7 +173,43 @@ def test_a_sequence_is_refused_by_variants_without_state_and_left_to_others(
     check(read(queries, made), "far", cast(Variant, _Variant(keeps_no_state=False)))
 
 
-def test_other_parameters_have_no_effect_in_process(queries: Queries) -> None:
+@pytest.mark.parametrize(
+    ("say", "told"),
+    [
+        (
+            lambda made: made.parameters["temperature"],
+            "'temperature' is given, .* knows priority, timeout: leave it",
+        ),
+        (lambda made: made.parameters["prioritiy"], "did you mean priority?"),
+        (lambda made: made.inputs[0].parameters["scale"], "'scale' of input 'x' is given"),
+        (
+            lambda made: made.outputs.add(name="y").parameters["classification"],
+            "classes are asked of output 'y'",
+        ),
+        (
+            lambda made: made.outputs.add(name="y").parameters["shared_memory_region"],
+            "shared memory, which is not",
+        ),
+        (lambda made: made.outputs.add(name="y").parameters["rounded"], "'rounded' of output 'y'"),
+    ],
+)
+def test_what_a_variant_in_this_process_would_ignore_is_refused_and_left_to_others(
+    queries: Queries, say: Callable[[pb.ModelInferRequest], pb.InferParameter], told: str
+) -> None:
     made = request(np.zeros(1, np.float32))
-    made.parameters["content_type"].string_param = "np"
+    say(made).int64_param = 1
+    for _ in range(2):
+        with pytest.raises(BadRequest, match=told):
+            check(read(queries, made), "base", cast(Variant, _Variant()))
+    check(read(queries, made), "far", cast(Variant, _Variant(keeps_no_state=False)))
+
+
+@pytest.mark.parametrize(
+    "name", ["content_type", "headers", "x-trace", "triton_enable_empty_final_response", "priority"]
+)
+def test_what_clients_say_of_themselves_and_notes_of_their_own_are_let_in(
+    queries: Queries, name: str
+) -> None:
+    made = request(np.zeros(1, np.float32))
+    made.parameters[name].int64_param = 1
     check(read(queries, made), "base", cast(Variant, _Variant()))
