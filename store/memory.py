@@ -339,8 +339,8 @@ class MemoryStore:
         phase = kept.stored.state.phase
         if not phase.is_over:
             return str(phase)
-        asked = any(command.verb is Verb.RETRY for command in self.pending(kept.stored.name))
-        return "about to be retried" if asked else ""
+        asked = any(command.verb in MOVES_ENDED for command in self.pending(kept.stored.name))
+        return "about to be retried or undone" if asked else ""
 
 
 def _ended_s(kept: _Kept) -> float | None:

@@ -20,7 +20,7 @@ def check_revision(before: Experiment, after: Experiment, state: ExperimentState
         Conflict: If its evidence would have to restart, or its phase does not allow a change; says what to do.
     """
     if (state.phase, Event.REVISE) not in TRANSITIONS:
-        standing = "about to be retried" if state.phase.is_over else str(state.phase)
+        standing = "about to be retried or undone" if state.phase.is_over else str(state.phase)
         raise Conflict(
             f"experiment {before.name} is {standing}: abort it before applying a changed document, or choose another name"
         )

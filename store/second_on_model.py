@@ -18,8 +18,8 @@ def second_on_model(model: str, name: str, phase: Phase) -> Conflict:
     Args:
         model: The model that both name.
         name: The experiment that holds it.
-        phase: Where that one stands; one that is over holds its model because it is about to be retried.
+        phase: Where that one stands; one that is over holds its model because it is about to be retried or undone.
     """
-    standing = "about to be retried" if phase.is_over else str(phase)
+    standing = "about to be retried or undone" if phase.is_over else str(phase)
     freed_by = _FREED_BY.get(phase, "let it end or abort it")
     return Conflict(f"model {model} already has experiment {name}, which is {standing}: {freed_by}")

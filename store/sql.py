@@ -134,7 +134,7 @@ class SqlStore:
             else:
                 identifier = row.id
                 state = codec.state_from(row.state)
-                if not state.phase.is_over or self._is_to_begin_again(connection, experiment.name):
+                if not state.phase.is_over or self._is_to_move_again(connection, experiment.name):
                     check_revision(parse(json.loads(row.document)), experiment, state)
                     if asks_anew(experiment.name, _pending(connection, experiment.name), text):
                         append_event(
@@ -377,12 +377,14 @@ class SqlStore:
             phase = codec.state_from(row.state).phase
             if row.model != model or row.name == name:
                 continue
-            if not phase.is_over or self._is_to_begin_again(connection, row.name):
+            if not phase.is_over or self._is_to_move_again(connection, row.name):
                 raise second_on_model(model, row.name, phase)
 
-    def _is_to_begin_again(self, connection: Connection, name: str) -> bool:
+    def _is_to_move_again(self, connection: Connection, name: str) -> bool:
         asked = select(EVENT.c.id).where(
-            EVENT.c.experiment == name, EVENT.c.pending, EVENT.c.verb == Verb.RETRY.value
+            EVENT.c.experiment == name,
+            EVENT.c.pending,
+            EVENT.c.verb.in_([verb.value for verb in MOVES_ENDED]),
         )
         return connection.execute(asked).first() is not None
 

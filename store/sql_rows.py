@@ -8,18 +8,12 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from anabranch.bandit.lifecycle import Phase
 from anabranch.store import codec
 from anabranch.store.port import NotFound, StoredExperiment
 from anabranch.store.sql_ingestion import upsert
 from anabranch.store.tables import COUNTER, EVENT, EXPERIMENT, MODEL
 
 EXPERIMENTS = select(EXPERIMENT)
-
-
-def standing(phase: Phase) -> str:
-    """Where an experiment stands that holds its model."""
-    return "about to be retried" if phase.is_over else str(phase)
 
 
 def find_experiment(connection: Connection, name: str) -> Any:

@@ -1,11 +1,17 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from anabranch.bandit.decision import Verb
 from anabranch.bandit.evidence import Cell, Evidence
+from anabranch.bandit.lifecycle import Phase
 from anabranch.router.reading import JournalReader
+from anabranch.store.ingest import Ingester
 from anabranch.store.journal import JournalWriter, SegmentName
 from anabranch.store.port import Conflict, FeedbackRow, Ingestion, PairRow, Store, UnitRow
 from anabranch.store.records import Flag, routed_body
@@ -148,7 +154,7 @@ def test_of_two_experiments_applied_to_one_model_at_once_one_is_refused(
 
 
 @contextmanager
-def while_an_ingestion_is_open(first: Store, work: Callable[[], None]) -> Iterator[Ingestion]:
+def while_an_ingestion_is_open(first: Store, work: Callable[[], object]) -> Iterator[Ingestion]:
     """Lets another router begin an ingestion within ours; it has to wait for the end of ours."""
     done = threading.Event()
 
@@ -214,3 +220,80 @@ def test_outcomes_become_visible_in_the_order_of_their_numbers(store_url: str, w
     assert seen == [2], "whoever had read the second alone would have missed the first"
     for opened in stores:
         opened.close()
+
+
+def _end(store: Store) -> None:
+    kept = store.experiment("exp")
+    store.save(
+        "exp",
+        expected=kept.state_version,
+        state=replace(kept.state, phase=Phase.ABORTED, epoch=3),
+        evidence=Evidence(experiment="exp"),
+        decision=None,
+    )
+
+
+class AppliedBefore:
+    """A store to which somebody applies another document just before an ingestion begins."""
+
+    def __init__(self, store: Store, document: dict[str, Any]) -> None:
+        self._store = store
+        self._document = document
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def ingestion(self) -> Any:
+        self._store.apply(self._document, "bob", 9.0)
+        return self._store.ingestion()
+
+
+def test_records_count_by_the_document_that_stands_when_they_are_counted(
+    store: Store, write_document: Write, tmp_path: Path
+) -> None:
+    kept = store.apply(write_document(), "ada", 1.0)
+    _end(store)
+    unit = b"u" * 16
+    sticky = Flag.EVIDENCE | Flag.STICKY
+    writer = JournalWriter(tmp_path, 1)
+    writer.append_body(routed_body(1.0, kept.id, 1, 0, sticky, 0, 5.0, 0.0, 4.0, 1, 0.5, 1, unit))
+    writer.close()
+    other: Any = AppliedBefore(store, write_document(weight=20))
+    found = Ingester(other, tmp_path).ingest()
+    assert (found.records, found.strangers) == (1, 1)
+    again = store.experiment("exp")
+    assert again.spec_version == 2
+    with store.ingestion() as ingestion:
+        first = UnitRow(experiment=kept.id, unit=unit, lane=2, sequence=1)
+        assert ingestion.add_units([first])[0] == [first], "a unit of the version before is new to this one"
+
+
+def test_no_spec_version_begins_while_records_are_counted_by_the_one_before(
+    store_url: str, write_document: Write
+) -> None:
+    stores = [open_store(store_url), open_store(store_url)]
+    kept = stores[0].apply(write_document(), "ada", 1.0)
+    _end(stores[0])
+    row = UnitRow(experiment=kept.id, unit=b"u" * 16, lane=1, sequence=1)
+    with while_an_ingestion_is_open(
+        stores[0], lambda: stores[1].apply(write_document(weight=20), "bob", 9.0)
+    ) as ingestion:
+        assert [each.spec_version for each in ingestion.specs()] == [1]
+        ingestion.add_units([row])
+    assert stores[0].experiment("exp").spec_version == 2
+    with stores[0].ingestion() as ingestion:
+        assert ingestion.add_units([row])[0] == [row]
+    for opened in stores:
+        opened.close()
+
+
+def test_a_model_is_not_free_while_an_undo_of_its_last_promotion_waits(
+    store: Store, write_document: Write
+) -> None:
+    store.apply(write_document(), "ada", 1.0)
+    _end(store)
+    store.request("exp", Verb.UNDO, "", "ada", 2.0)
+    with pytest.raises(Conflict, match="exp, which is about to be retried or undone"):
+        store.apply(write_document(name="other"), "bob", 3.0)
+    with pytest.raises(Conflict, match="exp is about to be retried or undone"):
+        store.apply(write_document(weight=20), "bob", 3.0)
