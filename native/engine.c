@@ -19,6 +19,8 @@
 enum { CALL, ANSWER, REQUEST, RESPONSE, DATA, TRAILERS, RESET, CLOSED, SETTINGS, PONG, GOAWAY, END };
 
 #define PREFIX 5
+/* A longer value is an id or a token, which does not come again: it would only push others out of the compressor's table. */
+#define MOST_INDEXED 40
 #define MOST_FIELDS 1024       /* of one block; a further one ends the connection */
 #define MOST_FUSED (256 << 10) /* bytes of a message; larger ones do not fit a read */
 #define CACHED 64              /* fields remembered as Python pairs */
@@ -507,7 +509,7 @@ static int fill_fields(PyObject *fields, nghttp2_nv *to) {
     to[i].namelen = (size_t)PyBytes_GET_SIZE(name);
     to[i].value = (uint8_t *)PyBytes_AS_STRING(value);
     to[i].valuelen = (size_t)PyBytes_GET_SIZE(value);
-    to[i].flags = 0;
+    to[i].flags = to[i].valuelen > MOST_INDEXED ? NGHTTP2_NV_FLAG_NO_INDEX : NGHTTP2_NV_FLAG_NONE;
   }
   return (int)count;
 refused:

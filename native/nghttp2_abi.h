@@ -29,6 +29,9 @@ typedef struct {
   uint8_t flags;
 } nghttp2_nv;
 
+#define NGHTTP2_NV_FLAG_NONE 0
+#define NGHTTP2_NV_FLAG_NO_INDEX 1
+
 typedef struct {
   size_t length;
   int32_t stream_id;
