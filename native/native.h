@@ -7,6 +7,7 @@
 
 int add_assignment(PyObject *module);
 int add_engine(PyObject *module);
+int add_metadata(PyObject *module);
 int add_outline(PyObject *module);
 
 #endif

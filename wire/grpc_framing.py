@@ -8,10 +8,11 @@ import re
 import struct
 import zlib
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 from urllib.parse import quote_from_bytes
 
+from anabranch.proto.native import native
 from anabranch.wire.seam import Metadata, Status
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -34,6 +35,13 @@ _WINDOW_BITS: Final = {b"gzip": 31, b"deflate": 15}
 
 Pairs = tuple[tuple[str, str | bytes], ...]
 
+_native = native()
+_decode_plain: Callable[[Headers], list[tuple[str, str | bytes]] | None] | None = (
+    None if _native is None else _native.decode_metadata
+)
+_encode_plain: Callable[[Metadata], list[tuple[bytes, bytes]] | None] | None = (
+    None if _native is None else _native.encode_metadata
+)
 # What most calls have in common is converted once: a look-up costs a third of a conversion. Longer values are ids and tokens,
 # which do not come again.
 _decoded: dict[tuple[bytes, bytes], Pairs] = {}
@@ -91,6 +99,8 @@ def decode_metadata(headers: Headers) -> list[tuple[str, str | bytes]]:
     Raises:
         FramingError: A `-bin` value is not base64.
     """
+    if _decode_plain is not None and (plain := _decode_plain(headers)) is not None:
+        return plain
     metadata: list[tuple[str, str | bytes]] = []
     for field in headers:
         pairs = _decoded.get(field)
@@ -134,6 +144,8 @@ def encode_metadata(metadata: Metadata) -> list[tuple[bytes, bytes]]:
     Raises:
         ValueError: A name or value cannot be sent.
     """
+    if _encode_plain is not None and (plain := _encode_plain(metadata)) is not None:
+        return plain
     headers: list[tuple[bytes, bytes]] = []
     for pair in metadata:
         field = _encoded.get(pair)

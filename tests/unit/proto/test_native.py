@@ -11,6 +11,7 @@ from anabranch.proto import native as module
 from anabranch.proto import open_inference_pb2 as pb
 from anabranch.proto import outline
 from anabranch.proto.scan import ScanError
+from anabranch.wire import grpc_framing
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +97,60 @@ def test_what_is_too_long_for_it_is_refused() -> None:
         _native.unit_point(bytes(65), b"unit")
     with pytest.raises(ValueError, match="128 bytes"):
         _native.seal(bytes(32), bytes(129))
+
+
+_names = st.sampled_from(
+    [
+        "x-unit",
+        "a.b_c-9",
+        "te",
+        "grpc-timeout",
+        "content-type",
+        ":path",
+        "x-trace-bin",
+        "Upper",
+        "",
+        "host",
+        "é",
+    ]
+) | st.text(max_size=8)
+_values = st.sampled_from(["", " ", "a b", " a", "a ", "tab\t", "del\x7f", "é", "x" * 60]) | st.text(
+    max_size=8
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(_names, _values | st.binary(max_size=8)), max_size=4))
+def test_metadata_becomes_the_fields_that_python_writes(metadata: list[tuple[str, str | bytes]]) -> None:
+    fields = _native.encode_metadata(metadata)
+    if fields is None:
+        return
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(grpc_framing, "_encode_plain", None)
+        assert fields == grpc_framing.encode_metadata(metadata)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(_names, _values), max_size=4))
+def test_fields_become_the_metadata_that_python_reads(pairs: list[tuple[str, str]]) -> None:
+    headers = [(name.encode(), value.encode()) for name, value in pairs]
+    metadata = _native.decode_metadata(headers)
+    if metadata is None:
+        assert any(name.endswith(b"-bin") for name, _ in headers)
+        return
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(grpc_framing, "_decode_plain", None)
+        assert metadata == grpc_framing.decode_metadata(headers)
+
+
+def test_plain_metadata_is_not_left_to_python() -> None:
+    metadata = [("x-unit", "user 1"), ("x-assignment-id", "A" * 52), ("empty", "")]
+    fields = [(b"x-unit", b"user 1"), (b"x-assignment-id", b"A" * 52), (b"empty", b"")]
+    assert _native.encode_metadata(metadata) == fields
+    assert _native.decode_metadata([(b":path", b"/m"), (b"te", b"trailers"), *fields]) == metadata
+
+
+@pytest.mark.parametrize("given", [[1], [("a",)], [("a", 1)], [["a", "b"]]])
+def test_what_is_no_metadata_is_left_to_python(given: list[object]) -> None:
+    assert _native.encode_metadata(given) is None  # type: ignore[arg-type]
+    assert _native.decode_metadata(given) is None  # type: ignore[arg-type]
