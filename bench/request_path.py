@@ -61,7 +61,7 @@ def _steps(variant: LoadedVariant) -> dict[str, tuple[Callable[[], object], int]
     request = pb.ModelInferRequest(model_name="mlp")
     encode_inputs(request, {"x": np.ones((1, 16), np.float32)})
     message = request.SerializeToString()
-    query = queries.read(message, lambda: ())
+    query = queries.read(message, ())
     replies, ids, recent = Replies(), AssignmentIds(bytes(32)), RecentQuantile(0.99)
     answer = Answer({"y": np.ones((1, 4), np.float32)}, Timing(0.0, 0.0, 1))
     plain = [("x-invoked-variant", "v")]
@@ -70,7 +70,7 @@ def _steps(variant: LoadedVariant) -> dict[str, tuple[Callable[[], object], int]
     latencies = iter(np.random.default_rng(0).random(1_000_000).tolist())
 
     def read() -> object:
-        found = queries.read(message, lambda: ())
+        found = queries.read(message, ())
         check(found, "v", variant)
         return found.inputs
 

@@ -5,7 +5,7 @@ is a message of its own: whoever has read it once knows the next request that ha
 """
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from anabranch.proto.native import native
 from anabranch.proto.scan import (
@@ -26,23 +26,14 @@ RESPONSE_RAW: Final = 0x32
 
 _ID: Final = 0x1A
 _native = native()
-_compiled: Callable[[bytes, int], tuple[bytes, bytes, list[tuple[int, int]]] | None] | None = (
-    None if _native is None else _native.split
-)
 
 
-class Outline(NamedTuple):
-    """A message in parts; a tuple, as one is made for every request.
+Outline = tuple[bytes, bytes, list[tuple[int, int]]]
+"""A message in parts: without its id and its raw contents; the client's own id, UTF-8; begin and end of each raw tensor.
 
-    Args:
-        description: The message without its id and its raw contents.
-        id: The client's own id, UTF-8.
-        raw: Begin and end of each raw tensor in the message.
-    """
+A plain tuple, as one is made for every request."""
 
-    description: bytes
-    id: bytes
-    raw: list[tuple[int, int]]
+_compiled: Callable[[bytes, int], Outline | None] | None = None if _native is None else _native.split
 
 
 def split(message: bytes, raw_tag: int = REQUEST_RAW) -> Outline:
@@ -62,7 +53,7 @@ def split(message: bytes, raw_tag: int = REQUEST_RAW) -> Outline:
     if _compiled is not None:
         parts = _compiled(message, raw_tag)
         if parts is not None:
-            return Outline._make(parts)
+            return parts
     try:
         while position < end:
             begin = position
@@ -95,7 +86,7 @@ def split(message: bytes, raw_tag: int = REQUEST_RAW) -> Outline:
         raise ScanError(f"the id is no UTF-8: {error.reason}") from None
     if kept != end:
         description += message[kept:]
-    return Outline(description, request_id, raw)
+    return description, request_id, raw
 
 
 def output_field(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:

@@ -209,6 +209,8 @@ def text_field(number: int, text: str) -> bytes:
 
 def bytes_field(number: int, data: bytes) -> bytes:
     """Serialize one field of bytes, or of a message."""
+    if number < 16 and len(data) < 0x80:
+        return _SMALL[number << 3 | _BYTES] + _SMALL[len(data)] + data
     return varint(number << 3 | _BYTES) + varint(len(data)) + data
 
 

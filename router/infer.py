@@ -114,11 +114,12 @@ class Inference:
 
     def _admit(self, call: Call, message: bytes) -> Flight:
         arrived = self.stopwatch()
-        query = self._queries.read(message, lambda: call.metadata)
+        sent = call.metadata
+        query = self._queries.read(message, sent)
         plan = query.plan
         model, chosen = plan.model, plan.chosen
         route = self._routes.route(model.name)
-        metadata = dict(call.metadata)
+        metadata = dict(sent)
         target = metadata.get(TARGET_VARIANT)
         if isinstance(target, str) and target:
             model.variant(target)

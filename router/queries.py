@@ -5,7 +5,6 @@ The tensors of a request stay where they are: arrays are views of the message's 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -87,10 +86,10 @@ class Query:
         plan: What it has in common with others.
         id: The client's own id.
         raw: Begin and end of each raw tensor in the message.
-        metadata: Gives what the client sent along.
+        metadata: What the client sent along.
     """
 
-    __slots__ = ("_inputs", "_metadata", "_raw", "id", "message", "plan", "rows")
+    __slots__ = ("_inputs", "_raw", "id", "message", "metadata", "plan", "rows")
 
     def __init__(
         self,
@@ -98,20 +97,15 @@ class Query:
         plan: Plan,
         id: bytes,
         raw: list[tuple[int, int]],
-        metadata: Callable[[], Metadata],
+        metadata: Metadata,
     ) -> None:
         self.message = message
         self.plan = plan
         self.id = id
         self.rows = 0
         self._raw = raw
-        self._metadata = metadata
+        self.metadata = metadata
         self._inputs: dict[str, Array] | None = None
-
-    @property
-    def metadata(self) -> Metadata:
-        """What the client sent along."""
-        return self._metadata()
 
     @property
     def inputs(self) -> dict[str, Array]:
@@ -170,7 +164,7 @@ class Queries:
         self._models = models
         self._plans: dict[bytes, Plan] = {}
 
-    def read(self, message: bytes, metadata: Callable[[], Metadata]) -> Query:
+    def read(self, message: bytes, metadata: Metadata) -> Query:
         """Read a request as far as that needs no variant.
 
         Raises:

@@ -40,7 +40,6 @@ class Replies:
 
     def __init__(self) -> None:
         self._described: dict[tuple[str, np.dtype[Any], tuple[int, ...]], tuple[bytes, bytes]] = {}
-        self._experiments: dict[str, bytes] = {}
         self._prefixes: dict[tuple[str, int], bytes] = {}
 
     def local(self, query: Query, variant: str, answer: Answer, identity: Sequence[tuple[str, str]]) -> bytes:
@@ -107,21 +106,16 @@ class Replies:
         return b"".join(parts)
 
     def _assignment(self, parts: list[Any], identity: Sequence[tuple[str, str]]) -> None:
-        for name, value in identity[1:]:
-            if name == EXPERIMENT:
-                known = self._experiments.get(value)
-                if known is None:
-                    known = encode_parameter(4, PARAMETERS[name], value)
-                    _keep(self._experiments, value, known)
-                parts.append(known)
-            else:
-                # Values of one length have one prefix.
-                data = value.encode()
-                prefix = self._prefixes.get((name, len(data)))
-                if prefix is None:
-                    prefix = encode_parameter(4, PARAMETERS[name], value).removesuffix(data)
-                    _keep(self._prefixes, (name, len(data)), prefix)
-                parts += (prefix, data)
+        """The parameters of an assignment: the id last, so that what precedes its value is the same each time."""
+        _, (_, sealed), (_, experiment) = identity
+        key = (experiment, len(sealed))
+        prefix = self._prefixes.get(key)
+        if prefix is None:
+            prefix = encode_parameter(4, PARAMETERS[EXPERIMENT], experiment) + encode_parameter(
+                4, PARAMETERS[ASSIGNMENT_ID], sealed
+            ).removesuffix(sealed.encode())
+            _keep(self._prefixes, key, prefix)
+        parts += (prefix, sealed.encode())
 
     def _head(self, plan: Plan, variant: str) -> bytes:
         head = plan.heads[variant] = (

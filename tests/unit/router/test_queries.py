@@ -48,7 +48,7 @@ def request(array: Any, **fields: Any) -> pb.ModelInferRequest:
 
 
 def read(queries: Queries, made: pb.ModelInferRequest) -> Query:
-    return queries.read(made.SerializeToString(), lambda: ())
+    return queries.read(made.SerializeToString(), ())
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "i8", "u1", "i2", "?"])
@@ -65,7 +65,7 @@ def test_tensors_are_what_was_sent(queries: Queries, dtype: str) -> None:
 def test_an_aligned_tensor_is_a_view_of_the_message(queries: Queries) -> None:
     sent = np.arange(64, dtype=np.uint8)
     message = request(sent).SerializeToString()
-    found = queries.read(message, lambda: ()).inputs["x"]
+    found = queries.read(message, ()).inputs["x"]
     assert np.shares_memory(found, np.frombuffer(message, np.uint8))
 
 
@@ -129,7 +129,7 @@ def test_plans_are_bounded_in_number_and_size(queries: Queries, monkeypatch: pyt
 @pytest.mark.parametrize("message", [b"\xff", b"\x0a\x05m", b"\x1a\x01\xff", b"\x2a\x02\xff\xff"])
 def test_bytes_that_are_no_request_are_refused(queries: Queries, message: bytes) -> None:
     with pytest.raises(BadRequest, match="the message is no ModelInferRequest"):
-        queries.read(message, lambda: ())
+        queries.read(message, ())
 
 
 def test_a_refused_request_leaves_no_plan_behind(queries: Queries) -> None:

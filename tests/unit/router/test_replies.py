@@ -22,7 +22,7 @@ def query(request_id: bytes = b"7", wanted: tuple[str, ...] = ()) -> Query:
     parsed = pb.ModelInferRequest(model_name="m")
     for name in wanted:
         parsed.outputs.add(name=name)
-    return Query(b"", Plan(parsed, ServedModel(name="m", variants={}), None), request_id, [], lambda: ())
+    return Query(b"", Plan(parsed, ServedModel(name="m", variants={}), None), request_id, [], ())
 
 
 def parameters(response: pb.ModelInferResponse) -> dict[str, str]:
