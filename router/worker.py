@@ -191,7 +191,7 @@ class Worker:
                     )
                     continue
                 assert isinstance(variant, LoadedVariant)
-                placement = suitable_placement(variant.manifest)
+                placement = suitable_placement(variant, policy.max_batch_size)
                 queue = queue_name(model.name, name)
                 self._dispatcher.add(queue, variant.infer, policy, placement=placement)
                 self._backends[(model.name, name)] = LocalBackend(self._dispatcher, queue)

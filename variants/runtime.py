@@ -1,6 +1,9 @@
 """Load a built variant and answer requests with it: check, join, run, deal back."""
 
-from collections.abc import Mapping, Sequence
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from anabranch.variants.wordpiece import TextEncoding, WordPiece
 TEXT = "text"
 # A hand-over to a thread costs this much of the loop's time anyway; a longer batch would hold up other requests.
 _LOOP_MS = 0.1
+_TIMED_BATCHES = 15
 # Lengths met in practice; each makes the engine plan its memory once, before the first request.
 _WARM_TEXTS = (
     "Fine.",
@@ -177,10 +181,49 @@ class LoadedVariant:
                 )
 
 
-def suitable_placement(manifest: Manifest) -> Placement:
-    """Where a variant's batches should run, by its measured latency; on a thread where nothing was measured."""
-    slowest_ms = max((entry.p95_ms for entry in manifest.latency), default=_LOOP_MS)
+def suitable_placement(
+    variant: LoadedVariant, most_requests: int, stopwatch: Callable[[], float] = time.perf_counter
+) -> Placement:
+    """Where a variant's batches should run, by the latency in its manifest.
+
+    Where that has none, as of an imported model, and requests differ in nothing but rows, a few batches are timed now: the
+    median, as this may be a busy moment. What else is not known runs on a thread.
+
+    Args:
+        variant: The variant, warm.
+        most_requests: Requests in its largest batch.
+        stopwatch: A clock, in seconds.
+    """
+    latency = variant.manifest.latency
+    if latency:
+        slowest_ms = max(entry.p95_ms for entry in latency)
+    elif _has_one_cost(variant.manifest):
+        slowest_ms = _timed_ms(variant, most_requests, stopwatch)
+    else:
+        return Placement.THREAD
     return Placement.LOOP if slowest_ms < _LOOP_MS else Placement.THREAD
+
+
+def _has_one_cost(manifest: Manifest) -> bool:
+    """Whether requests of one row take the same time: no text, and no open dimension but the first."""
+    return manifest.text is None and all(
+        size >= 0 for signature in manifest.signatures for spec in signature.inputs for size in spec.shape[1:]
+    )
+
+
+def _timed_ms(variant: LoadedVariant, requests: int, stopwatch: Callable[[], float]) -> float:
+    """The median of a few batches; fewer where they are slow, as a worker that starts waits for them."""
+    batch = variant.usual_requests() * requests
+    times_ms: list[float] = []
+    while len(times_ms) < _TIMED_BATCHES and sum(times_ms) < _TIMED_BATCHES * _LOOP_MS:
+        begin = stopwatch()
+        try:
+            variant.infer(batch)
+        except VariantRunError:
+            # It is charged with that when clients ask for it.
+            return math.inf
+        times_ms.append(1000.0 * (stopwatch() - begin))
+    return statistics.median(times_ms)
 
 
 def load_variant(folder: Path, *, threads: int = 1, trace: Path | None = None) -> LoadedVariant:

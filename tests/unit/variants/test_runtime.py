@@ -153,15 +153,56 @@ def test_tampered_bytes_are_not_served(digits_onnx: Path, tmp_path: Path) -> Non
         load_variant(tmp_path / "digits" / "mine")
 
 
-@pytest.mark.parametrize(
-    ("milliseconds", "placement"), [(0.02, Placement.LOOP), (5.0, Placement.THREAD), (None, Placement.THREAD)]
-)
+@pytest.mark.parametrize(("milliseconds", "placement"), [(0.02, Placement.LOOP), (5.0, Placement.THREAD)])
 def test_only_variants_that_were_measured_to_be_quick_run_on_the_loop(
-    digits: LoadedVariant, milliseconds: float | None, placement: Placement
+    digits: LoadedVariant, milliseconds: float, placement: Placement
 ) -> None:
-    entries = () if milliseconds is None else (_entry(milliseconds),)
-    assert suitable_placement(replace(digits.manifest, latency=entries)) is placement
+    measured = replace(digits.manifest, latency=(_entry(milliseconds),))
+    assert suitable_placement(LoadedVariant(measured, _Slow(1.0), None), 16) is placement
+
+
+@pytest.mark.parametrize(
+    ("seconds", "placement", "batches"), [(0.00009, Placement.LOOP, 15), (0.002, Placement.THREAD, 1)]
+)
+def test_a_variant_without_measurements_is_timed_where_requests_differ_in_rows_alone(
+    digits: LoadedVariant, seconds: float, placement: Placement, batches: int
+) -> None:
+    session = _Slow(seconds)
+    timed = LoadedVariant(digits.manifest, session, None)
+    assert suitable_placement(timed, 16, lambda: session.now_s) is placement
+    assert session.rows == [16] * batches
+
+
+def test_a_variant_that_fails_when_it_is_timed_runs_on_a_thread(digits: LoadedVariant) -> None:
+    failing = LoadedVariant(digits.manifest, _Failing(), None)
+    assert suitable_placement(failing, 16) is Placement.THREAD
+
+
+def test_a_variant_whose_requests_differ_in_length_is_not_timed(encoder: LoadedVariant) -> None:
+    session = _Slow(0.0)
+    unmeasured = replace(encoder.manifest, latency=())
+    assert suitable_placement(LoadedVariant(unmeasured, session, None), 16) is Placement.THREAD
+    assert not session.rows
 
 
 def _entry(milliseconds: float) -> BatchLatency:
     return BatchLatency(batch_size=1, p50_ms=milliseconds, p95_ms=milliseconds, calls=30, threads=1)
+
+
+class _Slow:
+    """Answers with zeros after a while of its own time."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.now_s = 0.0
+        self.rows: list[int] = []
+
+    def run(self, inputs: Request) -> dict[str, Array]:
+        self.rows.append(len(inputs["pixels"]))
+        self.now_s += self._seconds
+        return {"logits": np.zeros((len(inputs["pixels"]), 10), np.float32)}
+
+
+class _Failing:
+    def run(self, inputs: Request) -> dict[str, Array]:
+        raise VariantRunError(f"no {sorted(inputs)}")
