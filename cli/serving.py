@@ -13,7 +13,8 @@ from anabranch.cli.connection import sqlite_path
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
 from anabranch.mesh.process import EnvoyFailed
-from anabranch.mesh.serve import MeshServer, MeshSettings, fixed_ports
+from anabranch.mesh.serve import MeshServer
+from anabranch.mesh.settings import MeshSettings, fixed_ports
 from anabranch.router.access.identities import InvalidIdentities
 from anabranch.router.control.port import Unprotected
 from anabranch.router.logs import LogFormat, set_up_logging

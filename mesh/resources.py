@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+from anabranch.mesh.passport import initial_metadata
 from anabranch.mesh.routes import CONTROL, LUA_FILTER, ROUTES, Manifests, cluster_name
 from anabranch.variants.manifest import Manifest
 from anabranch.variants.remote_target import OutlierDetection, RemoteTls
@@ -29,7 +30,7 @@ _FLUSH: Final = "0.1s"
 
 
 def listener(
-    *, host: str, port: int, key_file: Path, max_message_bytes: int, tls: Tls | None
+    *, host: str, port: int, key_file: Path, secret: str, max_message_bytes: int, tls: Tls | None
 ) -> dict[str, Any]:
     """The inference port.
 
@@ -37,6 +38,7 @@ def listener(
         host: Address to listen on.
         port: Port to listen on.
         key_file: The installation's key of assignment ids, where Envoy can read it: keys go over no wire.
+        secret: What Envoy's log begins with.
         max_message_bytes: Largest request; Envoy answers a larger one with RESOURCE_EXHAUSTED by its status 413.
         tls: Files of the port's TLS, where Envoy can read them.
     """
@@ -61,7 +63,7 @@ def listener(
                 },
             },
         ],
-        "access_log": [{"name": "envoy.access_loggers.http_grpc", "typed_config": _access_log()}],
+        "access_log": [{"name": "envoy.access_loggers.http_grpc", "typed_config": _access_log(secret)}],
         "stream_idle_timeout": "0s",
         "generate_request_id": False,
         "server_header_transformation": "PASS_THROUGH",
@@ -136,12 +138,15 @@ def cluster_of(name: str, host: str, port: int) -> dict[str, Any]:
     }
 
 
-def bootstrap(*, control_host: str, control_port: int, admin: Path, node: str = NODE) -> dict[str, Any]:
+def bootstrap(
+    *, control_host: str, control_port: int, secret: str, admin: Path, node: str = NODE
+) -> dict[str, Any]:
     """What Envoy is started with; all else it asks of the control plane.
 
     Args:
         control_host: Address of the control plane.
         control_port: Its port.
+        secret: What tells it that an Envoy of its own asks.
         admin: Socket of Envoy's administration: a file, so that only this user asks.
         node: Name of this Envoy.
     """
@@ -154,7 +159,7 @@ def bootstrap(*, control_host: str, control_port: int, admin: Path, node: str = 
             "ads_config": {
                 "api_type": "GRPC",
                 "transport_api_version": "V3",
-                "grpc_services": [{"envoy_grpc": {"cluster_name": CONTROL}}],
+                "grpc_services": [_control_service(secret)],
             },
             "lds_config": source,
             "cds_config": source,
@@ -171,13 +176,17 @@ def bootstrap(*, control_host: str, control_port: int, admin: Path, node: str = 
     }
 
 
-def _access_log() -> dict[str, Any]:
+def _control_service(secret: str) -> dict[str, Any]:
+    return {"envoy_grpc": {"cluster_name": CONTROL}, "initial_metadata": initial_metadata(secret)}
+
+
+def _access_log(secret: str) -> dict[str, Any]:
     return {
         "@type": f"{_TYPE}.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
         "common_config": {
             "log_name": LOG_NAME,
             "transport_api_version": "V3",
-            "grpc_service": {"envoy_grpc": {"cluster_name": CONTROL}},
+            "grpc_service": _control_service(secret),
             "buffer_flush_interval": _FLUSH,
         },
         "additional_response_headers_to_log": [STATUS],

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from anabranch.bandit.snapshot import Route, Snapshot
 from anabranch.variants.manifest import Manifest
+from anabranch.wire.seam import Call
 
 Manifests = Mapping[str, Mapping[str, Manifest]]
 
@@ -20,6 +21,9 @@ CONTROL: Final = "anabranch-control"
 """Name of the cluster of the control plane."""
 
 CLUSTER_HEADER: Final = "x-anabranch-cluster"
+CALLER: Final = "x-anabranch-caller"
+"""Header in which Envoy tells the control plane a client's address; a client's own is overwritten."""
+
 LUA_FILTER: Final = "envoy.filters.http.lua"
 ROUTES: Final = "anabranch"
 _STAY_HERE: Final = (CLUSTER_HEADER, "authorization", "cookie", "x-target-variant")
@@ -89,7 +93,16 @@ def route_configuration(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """
     # Envoy keeps grpc-timeout itself; a timeout of its own there is none.
     patient = {"timeout": "0s", "max_stream_duration": {"grpc_timeout_header_max": "0s"}}
-    here = [{"match": {"prefix": prefix}, "route": {"cluster": CONTROL, **patient}} for prefix in SERVICES]
+    address = {"key": CALLER, "value": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"}
+    caller = {"header": address, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    here = [
+        {
+            "match": {"prefix": prefix},
+            "route": {"cluster": CONTROL, **patient},
+            "request_headers_to_add": [caller],
+        }
+        for prefix in SERVICES
+    ]
     # Nothing else has a route: on the control plane's port are Envoy's own services too, which no client may reach.
     elsewhere = {
         "match": {"prefix": INFERENCE},
@@ -99,3 +112,9 @@ def route_configuration(metadata: Mapping[str, Any]) -> dict[str, Any]:
     }
     everything = {"name": "all", "domains": ["*"], "routes": [*here, elsewhere]}
     return {"name": ROUTES, "virtual_hosts": [everything]}
+
+
+def caller_of(call: Call) -> str:
+    """Whom the control plane counts a call to: the client of Envoy, or who calls the port itself."""
+    named = [value for name, value in call.metadata if name == CALLER]
+    return str(named[0]) if len(named) == 1 else call.peer.rpartition(":")[0]

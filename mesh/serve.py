@@ -15,8 +15,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 from anabranch.bandit.snapshot import Snapshot
@@ -25,9 +23,12 @@ from anabranch.mesh.access_log import AccessLog
 from anabranch.mesh.discovery import Discovery
 from anabranch.mesh.ejections import Arm, Ejections
 from anabranch.mesh.encode import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, pack, type_url
+from anabranch.mesh.passport import guarded, passport, write_private
 from anabranch.mesh.process import EnvoyFailed, EnvoyProcess
-from anabranch.mesh.routes import route_configuration, script_routes
+from anabranch.mesh.routes import caller_of, route_configuration, script_routes
+from anabranch.mesh.settings import CONTROL_HOST, MeshSettings, mesh_problems
 from anabranch.proto import feedback_pb2
+from anabranch.router.access.rates import FeedbackRates
 from anabranch.router.assignment_id import AssignmentIds
 from anabranch.router.complaints import Complaints
 from anabranch.router.controller import Controller
@@ -38,7 +39,7 @@ from anabranch.router.ports import check_port
 from anabranch.router.recorder import Recorder
 from anabranch.router.routes import Routes
 from anabranch.router.served import baselines_of, check_promotions, reload_problems
-from anabranch.router.settings import InvalidSettings, Settings, assignment_key, check_tls, hold_state
+from anabranch.router.settings import InvalidSettings, assignment_key, check_tls, hold_state
 from anabranch.router.shared_key import check_key
 from anabranch.router.standalone import complain
 from anabranch.router.upkeep import Upkeep
@@ -50,30 +51,9 @@ from anabranch.wire.health import Health
 from anabranch.wire.reflection import Reflection
 from anabranch.wire.seam import Limits, Status
 
-_CONTROL_HOST: Final = "127.0.0.1"
 _LOOK_S: Final = 0.05
 _QUIET_S: Final = 0.5
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeshSettings:
-    """How Envoy is driven.
-
-    Attributes:
-        server: What every server is told: models, state, baselines, the inference port.
-        xds_port: Where Envoys ask for their configuration and send their logs, on loopback.
-        envoy: Envoy's program; None: somebody else starts it, with the bootstrap in the state folder.
-    """
-
-    server: Settings
-    xds_port: int = 18000
-    envoy: Path | None = None
-
-    @property
-    def bootstrap(self) -> Path:
-        """The file that Envoy is started with."""
-        return self.server.state / "envoy.json"
 
 
 class MeshServer:
@@ -97,9 +77,9 @@ class MeshServer:
         server = settings.server
         check_tls(server)
         manifests = find_manifests(server.models)
-        if problems := _problems(settings, manifests):
+        if problems := mesh_problems(settings, manifests):
             raise InvalidSettings("\n".join(problems))
-        check_port(_CONTROL_HOST, settings.xds_port)
+        check_port(CONTROL_HOST, settings.xds_port)
         self._settings = settings
         self._manifests: Mapping[str, Mapping[str, Manifest]] = manifests
         self._baselines = baselines_of(server.baselines, manifests)
@@ -107,6 +87,7 @@ class MeshServer:
         self._say = say
         server.journal.mkdir(parents=True, exist_ok=True)
         key = assignment_key(server)
+        self._secret = passport(key)
         self._store = open_store(server.store_url)
         check_key(server, self._store.replicas)
         check_promotions(self._store, manifests, server.models)
@@ -127,7 +108,12 @@ class MeshServer:
         self._complaints = Complaints(self._loop.time)
         self._access_log = AccessLog(self._recorder, on_outcome=self._heard, complaints=self._complaints)
         self._feedback = FeedbackService(
-            ids=AssignmentIds(key), routes=self._routes, recorder=self._recorder, wall_clock=time.time
+            ids=AssignmentIds(key),
+            routes=self._routes,
+            recorder=self._recorder,
+            wall_clock=time.time,
+            may_report=FeedbackRates(server.max_feedback_per_s, self._loop.time).may_report,
+            caller_of=caller_of,
         )
         self._health = Health()
         self._wire = new_wire(WireKind.NGH2)
@@ -168,17 +154,22 @@ class MeshServer:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
         self._loop.add_signal_handler(signal.SIGHUP, self._reload.set)
-        handlers = self._discovery.handlers() | self._access_log.handlers() | self._feedback.handlers()
+        envoys = self._discovery.handlers() | self._access_log.handlers()
+        public = self._feedback.handlers() | self._health.handlers()
         await self._wire.start(
-            host=_CONTROL_HOST,
+            host=CONTROL_HOST,
             port=settings.xds_port,
-            handlers=handlers | self._health.handlers() | Reflection([feedback_pb2.DESCRIPTOR]).handlers(),
+            handlers=guarded(envoys, self._secret, self._stranger)
+            | public
+            | Reflection([feedback_pb2.DESCRIPTOR]).handlers(),
             limits=Limits(),
             before_flush=self._recorder.commit,
         )
         admin = settings.server.state.resolve() / "envoy-admin.sock"
-        start = resources.bootstrap(control_host=_CONTROL_HOST, control_port=settings.xds_port, admin=admin)
-        settings.bootstrap.write_text(json.dumps(start, indent=2))
+        start = resources.bootstrap(
+            control_host=CONTROL_HOST, control_port=settings.xds_port, secret=self._secret, admin=admin
+        )
+        write_private(settings.bootstrap, json.dumps(start, indent=2))
         self._publish_servers()
         self._controller.publish()
         tasks = [asyncio.create_task(work) for work in (self._tick(), self._watch(), self._announce())]
@@ -234,7 +225,7 @@ class MeshServer:
         manifests = await asyncio.to_thread(find_manifests, server.models)
         baselines = baselines_of(server.baselines, manifests)
         check_promotions(self._store, manifests, server.models)
-        found = _problems(self._settings, manifests)
+        found = mesh_problems(self._settings, manifests)
         found += reload_problems(self._store.experiments(), self._manifests, manifests)
         if found:
             raise LookupError("; ".join(found))
@@ -289,6 +280,7 @@ class MeshServer:
             host=server.host,
             port=server.port,
             key_file=server.key_file.resolve(),
+            secret=self._secret,
             max_message_bytes=server.max_message_bytes,
             tls=server.tls,
         )
@@ -304,6 +296,11 @@ class MeshServer:
         # Versions differ over restarts too: an Envoy that was left running compares them.
         self._version = max(self._version + 1, int(time.time() * 1000))
         return str(self._version)
+
+    def _stranger(self, method: str) -> None:
+        self._complaints.say(
+            "the port of Envoy", f"{method} was refused to somebody who does not know its secret"
+        )
 
     def _was_taken(self, url: str, _version: str) -> None:
         self._event(url).set()
@@ -346,40 +343,9 @@ class MeshServer:
         self._controller.step_down()
 
 
-def _problems(settings: MeshSettings, manifests: Mapping[str, Mapping[str, Manifest]]) -> list[str]:
-    problems = refusals.variant_problems(manifests) + refusals.access_problems(settings.server)
-    if settings.envoy is not None and not os.access(settings.envoy, os.X_OK):
-        problems.append(f"envoy is {settings.envoy}, which is no program: give the path of Envoy's binary")
-    if settings.server.metrics_port is not None:
-        problems.append(
-            "a metrics port is asked for: with Envoy, its own statistics are `/stats/prometheus` of its admin"
-        )
-    if settings.server.trace_share:
-        problems.append("traces are asked for: with Envoy on the path, configure its own tracing")
-    for name, port in (("port", settings.server.port), ("xds_port", settings.xds_port)):
-        if not 0 < port < 65536:
-            problems.append(f"{name} is {port}, must be from 1 to 65535: Envoy is told which one to take")
-    return problems
-
-
 def _is_open(host: str, port: int) -> bool:
     try:
         with socket.create_connection((host, port), timeout=1.0):
             return True
     except OSError:
         return False
-
-
-def fixed_ports(settings: MeshSettings) -> MeshSettings:
-    """The same with every port chosen: a 0 takes a free one now."""
-    server = settings.server
-    return replace(
-        settings,
-        server=replace(server, port=server.port or _free_port(server.host)),
-        xds_port=settings.xds_port or _free_port(_CONTROL_HOST),
-    )
-
-
-def _free_port(host: str) -> int:
-    with socket.create_server((host, 0)) as probe:
-        return int(probe.getsockname()[1])

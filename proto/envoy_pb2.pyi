@@ -414,20 +414,90 @@ class GrpcService(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ENVOY_GRPC_FIELD_NUMBER: _builtins.int
+    INITIAL_METADATA_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def envoy_grpc(self) -> Global___GrpcServiceEnvoyGrpc: ...
+    @_builtins.property
+    def initial_metadata(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeaderValue]: ...
     def __init__(
         self,
         *,
         envoy_grpc: Global___GrpcServiceEnvoyGrpc | None = ...,
+        initial_metadata: _abc.Iterable[Global___HeaderValue] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["envoy_grpc", b"envoy_grpc"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["envoy_grpc", b"envoy_grpc"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envoy_grpc", b"envoy_grpc", "initial_metadata", b"initial_metadata"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GrpcService: _TypeAlias = GrpcService  # noqa: Y015
+
+@_typing.final
+class HeaderValueOption(_message.Message):
+    """envoy.config.core.v3.HeaderValueOption"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _HeaderAppendAction:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _HeaderAppendActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[HeaderValueOption._HeaderAppendAction.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        APPEND_IF_EXISTS_OR_ADD: HeaderValueOption._HeaderAppendAction.ValueType  # 0
+        ADD_IF_ABSENT: HeaderValueOption._HeaderAppendAction.ValueType  # 1
+        OVERWRITE_IF_EXISTS_OR_ADD: HeaderValueOption._HeaderAppendAction.ValueType  # 2
+        OVERWRITE_IF_EXISTS: HeaderValueOption._HeaderAppendAction.ValueType  # 3
+
+    class HeaderAppendAction(_HeaderAppendAction, metaclass=_HeaderAppendActionEnumTypeWrapper): ...
+    APPEND_IF_EXISTS_OR_ADD: HeaderValueOption.HeaderAppendAction.ValueType  # 0
+    ADD_IF_ABSENT: HeaderValueOption.HeaderAppendAction.ValueType  # 1
+    OVERWRITE_IF_EXISTS_OR_ADD: HeaderValueOption.HeaderAppendAction.ValueType  # 2
+    OVERWRITE_IF_EXISTS: HeaderValueOption.HeaderAppendAction.ValueType  # 3
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    APPEND_ACTION_FIELD_NUMBER: _builtins.int
+    append_action: Global___HeaderValueOption.HeaderAppendAction.ValueType
+    @_builtins.property
+    def header(self) -> Global___HeaderValue: ...
+    def __init__(
+        self,
+        *,
+        header: Global___HeaderValue | None = ...,
+        append_action: Global___HeaderValueOption.HeaderAppendAction.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_action", b"append_action", "header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeaderValueOption: _TypeAlias = HeaderValueOption  # noqa: Y015
+
+@_typing.final
+class HeaderValue(_message.Message):
+    """envoy.config.core.v3.HeaderValue"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    value: _builtins.str
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeaderValue: _TypeAlias = HeaderValue  # noqa: Y015
 
 @_typing.final
 class TransportSocket(_message.Message):
@@ -797,6 +867,7 @@ class Route(_message.Message):
     MATCH_FIELD_NUMBER: _builtins.int
     ROUTE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    REQUEST_HEADERS_TO_ADD_FIELD_NUMBER: _builtins.int
     REQUEST_HEADERS_TO_REMOVE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def match(self) -> Global___RouteMatch: ...
@@ -805,6 +876,8 @@ class Route(_message.Message):
     @_builtins.property
     def metadata(self) -> Global___Metadata: ...
     @_builtins.property
+    def request_headers_to_add(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeaderValueOption]: ...
+    @_builtins.property
     def request_headers_to_remove(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
@@ -812,11 +885,12 @@ class Route(_message.Message):
         match: Global___RouteMatch | None = ...,
         route: Global___RouteAction | None = ...,
         metadata: Global___Metadata | None = ...,
+        request_headers_to_add: _abc.Iterable[Global___HeaderValueOption] | None = ...,
         request_headers_to_remove: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["match", b"match", "metadata", b"metadata", "route", b"route"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["match", b"match", "metadata", b"metadata", "request_headers_to_remove", b"request_headers_to_remove", "route", b"route"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["match", b"match", "metadata", b"metadata", "request_headers_to_add", b"request_headers_to_add", "request_headers_to_remove", b"request_headers_to_remove", "route", b"route"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

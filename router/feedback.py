@@ -39,6 +39,7 @@ class FeedbackService:
         wall_clock: Seconds since 1970.
         guard: Who may report; None lets everybody.
         may_report: Whether a caller may report so many outcomes now.
+        caller_of: Whom a call is counted to that nobody has proven to make.
 
     Attributes:
         counts: Outcomes by what became of them.
@@ -53,6 +54,7 @@ class FeedbackService:
         wall_clock: Callable[[], float],
         guard: Guard | None = None,
         may_report: Callable[[str, int], bool] = lambda _caller, _outcomes: True,
+        caller_of: Callable[[Call], str] = lambda call: call.peer.rpartition(":")[0],
     ) -> None:
         self._ids = ids
         self._routes = routes
@@ -60,6 +62,7 @@ class FeedbackService:
         self._wall_clock = wall_clock
         self._guard = guard
         self._may_report = may_report
+        self._caller_of = caller_of
         self.counts: Counter[str] = Counter()
 
     def handlers(self) -> Handlers:
@@ -72,7 +75,7 @@ class FeedbackService:
         if self._guard is not None and (principal := self._guard.admit(call, Permission.FEEDBACK)) is None:
             return
         models = frozenset[str]() if principal is None else principal.models
-        caller = call.peer.rpartition(":")[0] if principal is None else principal.actor
+        caller = self._caller_of(call) if principal is None else principal.actor
         try:
             request = read_strictly(pb.SubmitRequest, message)
         except UnknownField as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 _MOST_CALLERS: Final = 4096
@@ -38,3 +39,21 @@ class Rates:
         if len(self._left) > _MOST_CALLERS:
             self._left.popitem(last=False)
         return granted
+
+
+class FeedbackRates:
+    """How much feedback one caller may report.
+
+    Args:
+        per_s: Outcomes a second, in the long run.
+        clock: One that does not go back, in seconds.
+    """
+
+    def __init__(self, per_s: float, clock: Callable[[], float]) -> None:
+        # One call of the most outcomes that are taken is within everybody's burst.
+        self._rates = Rates(per_s=per_s, burst=max(10_000.0, 2 * per_s))
+        self._clock = clock
+
+    def may_report(self, caller: str, outcomes: int) -> bool:
+        """Whether a caller may report this many outcomes now."""
+        return self._rates.take(caller, outcomes, self._clock())

@@ -10,7 +10,7 @@ from dataclasses import replace
 from anabranch.router.access.authenticator import Authenticator, Rules
 from anabranch.router.access.guard import Guard, Refusals
 from anabranch.router.access.inference import guarded
-from anabranch.router.access.rates import Rates
+from anabranch.router.access.rates import FeedbackRates
 from anabranch.router.settings import Settings
 from anabranch.store.access import Role
 from anabranch.wire.seam import Handlers
@@ -25,15 +25,12 @@ class WorkerAccess:
     """
 
     def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
         # A checked certificate is somebody: what it may, beside models and feedback, a file of identities says.
         self._certificates = Role.FEEDBACK if settings.tls_client_ca is not None else None
         self._nobody = None if settings.must_prove else Role.FEEDBACK
         self._authenticator = Authenticator(self._ruled(Rules()), time.time)
         self._refusals = Refusals(_log_only, loop.time)
-        self._rates = Rates(
-            per_s=settings.max_feedback_per_s, burst=max(10_000.0, 2 * settings.max_feedback_per_s)
-        )
+        self._rates = FeedbackRates(settings.max_feedback_per_s, loop.time)
         self.guard = Guard(self._authenticator, self._refusals) if settings.must_prove else None
 
     def follow(self, rules: Rules) -> None:
@@ -46,7 +43,7 @@ class WorkerAccess:
 
     def may_report(self, caller: str, outcomes: int) -> bool:
         """Whether a caller may report this many outcomes now."""
-        return self._rates.take(caller, outcomes, self._loop.time())
+        return self._rates.may_report(caller, outcomes)
 
     def take_uses(self) -> dict[str, float]:
         """When tokens were used since this was asked last, by their ids."""

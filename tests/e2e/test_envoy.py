@@ -4,8 +4,10 @@
 """
 
 import asyncio
+import json
 import os
 import socket
+import stat
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,9 @@ import psutil
 import pytest
 
 from anabranch.bandit.assignment import assign, lay_out, unit_point
-from anabranch.proto import feedback_pb2
+from anabranch.mesh import access_log, discovery, passport
+from anabranch.mesh.encode import ROUTE_TYPE, type_url
+from anabranch.proto import envoy_pb2, feedback_pb2
 from anabranch.proto import open_inference_pb2 as pb
 from anabranch.store.records import Flag, Routed
 from anabranch.variants.remote_add import add_remote
@@ -163,7 +167,11 @@ def test_the_baseline_stands_in_for_a_candidate_that_fails(
     mesh: Serve, experiment: Make, wait_until: Wait
 ) -> None:
     served = mesh()
-    served.apply(labelled(experiment, "failing", "raising"))
+    document = labelled(experiment, "failing", "raising")
+    # A limit that it keeps: else a tick removes the candidate as soon as it sees the failures.
+    [errors] = [metric for metric in document["spec"]["metrics"] if metric["name"] == "errors"]
+    errors["max"] = 0.99
+    served.apply(document)
     with served.traffic(clients=2, labels_after=1_000_000) as traffic:
         wait_until(
             lambda: any(Flag.MASKED in record.flags for record in routed(served)), "the candidate is ejected"
@@ -284,3 +292,46 @@ def test_a_client_reaches_nothing_but_the_services_of_the_port(mesh: Serve) -> N
             with pytest.raises(grpc.RpcError) as refusal:
                 list(call)
             assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED, path
+
+
+def test_only_our_own_envoy_may_ask_and_report(mesh: Serve) -> None:
+    port = _free_port()
+    served = mesh(**{"xds-port": port})
+    bootstrap = served.state / "envoy.json"
+    assert stat.S_IMODE(bootstrap.stat().st_mode) == 0o600
+    [service] = json.loads(bootstrap.read_text())["dynamic_resources"]["ads_config"]["grpc_services"]
+    [secret] = [each["value"] for each in service["initial_metadata"]]
+    ask = envoy_pb2.DiscoveryRequest(type_url=type_url(ROUTE_TYPE), node=envoy_pb2.Node(id="thief"))
+    report = envoy_pb2.StreamAccessLogsMessage()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        for method, message in ((discovery.STREAM, ask), (access_log.STREAM, report)):
+            open_stream: Any = channel.stream_stream(method)
+            for metadata in ((), ((passport.HEADER, secret[:-1] + "x"),)):
+                call = open_stream(iter([message.SerializeToString()]), metadata=metadata, timeout=10.0)
+                with pytest.raises(grpc.RpcError) as refusal:
+                    list(call)
+                assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED, method
+        asked: Any = channel.stream_stream(discovery.STREAM)
+        answer = asked(iter([ask.SerializeToString()]), metadata=((passport.HEADER, secret),), timeout=10.0)
+        assert envoy_pb2.DiscoveryResponse.FromString(next(answer)).type_url == type_url(ROUTE_TYPE)
+    # The real Envoy knows it: it has its routes from there.
+    assert served.client().infer().variant == "wide"
+
+
+def test_one_client_of_envoy_cannot_send_feedback_without_end(mesh: Serve) -> None:
+    served = mesh(**{"max-feedback-rate": 1})
+    client = served.client()
+    outcomes = [feedback_pb2.Outcome(assignment_id="none", correct=True)] * 10_000
+    assert len(client.give_feedback(outcomes)) == len(outcomes)
+    with pytest.raises(grpc.RpcError) as refusal:
+        client.give_feedback(outcomes[:100])
+    assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    # A name that a client gives itself does not make it another one.
+    with pytest.raises(grpc.RpcError) as refusal:
+        client.call(
+            "/anabranch.v1.FeedbackService/Submit",
+            feedback_pb2.SubmitRequest(outcomes=outcomes[:100]),
+            feedback_pb2.SubmitResponse,
+            metadata=[("x-anabranch-caller", "10.9.8.7")],
+        )
+    assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -21,7 +21,9 @@ from anabranch.wire.seam import Status, Tls
 
 
 def listener(tls: Tls | None = None) -> pb.Listener:
-    made = resources.listener(host="127.0.0.1", port=1, key_file=Path("k"), max_message_bytes=1000, tls=tls)
+    made = resources.listener(
+        host="127.0.0.1", port=1, key_file=Path("k"), secret="s", max_message_bytes=1000, tls=tls
+    )
     return pb.Listener.FromString(pack(LISTENER_TYPE, made).value)
 
 
