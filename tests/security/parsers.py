@@ -282,9 +282,14 @@ def main(name: str, seconds: float) -> None:
                 tried += 1
             print(f"{name}: {tried:,} inputs, without coverage as atheris is not installed")
             return
+        corpus = folder / "corpus"
+        corpus.mkdir()
+        for number, seed in enumerate(parser.seeds):
+            (corpus / f"seed-{number}").write_bytes(seed)
         atheris.instrument_all()
         atheris.Setup(
-            [sys.argv[0], f"-max_total_time={int(seconds)}"], lambda data: parser.try_it(data, folder)
+            [sys.argv[0], f"-max_total_time={int(seconds)}", str(corpus)],
+            lambda data: parser.try_it(data, folder),
         )
         atheris.Fuzz()
 
