@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -13,7 +14,7 @@ from anabranch.cli.failures import CommandFailed
 from anabranch.client import errors, values
 from anabranch.client.sync import Client
 from anabranch.store import codec
-from anabranch.store.ledger_port import StoredSpec
+from anabranch.store.ledger_port import StoredEvidence, StoredSpec
 from anabranch.store.port import AuditEvent, Conflict, NotFound, StoredDecision, StoredExperiment
 
 _CODES: Final[dict[type[errors.CallFailed], tuple[ExitCode, str]]] = {
@@ -50,11 +51,15 @@ class RemoteLedger:
                 for each in self._client.specs(name)
             ]
 
-    def evidence(self, name: str) -> list[tuple[int, Evidence]]:
+    def evidence(self, name: str) -> list[StoredEvidence]:
         """See `store.control_plane.Ledger.evidence`."""
         with translated():
             return [
-                (each.spec_version, codec.evidence_from(each.body_json))
+                StoredEvidence(
+                    spec_version=each.spec_version,
+                    last=json.loads(each.body_json)["last"],
+                    body=each.body_json,
+                )
                 for each in self._client.evidence(name, all_versions=True)
             ]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from anabranch.bandit.decision import Command, Verb
     from anabranch.bandit.evidence import Evidence
-    from anabranch.store.ledger_port import StoredSpec
+    from anabranch.store.ledger_port import StoredEvidence, StoredSpec
     from anabranch.store.port import AuditEvent, StoredDecision, StoredExperiment
 
 
@@ -22,7 +22,7 @@ class Ledger(Protocol):
         """Every document of an experiment, oldest first."""
         ...
 
-    def evidence(self, name: str) -> list[tuple[int, Evidence]]:
+    def evidence(self, name: str) -> list[StoredEvidence]:
         """What every tick folded in, of every spec version."""
         ...
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    from anabranch.bandit.evidence import Evidence
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +15,20 @@ class StoredSpec:
     document: Mapping[str, Any]
     applied_s: float
     actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvidence:
+    """What one tick folded in, as it was sealed.
+
+    Attributes:
+        last: Number of the last delta inside.
+        body: Its JSON, letter by letter: what the hashes are over.
+    """
+
+    spec_version: int
+    last: int
+    body: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +71,8 @@ class LedgerStore(Protocol):
         """Every document of an experiment, oldest first."""
         ...
 
-    def evidence(self, name: str) -> list[tuple[int, Evidence]]:
-        """What every tick folded in, in order, of every spec version, with the version's number."""
+    def evidence(self, name: str) -> list[StoredEvidence]:
+        """What every tick folded in, in order, of every spec version."""
         ...
 
     def tenures(self, model: str) -> list[Tenure]:

@@ -15,7 +15,7 @@ from anabranch.bandit.decision import Command, Decision, Verb
 from anabranch.bandit.evidence import Evidence, merge_cells, merge_pairs
 from anabranch.bandit.state import ExperimentState
 from anabranch.store.chain import GENESIS, link, seal_of
-from anabranch.store.codec import decision_text, evidence_text
+from anabranch.store.codec import decision_text
 from anabranch.store.document import parse
 from anabranch.store.lease import Lease
 from anabranch.store.ledger_port import StoredSpec, Tenure
@@ -288,8 +288,8 @@ class MemoryStore:
         before = kept.decisions[-1] if kept.decisions else None
         previous = GENESIS if before is None else before.hash
         sealed_up_to = 0 if before is None else before.decision.evidence_last
-        folded = [part for _, part in self.ledger.evidence(kept.stored.name) if part.last > sealed_up_to]
-        seal = seal_of(kept.text, map(evidence_text, folded))
+        folded = [part.body for part in self.ledger.evidence(kept.stored.name) if part.last > sealed_up_to]
+        seal = seal_of(kept.text, folded)
         kept.decisions.append(
             StoredDecision(
                 spec_version=kept.stored.spec_version,

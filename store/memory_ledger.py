@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from anabranch.bandit.evidence import Evidence
-from anabranch.store.ledger_port import Catalog, StoredSpec, Tenure
+from anabranch.store.codec import evidence_text
+from anabranch.store.ledger_port import Catalog, StoredEvidence, StoredSpec, Tenure
 from anabranch.store.outbox_port import DEAD_BY, DEAD_VERB, Fate, Message, Outgoing
 
 
@@ -22,7 +23,7 @@ class MemoryLedger:
     def __init__(self, find: Callable[[str], object]) -> None:
         self._find = find
         self._specs: dict[str, list[StoredSpec]] = defaultdict(list)
-        self._evidence: dict[str, list[tuple[int, Evidence]]] = defaultdict(list)
+        self._evidence: dict[str, list[StoredEvidence]] = defaultdict(list)
         self._tenures: list[Tenure] = []
         self._catalog: Catalog | None = None
 
@@ -31,7 +32,7 @@ class MemoryLedger:
         self._find(name)
         return list(self._specs[name])
 
-    def evidence(self, name: str) -> list[tuple[int, Evidence]]:
+    def evidence(self, name: str) -> list[StoredEvidence]:
         """See `ledger_port.LedgerStore.evidence`."""
         self._find(name)
         return list(self._evidence[name])
@@ -54,7 +55,9 @@ class MemoryLedger:
 
     def add_evidence(self, name: str, version: int, evidence: Evidence) -> None:
         """Remember what a tick folded in."""
-        self._evidence[name].append((version, evidence))
+        self._evidence[name].append(
+            StoredEvidence(spec_version=version, last=evidence.last, body=evidence_text(evidence))
+        )
 
     def add_tenure(self, tenure: Tenure) -> None:
         """Remember who serves from now on."""

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 from anabranch.bandit.decision import Command, Decision, Verb
 from anabranch.bandit.evidence import Evidence, merge_cells, merge_pairs
 from anabranch.bandit.state import ExperimentState
-from anabranch.store import codec
+from anabranch.store import codec, packing
 from anabranch.store.document import parse
 from anabranch.store.engine import READS, new_engine
 from anabranch.store.lease import Lease
@@ -226,7 +226,8 @@ class SqlStore:
                         experiment_id=row.id,
                         spec_version=row.spec_version,
                         last=evidence.last,
-                        body=codec.evidence_text(evidence),
+                        body="",
+                        packed=packing.pack(codec.evidence_text(evidence)),
                     )
                 )
             weights = json.dumps(dict(state.weights), sort_keys=True)
@@ -275,11 +276,11 @@ class SqlStore:
         with self._reads.begin() as connection:
             row = find_experiment(connection, name)
             bodies = connection.execute(
-                select(EVIDENCE.c.body)
+                select(EVIDENCE.c.body, EVIDENCE.c.packed)
                 .where(EVIDENCE.c.experiment_id == row.id, EVIDENCE.c.last > row.first_delta)
                 .order_by("last")
             )
-            return [codec.evidence_from(body) for (body,) in bodies]
+            return [codec.evidence_from(packing.unpack(*row)) for row in bodies]
 
     def decisions(self, name: str) -> list[StoredDecision]:
         """See `port.Store.decisions`."""

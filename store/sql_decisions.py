@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from anabranch.bandit.decision import Decision
-from anabranch.store import codec
+from anabranch.store import codec, packing
 from anabranch.store.chain import GENESIS, link, seal_of
 from anabranch.store.port import StoredDecision
 from anabranch.store.tables import DECISION, EVENT, EVIDENCE
@@ -30,12 +30,12 @@ def append_decision(connection: Connection, experiment: Any, decision: Decision)
     previous = GENESIS if before is None else before.hash
     sealed_up_to = 0 if before is None else codec.decision_from(before.body).evidence_last
     folded = connection.execute(
-        select(EVIDENCE.c.body)
+        select(EVIDENCE.c.body, EVIDENCE.c.packed)
         .where(EVIDENCE.c.experiment_id == experiment.id, EVIDENCE.c.last > sealed_up_to)
         .order_by("last")
     )
     body = codec.decision_text(decision)
-    seal = seal_of(experiment.document, (part for (part,) in folded))
+    seal = seal_of(experiment.document, (packing.unpack(*row) for row in folded))
     connection.execute(
         insert(DECISION).values(
             experiment_id=experiment.id,

@@ -8,9 +8,8 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, Engine, insert, select
 
-from anabranch.bandit.evidence import Evidence
-from anabranch.store import codec
-from anabranch.store.ledger_port import Catalog, StoredSpec, Tenure
+from anabranch.store import packing
+from anabranch.store.ledger_port import Catalog, StoredEvidence, StoredSpec, Tenure
 from anabranch.store.sql_ingestion import upsert
 from anabranch.store.sql_rows import find_experiment
 from anabranch.store.tables import CATALOG, EVIDENCE, SPEC_VERSION, TENURE
@@ -48,14 +47,21 @@ class SqlLedger:
                 for kept in rows
             ]
 
-    def evidence(self, name: str) -> list[tuple[int, Evidence]]:
+    def evidence(self, name: str) -> list[StoredEvidence]:
         """See `ledger_port.LedgerStore.evidence`."""
         with self._reads.begin() as connection:
             row = find_experiment(connection, name)
             rows = connection.execute(
                 select(EVIDENCE).where(EVIDENCE.c.experiment_id == row.id).order_by("last")
             )
-            return [(kept.spec_version, codec.evidence_from(kept.body)) for kept in rows]
+            return [
+                StoredEvidence(
+                    spec_version=kept.spec_version,
+                    last=kept.last,
+                    body=packing.unpack(kept.body, kept.packed),
+                )
+                for kept in rows
+            ]
 
     def tenures(self, model: str) -> list[Tenure]:
         """See `ledger_port.LedgerStore.tenures`."""

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from anabranch.bandit.decision import Command, Decision, Verb
-from anabranch.store import plain
-from anabranch.store.ledger_port import StoredSpec
+from anabranch.store import packing, plain
+from anabranch.store.ledger_port import StoredEvidence, StoredSpec
 from anabranch.store.port import AuditEvent, NotFound, StoredDecision, StoredExperiment
 from anabranch.store.versions import known_versions
 
@@ -120,10 +120,10 @@ class SqliteReader:
 
         found = self._found(name)
         rows = self._file.execute(
-            "SELECT body FROM evidence WHERE experiment_id = ? AND last > ? ORDER BY last",
+            "SELECT body, packed FROM evidence WHERE experiment_id = ? AND last > ? ORDER BY last",
             (found["id"], found["first_delta"]),
         )
-        return [codec.evidence_from(row["body"]) for row in rows]
+        return [codec.evidence_from(packing.unpack(row["body"], row["packed"])) for row in rows]
 
     def specs(self, name: str) -> list[StoredSpec]:
         """See `store.control_plane.Ledger.specs`."""
@@ -140,15 +140,20 @@ class SqliteReader:
             for row in rows
         ]
 
-    def evidence(self, name: str) -> list[tuple[int, Evidence]]:
+    def evidence(self, name: str) -> list[StoredEvidence]:
         """See `store.control_plane.Ledger.evidence`."""
-        from anabranch.store import codec
-
         rows = self._file.execute(
-            "SELECT spec_version, body FROM evidence WHERE experiment_id = ? ORDER BY last",
+            "SELECT spec_version, last, body, packed FROM evidence WHERE experiment_id = ? ORDER BY last",
             (self._found(name)["id"],),
         )
-        return [(row["spec_version"], codec.evidence_from(row["body"])) for row in rows]
+        return [
+            StoredEvidence(
+                spec_version=row["spec_version"],
+                last=row["last"],
+                body=packing.unpack(row["body"], row["packed"]),
+            )
+            for row in rows
+        ]
 
     def pending(self, name: str) -> tuple[Command, ...]:
         """See `store.control_plane.ReadPlane.pending`."""

@@ -68,13 +68,14 @@ class DeltaRow(SQLModel, table=True):
 
 
 class EvidenceRow(SQLModel, table=True):
-    """What one tick folded in."""
+    """What one tick folded in; read it by `packing.unpack`."""
 
     __tablename__ = "evidence"
     experiment_id: int = Field(primary_key=True, foreign_key="experiment.id")
     spec_version: int = Field(primary_key=True)
     last: int = Field(primary_key=True, sa_type=BigInteger)
     body: str
+    packed: bytes | None = None
 
 
 class DecisionRow(SQLModel, table=True):

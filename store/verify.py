@@ -19,7 +19,7 @@ from anabranch.bandit.decision import Command, Verb
 from anabranch.bandit.evidence import Evidence
 from anabranch.bandit.replaying import Replay
 from anabranch.store.chain import GENESIS, link, seal_of
-from anabranch.store.codec import decision_text, evidence_text
+from anabranch.store.codec import decision_text
 from anabranch.store.control_plane import ReadPlane
 from anabranch.store.document import parse
 from anabranch.store.port import NotFound, StoredDecision, StoredExperiment
@@ -134,7 +134,8 @@ def verify_chain(store: ReadPlane, name: str) -> Verification:
     Raises:
         NotFound: If there is no such experiment.
     """
-    _, decisions, _ = _between_ticks(store, name)
+    decisions = store.decisions(name)
+    # Read after them: what was folded in since then is sealed by a later one.
     seals = _Seals(store, name)
     checked: list[Checked] = []
     previous = GENESIS
@@ -197,13 +198,13 @@ class _Seals:
         self._documents = {
             spec.version: json.dumps(spec.document, sort_keys=True) for spec in store.ledger.specs(name)
         }
-        self._evidence = deque(part for _, part in store.ledger.evidence(name))
+        self._evidence = deque(store.ledger.evidence(name))
 
     def next(self, row: StoredDecision) -> str:
         """The seal that a decision should have."""
         folded = []
         while self._evidence and self._evidence[0].last <= row.decision.evidence_last:
-            folded.append(evidence_text(self._evidence.popleft()))
+            folded.append(self._evidence.popleft().body)
         return seal_of(self._documents.get(row.spec_version, ""), folded)
 
 

@@ -200,8 +200,8 @@ class Verbs:
         """What every tick folded in."""
         stored = self._find(principal, request.name)
         if request.all_versions:
-            for version, evidence in self._store.ledger.evidence(stored.name):
-                yield pb.EvidenceBody(body_json=evidence_text(evidence), spec_version=version)
+            for kept in self._store.ledger.evidence(stored.name):
+                yield pb.EvidenceBody(body_json=kept.body, spec_version=kept.spec_version)
             return
         for evidence in self._store.evidence_log(stored.name):
             yield pb.EvidenceBody(body_json=evidence_text(evidence))

@@ -18,8 +18,9 @@ from anabranch.store.migrate import (
     migration_config,
     upgrade,
 )
+from anabranch.store.packing import pack
 from anabranch.store.sql import Schema, open_store
-from anabranch.store.tables import METADATA
+from anabranch.store.tables import EVIDENCE, METADATA
 from anabranch.store.versions import known_versions
 
 
@@ -61,6 +62,29 @@ def test_the_migrations_can_be_undone(engine: Engine) -> None:
         command.downgrade(config, "base")
     with engine.connect() as connection:
         assert inspect(connection).get_table_names() == ["alembic_version"]
+
+
+def test_compressed_evidence_becomes_text_again_when_its_migration_is_undone(engine: Engine) -> None:
+    upgrade(engine)
+    text_before = '{"experiment":"exp","last":3}'
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO experiment (id, name, model, document, spec_version, salt, applied_s, first_delta, first_epoch, "
+                "state_version, state) VALUES (1, 'exp', 'm', '', 1, '', 0, 0, 0, 0, '')"
+            )
+        )
+        connection.execute(
+            EVIDENCE.insert().values(
+                experiment_id=1, spec_version=1, last=3, body="", packed=pack(text_before)
+            )
+        )
+    config = migration_config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0005")
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT body FROM evidence")).scalars().all() == [text_before]
 
 
 def test_there_is_one_line_of_migrations_and_its_files_are_named_by_their_versions() -> None:

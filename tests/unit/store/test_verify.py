@@ -16,6 +16,7 @@ from anabranch.store.certificates import certificate_from, certificate_text
 from anabranch.store.chain import GENESIS, link
 from anabranch.store.codec import decision_from, decision_text, state_text
 from anabranch.store.memory import MemoryStore
+from anabranch.store.packing import pack, unpack
 from anabranch.store.port import NotFound, Store
 from anabranch.store.sql import SqlStore, open_store
 from anabranch.store.verify import certificate_of, verify, verify_chain
@@ -51,6 +52,34 @@ def finished(database: Path, small_document: dict[str, Any], drive: Drive, outco
     store.apply(small_document, "ada", 1.0)
     assert promote(store, drive, outcomes) is Phase.PROMOTED, store.decisions("exp")[-1].decision.summary
     return store
+
+
+def change_evidence(database: Path, last: int, before: str, after: str) -> None:
+    """Change the first such part of what a tick folded in, as somebody would who knows the form."""
+    text = _text_of(database, last)
+    changed = text.replace(before, after)
+    assert changed != text
+    tamper(database, "UPDATE evidence SET packed = ? WHERE last = ?", pack(changed), last)
+
+
+def write_as_text(database: Path, last: int) -> None:
+    """Keep what a tick folded in as releases before compression did."""
+    tamper(
+        database,
+        "UPDATE evidence SET body = ?, packed = NULL WHERE last = ?",
+        _text_of(database, last),
+        last,
+    )
+
+
+def _text_of(database: Path, last: int) -> str:
+    with sqlite3.connect(database) as connection:
+        [(body, packed)] = connection.execute(
+            "SELECT body, packed FROM evidence WHERE last = ?", (last,)
+        ).fetchall()
+    connection.close()
+    assert body == ""
+    return unpack(body, packed)
 
 
 def tamper(database: Path, statement: str, *values: object) -> None:
@@ -150,18 +179,42 @@ def test_earlier_spec_versions_are_checked_by_their_chain_only(
     assert [checked.is_recomputed for checked in report.decisions].count(False) == before
 
 
+@pytest.mark.parametrize("old", ["all", "some", "none"])
+def test_evidence_that_an_older_release_wrote_as_text_matches_as_well(
+    finished: SqlStore, database: Path, old: str
+) -> None:
+    before = finished.evidence_log("exp")
+    share = {"all": 1, "some": 2, "none": 10**9}[old]
+    for number, row in enumerate(before):
+        if number % share == 0 and old != "none":
+            write_as_text(database, row.last)
+    assert finished.evidence_log("exp") == before
+    assert verify(finished, "exp").matches
+    assert verify_chain(finished, "exp").matches
+
+
+def test_a_changed_count_that_an_older_release_wrote_is_found(finished: SqlStore, database: Path) -> None:
+    victim = finished.evidence_log("exp")[1].last
+    write_as_text(database, victim)
+    tamper(
+        database,
+        "UPDATE evidence SET body = replace(body, '\"requests\":', '\"requests\":1') WHERE last = ?",
+        victim,
+    )
+    assert verify_chain(finished, "exp").first_mismatch is not None
+    assert not verify(finished, "exp").matches
+
+
 def test_a_changed_count_is_found_at_the_first_decision_that_rests_on_it(
     finished: SqlStore, database: Path
 ) -> None:
     victim = finished.evidence_log("exp")[0]
-    with sqlite3.connect(database) as connection:
-        [(body,)] = connection.execute("SELECT body FROM evidence WHERE last = ?", (victim.last,)).fetchall()
-    connection.close()
-    changed = body.replace(
-        '"mirror.top1_agreement":{"0":5,"1":95}', '"mirror.top1_agreement":{"0":4,"1":96}', 1
+    change_evidence(
+        database,
+        victim.last,
+        '"mirror.top1_agreement":{"0":5,"1":95}',
+        '"mirror.top1_agreement":{"0":4,"1":96}',
     )
-    assert changed != body
-    tamper(database, "UPDATE evidence SET body = ? WHERE last = ?", changed, victim.last)
     report = verify(finished, "exp")
     first = report.first_mismatch
     assert first is not None
@@ -182,11 +235,7 @@ def test_a_count_changed_after_the_last_decision_is_found_in_the_totals(
     cells, _ = outcomes(0, {"base": 1.0}, requests=20)
     assert drive(store, 101.0, cells=cells).decision is None
     last = store.evidence_log("exp")[-1].last
-    tamper(
-        database,
-        "UPDATE evidence SET body = replace(body, '\"requests\":20', '\"requests\":19') WHERE last = ?",
-        last,
-    )
+    change_evidence(database, last, '"requests":20', '"requests":19')
     report = verify(store, "exp")
     assert report.problems == ("the saved totals are not the sum of the kept evidence",)
     assert not report.matches
@@ -319,11 +368,7 @@ def test_changed_evidence_of_an_earlier_spec_version_breaks_the_seal(
     victim = finished.evidence_log("exp")[1].last
     finished.apply(changed, "ada", 500.0)
     promote(finished, drive, outcomes, start=501.0, ticks=3)
-    tamper(
-        database,
-        "UPDATE evidence SET body = replace(body, '\"requests\":', '\"requests\":1') WHERE last = ?",
-        victim,
-    )
+    change_evidence(database, victim, '"requests":', '"requests":1')
     found = verify_chain(finished, "exp").first_mismatch
     assert found is not None
     assert found.spec_version == 1
