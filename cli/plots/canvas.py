@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 from xml.sax.saxutils import escape, quoteattr
 
 FONT_SIZE = 12
 CHARACTER = 6.6
 """Width of an average character at that size, in the sheet's units."""
 
-STYLE = (
-    ":root{--ink:#1d2330;--soft:#5d6675;--grid:#e3e6eb;--paper:#ffffff}"
-    "@media(prefers-color-scheme:dark){:root{--ink:#e6e9ef;--soft:#9aa4b2;--grid:#333a46;--paper:#14171c}}"
-    "svg{font:12px system-ui,sans-serif;background:var(--paper)}"
-)
-"""The colours of a plot that stands alone; in a page, the page sets the same variables."""
+_LIGHT: Final = {"ink": "#1d2330", "soft": "#5d6675", "grid": "#e3e6eb", "paper": "#ffffff"}
+_DARK: Final = {"ink": "#e6e9ef", "soft": "#9aa4b2", "grid": "#333a46", "paper": "#14171c"}
+"""The colours of a plot that stands alone; in a page, the page sets variables of the same names."""
+_VARIABLE: Final = re.compile(r'(fill|stroke)="var\(--(\w+)\)"')
 
 
 @dataclass(slots=True)
@@ -75,11 +75,26 @@ class Canvas:
             description: What can be read off it, for those who do not see it.
             stands_alone: Whether it brings its own colours, as a file of its own must.
         """
-        style = f"<style>{STYLE}</style>" if stands_alone else ""
         size = f'viewBox="0 0 {self.width:.0f} {self.height:.0f}"'
+        body = "".join(self.parts)
+        if stands_alone:
+            size += f' width="{self.width:.0f}" height="{self.height:.0f}"'
+            paper = '<rect width="100%" height="100%" fill="var(--paper)"/>'
+            body = f"<style>{_style()}</style>{_VARIABLE.sub(_coloured, paper + body)}"
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label={quoteattr(title)} '
-            f'font-size="{FONT_SIZE}">{style}<title>{escape(title)}</title><desc>{escape(description)}</desc>'
-            + "".join(self.parts)
-            + "</svg>"
+            f'font-size="{FONT_SIZE}"><title>{escape(title)}</title><desc>{escape(description)}</desc>{body}</svg>'
         )
+
+
+def _style() -> str:
+    """By night, classes override the colours that shapes have: many programs that show SVG know no variables."""
+    dark = "".join(
+        f".fill-{name}{{fill:{colour}}}.stroke-{name}{{stroke:{colour}}}" for name, colour in _DARK.items()
+    )
+    return f"svg{{font-family:system-ui,sans-serif}}@media(prefers-color-scheme:dark){{{dark}}}"
+
+
+def _coloured(found: re.Match[str]) -> str:
+    kind, name = found.groups()
+    return f'{kind}="{_LIGHT[name]}" class="{kind}-{name}"'

@@ -49,42 +49,13 @@ def figures_of(
         splits: Its traffic split since the start.
         moments: How it stood, from its start on.
     """
-    names = [arm.name for arm in view.arms]
-    colours = arm_colours(names)
+    colours = arm_colours([arm.name for arm in view.arms])
     elapsed_s = view.elapsed_s or 0.0
     found: list[Figure] = []
     if splits:
-        title = "Traffic split over time."
-
-        def traffic(width: float, stands_alone: bool) -> str:
-            return split_plot(
-                splits, names, colours, elapsed_s, width=width, title=title, stands_alone=stands_alone
-            )
-
-        found.append(
-            Figure(
-                name="traffic",
-                group="traffic",
-                title=title,
-                caption="The share that each variant was meant to get, by the decision log.",
-                draw=traffic,
-            )
-        )
+        found.append(_traffic(view, splits, colours, elapsed_s))
     if any(arm.quantiles for arm in view.arms):
-        title = "Latency quantiles."
-
-        def latency(width: float, stands_alone: bool) -> str:
-            return quantiles_plot(view.arms, colours, width=width, title=title, stands_alone=stands_alone)
-
-        found.append(
-            Figure(
-                name="latency",
-                group="latency",
-                title=title,
-                caption="Of the whole run, with bounds that hold at all times of looking.",
-                draw=latency,
-            )
-        )
+        found.append(_latency(view, colours))
     candidates = [arm for arm in view.arms if arm.state is not ArmState.BASELINE]
     for verdict in candidates[0].verdicts if candidates else ():
         figure = _metric(view, verdict, moments, colours, elapsed_s)
@@ -92,6 +63,41 @@ def figures_of(
             found.append(figure)
     posterior = _posterior(view, experiment, moments, colours, elapsed_s)
     return [*found, *([posterior] if posterior is not None else [])]
+
+
+def _traffic(
+    view: ExperimentView, splits: Sequence[Split], colours: Mapping[str, str], elapsed_s: float
+) -> Figure:
+    title = "Traffic split over time."
+    names = [arm.name for arm in view.arms]
+
+    def draw(width: float, stands_alone: bool) -> str:
+        return split_plot(
+            splits, names, colours, elapsed_s, width=width, title=title, stands_alone=stands_alone
+        )
+
+    return Figure(
+        name="traffic",
+        group="traffic",
+        title=title,
+        caption="The share that each variant was meant to get, by the decision log.",
+        draw=draw,
+    )
+
+
+def _latency(view: ExperimentView, colours: Mapping[str, str]) -> Figure:
+    title = "Latency quantiles."
+
+    def draw(width: float, stands_alone: bool) -> str:
+        return quantiles_plot(view.arms, colours, width=width, title=title, stands_alone=stands_alone)
+
+    return Figure(
+        name="latency",
+        group="latency",
+        title=title,
+        caption="Of the whole run, with bounds that hold at all times of looking.",
+        draw=draw,
+    )
 
 
 def _metric(

@@ -19,6 +19,8 @@ from anabranch.cli.splits import Split
 
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 14.0, 10.0, 26.0
 _DASHES = ("", "6 3", "2 3", "8 3 2 3")
+_LINE = 14.0
+"""Height of a line of text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +104,18 @@ def readings_plot(
     up = Axis(low, high, canvas.height - BOTTOM, legend)
     draw_time_axis(canvas, across, legend, canvas.height - BOTTOM)
     draw_value_axis(canvas, up, round_ticks(low, high, 4), LEFT, width - RIGHT, say)
-    for index, (arm, rows) in enumerate(shown.items()):
+    for arm, rows in shown.items():
         tops = [(across.at(row.since_start_s), up.at(row.high)) for row in rows]
         bottoms = [(across.at(row.since_start_s), up.at(row.low)) for row in rows]
         canvas.polygon([*tops, *reversed(bottoms)], colours[arm], ' fill-opacity="0.16"')
-        dash = _DASHES[index % len(_DASHES)]
-        more = ' stroke-width="2"' + (f' stroke-dasharray="{dash}"' if dash else "")
         line = [(across.at(row.since_start_s), up.at(row.estimate)) for row in rows]
-        canvas.polyline(line, colours[arm], more)
+        canvas.polyline(line, colours[arm], _pen(arm, colours))
         canvas.circle(*line[-1], 3, colours[arm])
     if limit is not None:
         y = up.at(limit)
         canvas.line(LEFT, y, width - RIGHT, y, "var(--ink)", ' stroke-dasharray="5 4"')
-        canvas.text(LEFT + 5, y - 5, limit_name, fill="var(--ink)")
+        # Above the line, or below it where the legend is just above.
+        canvas.text(LEFT + 5, y - 5 if y - legend > _LINE else y + _LINE, limit_name, fill="var(--ink)")
     told = "; ".join(
         f"{arm} {say(rows[-1].estimate)} between {say(rows[-1].low)} and {say(rows[-1].high)}"
         for arm, rows in shown.items()
@@ -148,14 +149,18 @@ def shares_plot(
     up = Axis(0.0, 1.0, canvas.height - BOTTOM, legend)
     draw_time_axis(canvas, across, legend, canvas.height - BOTTOM)
     draw_value_axis(canvas, up, (0.0, 0.5, 1.0), LEFT, width - RIGHT, share)
-    for index, arm in enumerate(arms):
+    for arm in arms:
         line = [(across.at(at), up.at(row.get(arm, 0.0))) for at, row in rows]
-        dash = _DASHES[index % len(_DASHES)]
-        more = ' stroke-width="2"' + (f' stroke-dasharray="{dash}"' if dash else "")
-        canvas.polyline(line, colours[arm], more)
+        canvas.polyline(line, colours[arm], _pen(arm, colours))
     last = rows[-1][1] if rows else {}
     told = ", ".join(f"{arm} {share(last.get(arm, 0.0))}" for arm in arms)
     return canvas.svg(title, f"At the end: {told}.", stands_alone=stands_alone)
+
+
+def _pen(arm: str, colours: Mapping[str, str]) -> str:
+    """The arm's way to draw a line, the same in every plot."""
+    dash = _DASHES[list(colours).index(arm) % len(_DASHES)]
+    return ' stroke-width="2"' + (f' stroke-dasharray="{dash}"' if dash else "")
 
 
 def _sheet(width: float, height: float, legend: Sequence[tuple[str, str]]) -> tuple[Canvas, float]:

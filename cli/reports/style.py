@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 STYLE = """
-:root{--ink:#1d2330;--soft:#5d6675;--grid:#e3e6eb;--paper:#fff;--card:#f6f7f9;--good:#0f7a46;--bad:#b3261e;--wait:#8a5a00}
-@media(prefers-color-scheme:dark){:root{--ink:#e6e9ef;--soft:#9aa4b2;--grid:#333a46;--paper:#14171c;--card:#1c2027;--good:#5fd39a;--bad:#ff8a80;--wait:#f0c060}}
+:root{--ink:#1d2330;--soft:#5d6675;--grid:#e3e6eb;--paper:#fff;--card:#f6f7f9;--good:#0f7a46;--bad:#b3261e;--wait:#8a5a00;--shade:#0003}
+@media(prefers-color-scheme:dark){:root{--ink:#e6e9ef;--soft:#9aa4b2;--grid:#333a46;--paper:#14171c;--card:#1c2027;--good:#5fd39a;--bad:#ff8a80;--wait:#f0c060;--shade:#fff3}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 main{max-width:54rem;margin:0 auto;padding:1.5rem 1rem 4rem}
@@ -28,7 +28,7 @@ figure{margin:1.6rem 0}figcaption{font-size:.9rem;margin-bottom:.4rem;color:var(
 svg{display:block;width:100%;height:auto;background:var(--paper)}
 .narrow{display:none}
 @media(max-width:700px){.wide{display:none}.narrow{display:block}main{padding-top:1rem}h1{font-size:1.4rem}}
-.scroll{overflow-x:auto;max-width:100%}
+.scroll{overflow-x:auto;max-width:100%;background:linear-gradient(to right,var(--paper) 30%,transparent) left/2.5rem 100%,linear-gradient(to left,var(--paper) 30%,transparent) right/2.5rem 100%,linear-gradient(to right,var(--shade),transparent) left/1rem 100%,linear-gradient(to left,var(--shade),transparent) right/1rem 100%;background-repeat:no-repeat;background-attachment:local,local,scroll,scroll}
 table{border-collapse:collapse;font-size:.88rem;width:100%}
 th,td{padding:.35rem .9rem .35rem 0;text-align:left;border-bottom:1px solid var(--grid);vertical-align:top;white-space:nowrap}
 th{color:var(--soft);font-weight:500}.number{text-align:right;font-variant-numeric:tabular-nums}

@@ -16,10 +16,14 @@ from anabranch.cli.failures import CommandFailed
 from anabranch.cli.format import Format
 from anabranch.cli.output import encoded
 from anabranch.cli.places import DEFAULT_STORE
+from anabranch.cli.plots.pictures import MissingRenderer, PictureKind, picture, require
 from anabranch.cli.terminal import Terminal, terminal_of
 
 if TYPE_CHECKING:
     from anabranch.store.ledger_port import Tenure
+
+_PLOT_WIDTH = 820.0
+"""Of a plot as a file, in pixels of a page."""
 
 
 def register(app: typer.Typer) -> None:
@@ -123,12 +127,19 @@ def report(
         Path | None,
         typer.Option(
             "--plots",
-            help="Write every plot into this folder, as SVG.",
+            help="Write every plot into this folder.",
             file_okay=False,
             show_default=False,
             metavar="DIR",
         ),
     ] = None,
+    plots_as: Annotated[
+        PictureKind,
+        typer.Option(
+            "--plots-as",
+            help="How --plots writes them; png needs `pip install 'anabranch[png]'`, and a font.",
+        ),
+    ] = PictureKind.SVG,
     store: options.Store = DEFAULT_STORE,
 ) -> None:
     """Tell the experiment's story: what was asked, what happened, why; as Markdown or as a page with plots.
@@ -136,6 +147,14 @@ def report(
     Example: anabranch report minilm-int8 --html report.html
     """
     terminal = terminal_of(context)
+    if plots is None and plots_as is not PictureKind.SVG:
+        raise CommandFailed(
+            ExitCode.BAD_INPUT, "--plots-as says how plots are written, and none are", "add --plots DIR"
+        )
+    try:
+        require(plots_as)
+    except MissingRenderer as error:
+        raise CommandFailed(ExitCode.FAILURE, str(error)) from error
     if html is not None or plots is not None:
         from anabranch.cli.reports.page import page as write_page
         from anabranch.cli.reports.telling import tell
@@ -143,10 +162,11 @@ def report(
         with read_plane(store) as opened, terminal.working("computing the past again"):
             story = tell(opened, name, terminal.clock.now())
         if html is not None:
-            _write(terminal, html, write_page(story), "--html")
+            _write(terminal, html, write_page(story).encode(), "--html")
         for figure in story.figures if plots is not None else ():
             assert plots is not None
-            _write(terminal, plots / f"{figure.name}.svg", figure.draw(820.0, True), "--plots")
+            drawn = picture(figure.draw(_PLOT_WIDTH, True), plots_as)
+            _write(terminal, plots / f"{figure.name}.{plots_as}", drawn, "--plots")
         if file is None:
             return
     from anabranch.cli.loading import load_decisions, load_view
@@ -158,13 +178,13 @@ def report(
     if file is None:
         terminal.say(text.rstrip("\n"))
         return
-    _write(terminal, file, text, "--file")
+    _write(terminal, file, text.encode(), "--file")
 
 
-def _write(terminal: Terminal, file: Path, text: str, option: str) -> None:
+def _write(terminal: Terminal, file: Path, content: bytes, option: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        file.write_bytes(content)
     except OSError as error:
         raise CommandFailed(
             ExitCode.FAILURE, f"cannot write {file}: {error.strerror}", f"check {option}"

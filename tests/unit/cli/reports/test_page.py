@@ -1,7 +1,9 @@
 import json
 import re
 import shutil
+import struct
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -73,9 +75,43 @@ def test_it_tells_what_was_asked_what_happened_and_the_proof(page: str, shell: S
 
 
 def test_plots_are_files_that_stand_alone(page: str, tmp_path: Path) -> None:
-    names = sorted(file.name for file in (tmp_path / "plots").iterdir())
-    assert {"traffic.svg", "latency.svg", "metric-fidelity.svg"} <= set(names)
-    assert all("prefers-color-scheme" in (tmp_path / "plots" / name).read_text() for name in names)
+    files = {file.name: file.read_text(encoding="utf-8") for file in (tmp_path / "plots").iterdir()}
+    assert {"traffic.svg", "latency.svg", "metric-fidelity.svg"} <= files.keys()
+    for text in files.values():
+        assert "prefers-color-scheme" in text
+        # Many programs that show SVG know no variables.
+        assert "var(" not in text
+        assert re.match(r'<svg [^>]* width="\d+" height="\d+"', text)
+    titles = {re.search(r"<title>(.*?)</title>", text).group(1) for text in files.values()}  # type: ignore[union-attr]  # else it failed
+    assert len(titles) == len(files)
+    assert "<title>Traffic split over time.</title>" in files["traffic.svg"]
+
+
+def test_plots_are_pictures_where_asked(page: str, shell: Shell, tmp_path: Path) -> None:
+    ran = shell("report", "tiny", "--plots", str(tmp_path / "png"), "--plots-as", "png")
+    assert (ran.code, ran.out) == (0, "")
+    pictures = sorted((tmp_path / "png").iterdir())
+    drawn = sorted((tmp_path / "plots").iterdir())
+    assert [file.stem for file in pictures] == [file.stem for file in drawn]
+    for picture, plot in zip(pictures, drawn, strict=True):
+        head = picture.read_bytes()[:24]
+        assert head[:8] == b"\x89PNG\r\n\x1a\n"
+        size = re.search(r'width="(\d+)" height="(\d+)"', plot.read_text(encoding="utf-8"))
+        assert size is not None
+        assert struct.unpack(">II", head[16:24]) == tuple(2 * int(side) for side in size.groups())
+
+
+def test_what_png_needs_is_said_before_anything_is_computed(
+    shell: Shell, live: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live(ticks=3)
+    ran = shell("report", "tiny", "--plots-as", "png")
+    assert (ran.code, "add --plots DIR" in ran.err) == (2, True)
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    ran = shell("report", "tiny", "--plots", str(tmp_path / "png"), "--plots-as", "png")
+    assert ran.code == 1
+    assert "pip install 'anabranch[png]'" in ran.err
+    assert not (tmp_path / "png").exists()
 
 
 def test_what_others_wrote_is_escaped(shell: Shell, live: Begin) -> None:
@@ -100,8 +136,11 @@ def test_a_place_that_cannot_be_written_is_said(shell: Shell, live: Begin, tmp_p
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("width", [390, 1200])
-def test_a_browser_shows_no_overflow_and_reports_nothing(page: str, tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_no_overflow_and_reports_nothing(
+    page: str, tmp_path: Path, width: int, scheme: str
+) -> None:
     """In headless Chromium, which must be installed: `apt-get install chromium`."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert browser, "install Chromium: apt-get install chromium"
@@ -110,7 +149,8 @@ def test_a_browser_shows_no_overflow_and_reports_nothing(page: str, tmp_path: Pa
     probe = (
         f'<body><iframe id=f style="width:{width}px;height:2000px;border:0"></iframe><script>'
         f"const f=document.getElementById('f');f.onload=()=>{{const d=f.contentDocument.documentElement;"
-        "document.title=d.scrollWidth+' '+d.clientWidth;};"
+        "const p=f.contentWindow.getComputedStyle(f.contentDocument.body).backgroundColor;"
+        "document.title=d.scrollWidth+' '+d.clientWidth+' '+p;};"
         f"f.srcdoc={quoted};</script></body>"
     )
     (tmp_path / "probe.html").write_text(probe, encoding="utf-8")
@@ -125,6 +165,7 @@ def test_a_browser_shows_no_overflow_and_reports_nothing(page: str, tmp_path: Pa
             "--disable-component-update",
             "--disable-sync",
             f"--user-data-dir={tmp_path / 'profile'}",
+            f"--blink-settings=preferredColorScheme={1 if scheme == 'light' else 0}",
             "--enable-logging=stderr",
             "--virtual-time-budget=5000",
             "--dump-dom",
@@ -135,7 +176,10 @@ def test_a_browser_shows_no_overflow_and_reports_nothing(page: str, tmp_path: Pa
         timeout=120,
         check=True,
     )
-    needed, there = map(int, re.search(r"<title>(\d+) (\d+)</title>", ran.stdout).groups())  # type: ignore[union-attr]  # else it failed
+    found = re.search(r"<title>(\d+) (\d+) (rgb[^<]*)</title>", ran.stdout)
+    assert found is not None, ran.stdout[:2000]
+    needed, there = int(found[1]), int(found[2])
+    assert found[3] == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 23, 28)")
     assert width - 20 <= there <= width  # a scrollbar may take some
     assert needed <= there
     assert not [line for line in ran.stderr.splitlines() if "CONSOLE" in line]
