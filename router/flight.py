@@ -49,8 +49,10 @@ class Home(Protocol):
     def complain(self, variant: str, what: str) -> None:
         """Log that a variant failed."""
 
-    def reply(self, flight: Flight, variant: str, answer: Answered) -> tuple[bytes, list[tuple[str, str]]]:
-        """The serialized answer, and the metadata that goes with it.
+    def reply(
+        self, flight: Flight, variant: str, answer: Answered
+    ) -> tuple[bytes, bytes, list[tuple[str, str]]]:
+        """The serialized answer in two parts, of which the second may be empty, and the metadata that goes with it.
 
         Raises:
             KeyError: The variant left out an output.
@@ -195,13 +197,13 @@ class Flight:
         elif self._speaker != variant:
             return
         try:
-            message, _ = self._home.reply(self, variant, answer)
+            message, tail, _ = self._home.reply(self, variant, answer)
         except (KeyError, ValueError) as error:
             self._home.complain(variant, f"it breaks its manifest: {error!r}")
             self._interrupted(Status.INTERNAL, f"variant {variant} failed on this request")
             return
         assert self.parts is not None, "parts come to those who take them"
-        self.parts(message)
+        self.parts(message + tail)
 
     def _take_the_word(self, variant: str) -> None:
         self._speaker = variant
@@ -300,7 +302,7 @@ class Flight:
 
     def _answer(self, variant: str, answer: Answered) -> None:
         try:
-            reply, identity = self._home.reply(self, variant, answer)
+            message, tail, identity = self._home.reply(self, variant, answer)
         except (KeyError, ValueError) as error:
             self._home.complain(variant, f"it breaks its manifest: {error!r}")
             if self.arm and variant == self.variant:
@@ -318,7 +320,7 @@ class Flight:
             math.inf if is_masked and self.is_hedged else latency_ms,
             answer.timing,
         )
-        self.call.reply(reply, identity)
+        self.call.reply(message, identity, tail=tail)
         self._home.answered(self, answer)
 
     def _over(self, status: Status, message: str) -> None:

@@ -183,8 +183,10 @@ class Inference:
         """Log that a variant failed, once an interval."""
         self._complaints.say(f"variant {variant}", what)
 
-    def reply(self, flight: Flight, variant: str, answer: Answered) -> tuple[bytes, list[tuple[str, str]]]:
-        """The serialized answer, and the metadata that goes with it.
+    def reply(
+        self, flight: Flight, variant: str, answer: Answered
+    ) -> tuple[bytes, bytes, list[tuple[str, str]]]:
+        """The serialized answer in two parts, of which the second may be empty, and the metadata that goes with it.
 
         Raises:
             KeyError: The variant left out an output.
@@ -194,9 +196,10 @@ class Inference:
         klass = top1(answer.outputs) if flight.sequence and flight.route.feedback else -1
         identity = self.identity(flight, variant, klass)
         if isinstance(answer, Answer):
-            return self._replies.local(flight.query, variant, answer, identity), identity
+            return self._replies.local(flight.query, variant, answer, identity), b"", identity
         assert isinstance(answer, RemoteAnswer)
-        return self._replies.remote(flight.query, variant, answer, identity), identity
+        tail = self._replies.remote_tail(flight.query, variant, answer, identity)
+        return answer.message, tail, identity
 
     def identity(self, flight: Flight, variant: str, klass: int) -> list[tuple[str, str]]:
         """What tells the client which variant answered and how to refer to the answer."""

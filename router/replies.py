@@ -80,10 +80,10 @@ class Replies:
                 raws.append(array.tobytes())
         return b"".join(parts + raws)
 
-    def remote(
+    def remote_tail(
         self, query: Query, variant: str, answer: RemoteAnswer, identity: Sequence[tuple[str, str]]
     ) -> bytes:
-        """Give the answer of a remote variant the names that the client knows; its tensors stay as they are.
+        """What behind a remote variant's answer gives it the names that the client knows; its tensors stay as they are.
 
         Of a field that is given twice, protobuf takes the last.
 
@@ -94,7 +94,6 @@ class Replies:
             identity: As for `local`.
         """
         parts: list[Any] = [
-            answer.message,
             query.plan.heads.get(variant) or self._head(query.plan, variant),
             bytes_field(3, query.id),
         ]

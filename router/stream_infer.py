@@ -300,10 +300,16 @@ class StreamedRequest:
             self._stream.speaks(self)
         self._stream.say(b"".join((_INFER_RESPONSE, varint(len(message) + len(_MORE)), message, _MORE)))
 
-    def reply(self, message: bytes, metadata: Metadata = (), trailing: Metadata = ()) -> None:  # noqa: ARG002  # a stream has one head for all its replies
+    def reply(
+        self,
+        message: bytes,
+        metadata: Metadata = (),  # noqa: ARG002  # a stream has one head for all its replies
+        trailing: Metadata = (),  # noqa: ARG002  # and one end
+        tail: bytes = b"",
+    ) -> None:
         """Answer with a serialized ModelInferResponse; what metadata would say is in its parameters."""
-        head = _INFER_RESPONSE + varint(len(message) + len(_FINAL))
-        self._answer(b"".join((head, message, _FINAL)))
+        head = _INFER_RESPONSE + varint(len(message) + len(tail) + len(_FINAL))
+        self._answer(b"".join((head, message, tail, _FINAL)))
 
     def fail(self, status: Status, message: str, metadata: Metadata = ()) -> None:
         """Answer with an error; it carries the request's id, and as parameters its status and what metadata would say."""

@@ -61,9 +61,11 @@ class TracedCall:
         """See `Call`."""
         self._call.on_cancel(callback)
 
-    def reply(self, message: bytes, metadata: Metadata = (), trailing: Metadata = ()) -> None:
+    def reply(
+        self, message: bytes, metadata: Metadata = (), trailing: Metadata = (), tail: bytes = b""
+    ) -> None:
         """See `Call`."""
-        self._call.reply(message, metadata, trailing)
+        self._call.reply(message, metadata, trailing, tail)
         for name, value in metadata:
             if name == INVOKED_VARIANT and isinstance(value, str):
                 self.span.note({"anabranch.invoked_variant": value})

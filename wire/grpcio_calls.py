@@ -76,9 +76,11 @@ class GrpcioCall(ServedCall):
         """The client's name by its certificate."""
         return properties_identity(self._context.auth_context())
 
-    def reply(self, message: bytes, metadata: Metadata = (), trailing: Metadata = ()) -> None:
+    def reply(
+        self, message: bytes, metadata: Metadata = (), trailing: Metadata = (), tail: bytes = b""
+    ) -> None:
         """End the call with OK."""
-        self._end(Ending(status=Status.OK, message=message, metadata=metadata, trailing=trailing))
+        self._end(Ending(status=Status.OK, message=message + tail, metadata=metadata, trailing=trailing))
 
     def fail(self, status: Status, message: str, metadata: Metadata = ()) -> None:
         """End the call with an error."""
@@ -196,10 +198,12 @@ class GrpcioStreamCall(GrpcioCall):
         """End the call after the messages already sent."""
         self._end(Ending(status=status, text=message, trailing=trailing))
 
-    def reply(self, message: bytes, metadata: Metadata = (), trailing: Metadata = ()) -> None:
+    def reply(
+        self, message: bytes, metadata: Metadata = (), trailing: Metadata = (), tail: bytes = b""
+    ) -> None:
         """Send one message and end the call with OK."""
         self.start(metadata)
-        self.send(message)
+        self.send(message + tail)
         self.finish(trailing=trailing)
 
     def fail(self, status: Status, message: str, metadata: Metadata = ()) -> None:

@@ -135,7 +135,9 @@ class NativeCall(ServedCall):
         """The client's name by its certificate."""
         return self.owner.peer_identity
 
-    def reply(self, message: bytes, metadata: Metadata = (), trailing: Metadata = ()) -> None:
+    def reply(
+        self, message: bytes, metadata: Metadata = (), trailing: Metadata = (), tail: bytes = b""
+    ) -> None:
         """End the call with OK."""
         if self.ended:
             return
@@ -143,7 +145,7 @@ class NativeCall(ServedCall):
         trailers = [*OK_TRAILERS, *encode_metadata(trailing)] if trailing else OK_TRAILERS
         self.ended = True
         self._callbacks = None
-        self.owner.answer(self, headers, message, b"", trailers)
+        self.owner.answer(self, headers, message, tail, trailers)
 
     def fail(self, status: Status, message: str, metadata: Metadata = ()) -> None:
         """End the call with an error."""
@@ -241,10 +243,12 @@ class NativeStreamCall(NativeCall):
             self.owner.answer_bare(self, [*RESPONSE_HEADERS, *trailers])
         self._release()
 
-    def reply(self, message: bytes, metadata: Metadata = (), trailing: Metadata = ()) -> None:
+    def reply(
+        self, message: bytes, metadata: Metadata = (), trailing: Metadata = (), tail: bytes = b""
+    ) -> None:
         """Send one message and end the call with OK."""
         self.start(metadata)
-        self.send(message)
+        self.send(message + tail)
         self.finish(trailing=trailing)
 
     def fail(self, status: Status, message: str, metadata: Metadata = ()) -> None:

@@ -145,13 +145,16 @@ class Call(Protocol):
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Call `callback` once when the call is cancelled, at once where it is already."""
 
-    def reply(self, message: bytes, metadata: Metadata = (), trailing: Metadata = ()) -> None:
+    def reply(
+        self, message: bytes, metadata: Metadata = (), trailing: Metadata = (), tail: bytes = b""
+    ) -> None:
         """End the call with OK.
 
         Args:
             message: The serialized response.
             metadata: Initial metadata.
             trailing: Trailing metadata.
+            tail: The rest of the response; apart, as a large one is not copied.
         """
 
     def fail(self, status: Status, message: str, metadata: Metadata = ()) -> None:

@@ -19,9 +19,10 @@ def test_a_message_comes_back(server: Server) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 16_379, 16_384, 65_536, 1 << 20, 16 << 20])
-def test_messages_of_every_size_come_back(server: Server, size: int) -> None:
+@pytest.mark.parametrize("method", ["Echo", "Halves"])
+def test_messages_of_every_size_come_back_in_one_piece_or_two(server: Server, method: str, size: int) -> None:
     message = bytes(range(256)) * (size // 256) + bytes(size % 256)
-    assert server.call("Echo", message) == message
+    assert server.call(method, message) == message
 
 
 def test_a_message_over_the_limit_is_refused_with_both_numbers(server: Server) -> None:

@@ -44,6 +44,10 @@ class Server:
     def echo(self, call: Call, message: bytes) -> None:
         call.reply(message)
 
+    def halves(self, call: Call, message: bytes) -> None:
+        half = len(message) // 2
+        call.reply(message[:half], tail=message[half:])
+
     def record(self, call: Call, message: bytes) -> None:
         self.pending.append(message.decode() + "\n")
         call.reply(message)
@@ -173,6 +177,7 @@ class Server:
     def handlers(self) -> Handlers:
         unary: dict[str, Callable[[Call, bytes], None]] = {
             "Echo": self.echo,
+            "Halves": self.halves,
             "Record": self.record,
             "Metadata": self.metadata,
             "BadMetadata": self.bad_metadata,

@@ -58,8 +58,10 @@ class RecordingCall:
         for callback in self.callbacks:
             callback()
 
-    def reply(self, message: bytes, metadata: Metadata = (), trailing: Metadata = ()) -> None:
-        self.replies.append(message)
+    def reply(
+        self, message: bytes, metadata: Metadata = (), trailing: Metadata = (), tail: bytes = b""
+    ) -> None:
+        self.replies.append(message + tail)
         self.sent = dict(metadata)
 
     def fail(self, status: Status, message: str, metadata: Metadata = ()) -> None:

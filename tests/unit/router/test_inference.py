@@ -65,7 +65,7 @@ def test_latency_does_not_stand_still_within_a_turn_of_the_loop(split: Bench, ne
 def test_the_record_is_made_before_the_reply(split: Bench, new_call: MakeCall) -> None:
     call = new_call()
     seen: list[int] = []
-    call.reply = lambda *_: seen.append(len(split.journal.routed))
+    call.reply = lambda *_, **__: seen.append(len(split.journal.routed))
     split.infer(call=call)
     split.dispatcher.last.answer()
     assert seen == [1]
