@@ -14,7 +14,7 @@ from anabranch.cli.failures import CommandFailed
 from anabranch.client import errors, values
 from anabranch.client.sync import Client
 from anabranch.store import codec
-from anabranch.store.ledger_port import StoredEvidence, StoredSpec
+from anabranch.store.ledger_port import StoredEvidence, StoredSpec, Tenure
 from anabranch.store.port import AuditEvent, Conflict, NotFound, StoredDecision, StoredExperiment
 
 _CODES: Final[dict[type[errors.CallFailed], tuple[ExitCode, str]]] = {
@@ -61,6 +61,21 @@ class RemoteLedger:
                     body=each.body_json,
                 )
                 for each in self._client.evidence(name, all_versions=True)
+            ]
+
+    def tenures(self, model: str) -> list[Tenure]:
+        """See `store.control_plane.Ledger.tenures`."""
+        with translated():
+            return [
+                Tenure(
+                    model=each.model,
+                    since_s=each.since_s,
+                    variant=each.variant,
+                    experiment=each.experiment,
+                    decision=each.decision,
+                    reason=each.reason,
+                )
+                for each in self._client.tenures(model)
             ]
 
 

@@ -108,7 +108,7 @@ class AsyncClient:
         return await self._one(asks.describe(name, decisions))
 
     async def decisions(self, name: str, *, after: int = 0) -> list[values.Decision]:
-        """The decision log, or what came after a number in the current spec version."""
+        """The decision log, or what came after a number since the document was applied."""
         return [found async for found in self._many(asks.decisions(name, after))]
 
     async def events(self, experiment: str = "") -> list[values.Event]:
@@ -170,6 +170,10 @@ class AsyncClient:
     async def specs(self, name: str) -> list[values.Spec]:
         """Every document of an experiment, oldest first."""
         return [found async for found in self._many(asks.specs(name))]
+
+    async def tenures(self, model: str) -> list[values.Tenure]:
+        """Who was the model's baseline since when, oldest first."""
+        return [found async for found in self._many(asks.tenures(model))]
 
     async def verify(self, name: str) -> values.Verification:
         """Recompute every decision from the kept evidence, on the server."""

@@ -107,6 +107,11 @@ def specs(name: str) -> Ask[values.Spec]:
     return _control("Specs", pb.SpecsRequest(name=name), pb.Spec, reading.spec)
 
 
+def tenures(model: str) -> Ask[values.Tenure]:
+    """Who served a model when; a stream."""
+    return _control("Tenures", pb.TenuresRequest(model=model), pb.Tenure, reading.tenure)
+
+
 def verify(name: str) -> Ask[values.Verification]:
     """Recompute every decision on the server."""
     return _control("Verify", pb.VerifyRequest(name=name), pb.Verification, reading.verification)

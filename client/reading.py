@@ -83,6 +83,18 @@ def spec(message: pb.Spec) -> values.Spec:
     )
 
 
+def tenure(message: pb.Tenure) -> values.Tenure:
+    """A time in which a variant is its model's baseline."""
+    return values.Tenure(
+        model=message.model,
+        since_s=message.since_s,
+        variant=message.variant,
+        experiment=message.experiment,
+        decision=message.decision,
+        reason=message.reason,
+    )
+
+
 def event(message: pb.Event) -> values.Event:
     """A line of the audit log."""
     return values.Event(

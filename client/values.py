@@ -195,6 +195,23 @@ class Spec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tenure:
+    """A time in which a variant is its model's baseline; it ends with the next one's beginning.
+
+    Attributes:
+        experiment: Which made it so; empty when a person chose.
+        decision: That experiment's decision, 0 when a person chose.
+    """
+
+    model: str
+    since_s: float
+    variant: str
+    experiment: str
+    decision: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """What one tick folded in, as JSON.
 

@@ -307,7 +307,9 @@ class DecisionsRequest(_message.Message):
     AFTER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     after: _builtins.int
-    """Only decisions after this number of the current spec version; 0 gives all, of every version."""
+    """Only decisions after this number since the document was applied, over documents taken while it goes on; 0 gives all
+    that were ever taken.
+    """
     def __init__(
         self,
         *,
@@ -410,6 +412,25 @@ class SpecsRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SpecsRequest: _TypeAlias = SpecsRequest  # noqa: Y015
+
+@_typing.final
+class TenuresRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TenuresRequest: _TypeAlias = TenuresRequest  # noqa: Y015
 
 @_typing.final
 class VerifyRequest(_message.Message):
@@ -901,6 +922,43 @@ class Spec(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Spec: _TypeAlias = Spec  # noqa: Y015
+
+@_typing.final
+class Tenure(_message.Message):
+    """A time in which a variant is its model's baseline; it ends with the next one's beginning."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    SINCE_S_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    since_s: _builtins.float
+    variant: _builtins.str
+    experiment: _builtins.str
+    """Which made it so, and by which decision; empty and 0 when a person chose."""
+    decision: _builtins.int
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        since_s: _builtins.float = ...,
+        variant: _builtins.str = ...,
+        experiment: _builtins.str = ...,
+        decision: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "experiment", b"experiment", "model", b"model", "reason", b"reason", "since_s", b"since_s", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tenure: _TypeAlias = Tenure  # noqa: Y015
 
 @_typing.final
 class Verification(_message.Message):

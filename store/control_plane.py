@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from anabranch.bandit.decision import Command, Verb
     from anabranch.bandit.evidence import Evidence
-    from anabranch.store.ledger_port import StoredEvidence, StoredSpec
+    from anabranch.store.ledger_port import StoredEvidence, StoredSpec, Tenure
     from anabranch.store.port import AuditEvent, StoredDecision, StoredExperiment
 
 
@@ -24,6 +24,10 @@ class Ledger(Protocol):
 
     def evidence(self, name: str) -> list[StoredEvidence]:
         """What every tick folded in, of every spec version."""
+        ...
+
+    def tenures(self, model: str) -> list[Tenure]:
+        """Who was the model's baseline since when, oldest first."""
         ...
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from anabranch.bandit.decision import Command, Decision, Verb
 from anabranch.store import packing, plain
-from anabranch.store.ledger_port import StoredEvidence, StoredSpec
+from anabranch.store.ledger_port import StoredEvidence, StoredSpec, Tenure
 from anabranch.store.port import AuditEvent, NotFound, StoredDecision, StoredExperiment
 from anabranch.store.versions import known_versions
 
@@ -151,6 +151,21 @@ class SqliteReader:
                 spec_version=row["spec_version"],
                 last=row["last"],
                 body=packing.unpack(row["body"], row["packed"]),
+            )
+            for row in rows
+        ]
+
+    def tenures(self, model: str) -> list[Tenure]:
+        """See `store.control_plane.Ledger.tenures`."""
+        rows = self._file.execute("SELECT * FROM tenure WHERE model = ? ORDER BY id", (model,))
+        return [
+            Tenure(
+                model=row["model"],
+                since_s=row["since_s"],
+                variant=row["variant"],
+                experiment=row["experiment"],
+                decision=row["decision"],
+                reason=row["reason"],
             )
             for row in rows
         ]

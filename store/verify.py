@@ -84,7 +84,7 @@ def verify(store: ReadPlane, name: str) -> Verification:
         NotFound: If there is no such experiment.
     """
     kept, decisions, log = _between_ticks(store, name)
-    first = _first_of_document(decisions, kept)
+    first = first_of_document(decisions, kept)
     replay = Replay(
         parse(_applied(store, name, decisions[first:], kept)),
         log,
@@ -160,7 +160,7 @@ def certificate_of(store: ReadPlane, name: str, number: int | None = None) -> Ce
         NotFound: If there is no such experiment or decision.
     """
     kept, decisions, log = _between_ticks(store, name)
-    own = decisions[_first_of_document(decisions, kept) :]
+    own = decisions[first_of_document(decisions, kept) :]
     try:
         return certify(
             parse(_applied(store, name, own, kept)),
@@ -208,7 +208,7 @@ class _Seals:
         return seal_of(self._documents.get(row.spec_version, ""), folded)
 
 
-def _first_of_document(decisions: Sequence[StoredDecision], kept: StoredExperiment) -> int:
+def first_of_document(decisions: Sequence[StoredDecision], kept: StoredExperiment) -> int:
     """Where the decisions since the last `apply` begin: they count from 1, over documents taken on the way."""
     if not kept.state.decisions:
         return len(decisions)

@@ -10,7 +10,7 @@ import typer
 
 from anabranch.cli import options
 from anabranch.cli.completion import complete_name
-from anabranch.cli.connection import existing_store, find_experiment, naming_others, read_plane
+from anabranch.cli.connection import find_experiment, naming_others, read_plane
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
 from anabranch.cli.format import Format
@@ -72,7 +72,7 @@ def history(
             ExitCode.BAD_INPUT, "give the name of an experiment, or --model", "see `anabranch history --help`"
         )
     if model:
-        with existing_store(store) as opened:
+        with read_plane(store) as opened:
             _show_tenures(terminal, opened.ledger.tenures(model), model, output)
         return
     with read_plane(store) as opened:

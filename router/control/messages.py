@@ -10,7 +10,7 @@ from anabranch.bandit.verdicts import Outcome, Verdict
 from anabranch.proto import control_pb2 as pb
 from anabranch.store.codec import decision_text, state_text
 from anabranch.store.document import parse
-from anabranch.store.ledger_port import StoredSpec
+from anabranch.store.ledger_port import StoredSpec, Tenure
 from anabranch.store.port import AuditEvent, StoredDecision, StoredExperiment
 from anabranch.store.verify import Verification
 from anabranch.variants.manifest import Manifest
@@ -87,6 +87,18 @@ def spec_message(spec: StoredSpec) -> pb.Spec:
         document_json=json.dumps(spec.document, sort_keys=True),
         applied_s=spec.applied_s,
         actor=spec.actor,
+    )
+
+
+def tenure_message(tenure: Tenure) -> pb.Tenure:
+    """A time in which a variant is its model's baseline."""
+    return pb.Tenure(
+        model=tenure.model,
+        since_s=tenure.since_s,
+        variant=tenure.variant,
+        experiment=tenure.experiment,
+        decision=tenure.decision,
+        reason=tenure.reason,
     )
 
 

@@ -22,6 +22,7 @@ NEEDS: Final[Mapping[str, Permission | None]] = {
     "Request": Permission.CHANGE,
     "Evidence": Permission.READ,
     "Specs": Permission.READ,
+    "Tenures": Permission.READ,
     "Verify": Permission.READ,
     "Variants": Permission.READ,
 }

@@ -62,6 +62,7 @@ class ControlService:
             "Events": self._listing(pb.EventsRequest, verbs.events),
             "Evidence": self._listing(pb.EvidenceRequest, verbs.evidence),
             "Specs": self._listing(pb.SpecsRequest, verbs.specs),
+            "Tenures": self._listing(pb.TenuresRequest, verbs.tenures),
             "Watch": self._stream(self._watch),
         }
         return Handlers(

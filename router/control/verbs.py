@@ -26,7 +26,7 @@ from anabranch.store.catalog_check import catalog_problems, host_problems
 from anabranch.store.codec import evidence_text
 from anabranch.store.document import parse, read_document
 from anabranch.store.port import NotFound, Store, StoredExperiment
-from anabranch.store.verify import verify
+from anabranch.store.verify import first_of_document, verify
 from anabranch.variants.manifest import Manifest
 
 ASKABLE: Final = (
@@ -158,10 +158,12 @@ class Verbs:
         if request.after < 0:
             raise BadRequest(f"after is {request.after}: a decision's number, 0 means all")
         stored = self._find(principal, request.name)
-        for kept in self._store.decisions(stored.name):
-            is_current = kept.spec_version == stored.spec_version
-            if request.after == 0 or (is_current and kept.decision.number > request.after):
-                yield messages.decision_message(kept)
+        found = self._store.decisions(stored.name)
+        if request.after:
+            # Numbers count on over documents that are taken while it goes on.
+            since = found[first_of_document(found, stored) :]
+            found = [kept for kept in since if kept.decision.number > request.after]
+        yield from map(messages.decision_message, found)
 
     def events(self, principal: Principal, request: pb.EventsRequest) -> Iterator[pb.Event]:
         """The audit log."""
@@ -210,6 +212,11 @@ class Verbs:
         """Every document of an experiment."""
         stored = self._find(principal, request.name)
         yield from map(messages.spec_message, self._store.ledger.specs(stored.name))
+
+    def tenures(self, principal: Principal, request: pb.TenuresRequest) -> Iterator[pb.Tenure]:
+        """Who served a model when, and why."""
+        self._require(principal, Permission.READ, request.model)
+        yield from map(messages.tenure_message, self._store.ledger.tenures(request.model))
 
     def verify(self, principal: Principal, request: pb.VerifyRequest) -> pb.Verification:
         """Recompute every decision."""

@@ -1,15 +1,17 @@
 """A control port over a store in memory, in a thread of the test, and everybody who calls it."""
 
 import asyncio
+import json
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from anabranch.bandit.decision import Verb
 from anabranch.bandit.step import tick
 from anabranch.client.sync import Client
 from anabranch.client.target import Credentials
@@ -19,6 +21,7 @@ from anabranch.router.control.verbs import Served, Verbs
 from anabranch.store.access import Role
 from anabranch.store.document import parse
 from anabranch.store.memory import MemoryStore
+from anabranch.store.port import Revision
 from anabranch.store.tokens import issue
 from anabranch.wire.choice import WireKind
 from anabranch.wire.seam import Handlers, Tls
@@ -100,14 +103,23 @@ class Bench:
         self.now += 1.0
         for kept in self.store.experiments():
             evidence = self.store.load_evidence(kept.name, kept.state.cursor)
-            pending = self.store.pending(kept.name)
+            pending = [
+                replace(asked, revision=parse(json.loads(asked.argument)))
+                if asked.verb is Verb.REVISE
+                else asked
+                for asked in self.store.pending(kept.name)
+            ]
             result = tick(parse(kept.document), kept.state, evidence, pending, self.now)
+            taken = [asked for asked in pending if asked.revision and asked.revision is result.revised]
             self.store.save(
                 kept.name,
                 expected=kept.state_version,
                 state=result.state,
                 evidence=evidence,
                 decision=result.decision,
+                revision=Revision(document=json.loads(taken[0].argument), actor=taken[0].actor)
+                if taken
+                else None,
             )
 
 

@@ -95,6 +95,58 @@ def test_decisions_are_those_of_the_store_and_chain_on(bench: Bench, write: Writ
         assert described.experiment == client.get("exp")
 
 
+def test_the_log_goes_on_over_a_document_that_was_taken_in_flight(bench: Bench, write: Write) -> None:
+    with bench.client() as client:
+        client.apply(write())
+        for _ in range(2):
+            bench.tick()
+        client.pause("exp")
+        bench.tick()
+        seen = client.decisions("exp")[-1]
+        changed = write()
+        changed["spec"]["minAge"] = "1h"
+        client.apply(changed)
+        bench.tick()
+        client.resume("exp")
+        bench.tick()
+        kept = bench.store.decisions("exp")
+        assert len({each.spec_version for each in kept}) == 2
+        after = client.decisions("exp", after=seen.number - 1)
+        assert [each.number for each in after] == [
+            each.decision.number for each in kept if each.decision.number >= seen.number
+        ]
+        assert after[0] == seen
+
+
+def test_the_log_after_a_number_is_of_the_applied_document_only(bench: Bench, write: Write) -> None:
+    with bench.client() as client:
+        client.apply(write())
+        for _ in range(2):
+            bench.tick()
+        client.abort("exp")
+        bench.tick()
+        client.apply(_stricter(write()))
+        assert client.decisions("exp", after=1) == []
+        bench.tick()
+        client.pause("exp")
+        bench.tick()
+        assert [each.spec_version for each in client.decisions("exp", after=1)] == [2]
+
+
+def test_who_served_a_model_when_is_told(bench: Bench, write: Write) -> None:
+    with bench.client() as client:
+        assert client.tenures("m") == []
+        bench.store.set_baseline("m", "base", 5.0)
+        [tenure] = client.tenures("m")
+        assert (tenure.model, tenure.variant, tenure.since_s, tenure.experiment, tenure.decision) == (
+            "m",
+            "base",
+            5.0,
+            "",
+            0,
+        )
+
+
 def test_the_server_recomputes_and_so_can_the_caller(bench: Bench, write: Write) -> None:
     with bench.client() as client:
         client.apply(write())

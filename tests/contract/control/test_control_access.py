@@ -133,6 +133,16 @@ def test_what_is_nobodys_to_ask_is_refused_to_an_admin_too(start: Start, write: 
     assert bench.store.pending("exp") == ()
 
 
+def test_who_served_a_model_is_told_to_whoever_may_see_the_model(start: Start) -> None:
+    bench = start()
+    for model in ("mine", "theirs"):
+        bench.store.set_baseline(model, "base", 1.0)
+    with bench.client(bench.token("op", Role.VIEWER, "mine")) as client:
+        assert len(client.tenures("mine")) == 1
+        with pytest.raises(errors.NotAllowed, match="model theirs"):
+            client.tenures("theirs")
+
+
 def test_a_name_taken_on_another_model_is_no_way_to_its_traffic(start: Start, write: Write) -> None:
     bench = start()
     with bench.client(bench.token("root", Role.ADMIN)) as client:

@@ -79,6 +79,8 @@ def test_decisions_and_evidence_are_read_whole_and_can_be_recomputed(reads: Read
     assert plane.evidence_log("exp") == store.evidence_log("exp")
     assert plane.ledger.specs("exp") == store.ledger.specs("exp")
     assert plane.ledger.evidence("exp") == store.ledger.evidence("exp")
+    store.set_baseline("m", "base", 5.0)
+    assert plane.ledger.tenures("m") == store.ledger.tenures("m") != []
     assert verify(plane, "exp") == verify(store, "exp")
     assert verify(plane, "exp").matches
 
