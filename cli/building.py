@@ -103,16 +103,16 @@ def _build_language_model(
         raise CommandFailed(
             ExitCode.BAD_INPUT, f"--samples and --data are for other models, {source.name} brings its own"
         )
-    if (
-        request.max_accuracy_drop is not None
-        or request.device is not Device.CPU
-        or request.engine is not Engine.ONNX
-    ):
+    if request.max_accuracy_drop is not None:
+        raise CommandFailed(
+            ExitCode.BAD_INPUT, f"--max-accuracy-drop is for other models, {source.name} has no classes"
+        )
+    if (request.device is Device.CPU) is not (request.engine is Engine.ONNX):
         raise CommandFailed(
             ExitCode.BAD_INPUT,
-            f"{source.name} is built for engine onnx and device cpu, without --max-accuracy-drop",
+            f"{source.name} runs by engine onnx on device cpu, and by engine torch or torch-compile on device cuda",
         )
-    specs = language_specs(request.variants, request.recipes)
+    specs = language_specs(request.variants, request.recipes, request.engine, request.device)
     return build_language_model(source, specs, request.root, progress=progress)
 
 

@@ -10,8 +10,7 @@ from rich.table import Table
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
 from anabranch.variants.availability import available_recipes
-from anabranch.variants.llm.recipes import LANGUAGE_RECIPES, LanguageSpec, missing_here
-from anabranch.variants.recipes import Device
+from anabranch.variants.llm.recipes import LANGUAGE_SPECS, missing_here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,18 +51,17 @@ def recipe_rows() -> list[RecipeRow]:
 
 def _language_rows(known: set[str]) -> list[RecipeRow]:
     """What there is for language models alone."""
-    specs = [LanguageSpec(recipe=recipe) for recipe in LANGUAGE_RECIPES]
     return [
         RecipeRow(
             variant=spec.name,
             engine=spec.engine.value,
             recipe=spec.recipe.name,
-            device=Device.CPU.value,
-            runs_here=not missing_here(spec.recipe),
+            device=spec.device.value,
+            runs_here=not missing_here(spec),
             what=f"Language models: {_first_sentence(type(spec.recipe).__doc__ or '')}",
-            reason=missing_here(spec.recipe),
+            reason=missing_here(spec),
         )
-        for spec in specs
+        for spec in LANGUAGE_SPECS
         if spec.name not in known
     ]
 

@@ -5,6 +5,7 @@
 #   gpu_session.sh torch     build and judge every torch variant of the encoder
 #   gpu_session.sh all       build and judge what is missing (ONNX Runtime's, where onnxruntime-gpu is importable), then
 #                            time every variant in turns, with both floors and the kernels of a batch of 32
+#   gpu_session.sh llm       build and time every variant of the language model
 #   gpu_session.sh pieces NAME FILE...   join pieces of a package under the cache folder, for a machine without a network
 #
 # Needs a CUDA build of torch, safetensors and onnx; no installation of the project.
@@ -16,7 +17,7 @@ mkdir -p "$OUT"
 
 case "${1:-}" in
   tests)
-    python3 -m pytest -m gpu tests/unit/variants/test_gpu.py -v -p no:cacheprovider 2>&1 | tee "$OUT/gpu-tests.txt"
+    python3 -m pytest -m gpu tests/unit/variants/test_gpu.py tests/unit/variants/llm/gpu -v -p no:cacheprovider 2>&1 | tee "$OUT/gpu-tests.txt"
     ;;
   torch)
     python3 bench/variants/encoder.py --device cuda --engines torch,torch-compile --judge-only \
@@ -25,13 +26,16 @@ case "${1:-}" in
   all)
     python3 bench/variants/encoder.py --device cuda --rounds "${ROUNDS:-20}" --output "$OUT/encoder-all.jsonl" 2>"$OUT/all.log"
     ;;
+  llm)
+    python3 bench/variants/llm_gpu.py --rounds "${ROUNDS:-8}" --output "$OUT/llm.jsonl" 2>"$OUT/llm.log"
+    ;;
   pieces)
     folder="${XDG_CACHE_HOME:-$HOME/.cache}/anabranch/packages"
     mkdir -p "$folder"
     cat "${@:3}" >"$folder/$2"
     ;;
   *)
-    sed -n '2,12s/^# \{0,1\}//p' "$0"
+    sed -n '2,13s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac

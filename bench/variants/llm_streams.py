@@ -26,7 +26,7 @@ from llm import (  # type: ignore[import-not-found]  # it lies beside this scrip
 )
 
 from anabranch.variants.llm.build import build_language_model
-from anabranch.variants.llm.decode_batch import Member
+from anabranch.variants.llm.decode_batch import DecodeBatch, Member
 from anabranch.variants.llm.generation import Answering
 from anabranch.variants.llm.generator import Generator, load_generator
 from anabranch.variants.llm.sampling import Sampling
@@ -84,12 +84,19 @@ def compare(
     """Both ways in turns; the first round is for the caches of the processor."""
     before: list[list[Told]] = []
     after: list[list[Told]] = []
+    cpu_s: tuple[list[float], list[float]] = [], []
     for number in range(rounds + 1):
         prompts = [
             text[start : start + PROMPT] for start in range(number * 16, number * 16 + 97 * streams, 97)
         ]
-        found = one_thread_each(single, prompts, cores), one_batch(shared, prompts)
+        clocks = [time.process_time()]
+        found = [one_thread_each(single, prompts, cores)]
+        clocks.append(time.process_time())
+        found.append(one_batch(shared, prompts))
+        clocks.append(time.process_time())
         if number:
+            for spent, start, end in zip(cpu_s, clocks, clocks[1:], strict=False):
+                spent.append(end - start)
             before.append(found[0])
             after.append(found[1])
     same = [
@@ -97,6 +104,7 @@ def compare(
         for old, new in zip(before, after, strict=True)
         for ours, theirs in zip(old, new, strict=True)
     ]
+    made = sum(len(each.tokens) for told in after for each in told)
     rates = [[_rate(told) for told in way] for way in (before, after)]
     return {
         "kind": "streams",
@@ -109,6 +117,9 @@ def compare(
         "ttft_p50_ms": _ttft(after),
         "tpot_p50_ms_before": _tpot(before),
         "tpot_p50_ms": _tpot(after),
+        # What other programs on the machine change least.
+        "cpu_ms_per_token_before": round(1e3 * sum(cpu_s[0]) / made, 2),
+        "cpu_ms_per_token": round(1e3 * sum(cpu_s[1]) / made, 2),
         "answers": len(same),
         "same_tokens": sum(same),
     }
@@ -128,7 +139,7 @@ def one_thread_each(generator: Generator, prompts: list[Sequence[int]], cores: i
                 number = waiting.get_nowait()
             except Empty:
                 return
-            for token in generator.events(_asked(generator, prompts[number])):
+            for token in generator.events(_asked(generator, prompts[number], ANSWER)):
                 told[number].tokens.append(token.id)
                 told[number].times.append(time.perf_counter() - start)
 
@@ -144,7 +155,12 @@ def one_batch(generator: Generator, prompts: list[Sequence[int]]) -> list[Told]:
     """All of them share the decoder's steps."""
     batch = generator.new_batch(SLOTS, time.perf_counter)
     assert batch is not None, "the variant was built with a batch axis"
-    members = [Member(_asked(generator, prompt), lambda: False) for prompt in prompts]
+    return drive(generator, batch, prompts, ANSWER)
+
+
+def drive(generator: Generator, batch: DecodeBatch, prompts: list[Sequence[int]], answer: int) -> list[Told]:
+    """Answers of that many tokens to all prompts, which join at once."""
+    members = [Member(_asked(generator, prompt, answer), lambda: False) for prompt in prompts]
     told = {member: Told() for member in members}
     start = time.perf_counter()
     for member in members:
@@ -158,8 +174,8 @@ def one_batch(generator: Generator, prompts: list[Sequence[int]]) -> list[Told]:
     return [told[member] for member in members]
 
 
-def _asked(generator: Generator, prompt: Sequence[int]) -> Answering:
-    return generator.answering_tokens(prompt, Sampling(max_tokens=ANSWER), stops=frozenset())
+def _asked(generator: Generator, prompt: Sequence[int], answer: int) -> Answering:
+    return generator.answering_tokens(prompt, Sampling(max_tokens=answer), stops=frozenset())
 
 
 def _rate(told: list[Told]) -> float:

@@ -43,9 +43,9 @@ class BatchCache:
     """
 
     def __init__(self, geometry: CacheGeometry, slots: int, rows: int) -> None:
-        shape = (geometry.layers, 2, slots, geometry.heads, rows, geometry.size)
-        # Memory of rows that nobody has used yet is not taken from the system.
-        self.buffers: NDArray[Any] = np.zeros(shape, geometry.dtype)
+        self.slots = slots
+        self._geometry, self._rows = geometry, rows
+        self.buffers: Any = geometry.allocate_batch(slots, rows)
         self._caches: list[Cache] = []
 
     @property
@@ -64,6 +64,10 @@ class BatchCache:
         if text < len(self._caches):
             last.move(self.buffers[:, :, text])
             self._caches[text] = last
+
+    def rest(self) -> None:
+        """Nobody is in: give the memory back."""
+        self.buffers = self._geometry.allocate_batch(self.slots, self._rows)
 
     def place(self) -> PlacedBatch:
         """Make room for one new token of each text."""

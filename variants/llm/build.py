@@ -22,6 +22,7 @@ from anabranch.variants.llm.decoder_session import DecoderSession
 from anabranch.variants.llm.description import Generation, GenerationSpeed
 from anabranch.variants.llm.generation import Stepper, logits_of
 from anabranch.variants.llm.generator import Generator, open_decoder
+from anabranch.variants.llm.gpu.artifact import gpu_plan, write_decoder
 from anabranch.variants.llm.measure import Measured, evaluate, speed
 from anabranch.variants.llm.models import LanguageModel, LanguageSource
 from anabranch.variants.llm.parallel.shards import write_shards
@@ -44,7 +45,7 @@ from anabranch.variants.manifest import (
     tool_versions,
 )
 from anabranch.variants.models import Progress
-from anabranch.variants.recipes import Fp32, VariantSpec
+from anabranch.variants.recipes import Device, Fp32, VariantSpec
 
 REFERENCE = "onnx-fp32"
 VOCABULARY = "vocabulary.json"
@@ -63,6 +64,7 @@ _BUILDERS = (
     "fidelity.py",
     "generation.py",
     "gguf_file.py",
+    "gpu/*.py",
     "kv_cache.py",
     "measure.py",
     "parallel/*.py",
@@ -97,7 +99,7 @@ def build_language_model(
     """
     specs = [language_spec(variant) if isinstance(variant, str) else variant for variant in variants]
     for spec in specs:
-        reason = missing_here(spec.recipe)
+        reason = missing_here(spec)
         if reason:
             raise RecipeError(f"{spec.name} cannot be built here: {reason}")
     home = root / source.name
@@ -126,6 +128,7 @@ def cache_key(source: LanguageSource, spec: LanguageSpec) -> str:
         "sources": dict(source.identity),
         "engine": spec.engine,
         "recipe": language_recipe_fields(spec.recipe),
+        "device": spec.device,
         "tools": _tools(spec),
         "manifest": VERSION,
         "builders": hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest(),
@@ -134,7 +137,7 @@ def cache_key(source: LanguageSource, spec: LanguageSpec) -> str:
 
 
 def _tools(spec: LanguageSpec) -> dict[str, str]:
-    return tool_versions(VariantSpec(engine=spec.engine, recipe=Fp32()))
+    return tool_versions(VariantSpec(engine=spec.engine, recipe=Fp32(), device=spec.device))
 
 
 def _silent(_: str) -> None:
@@ -156,7 +159,7 @@ class _Workshop:
         Raises:
             RecipeError: With the reason.
         """
-        reason = refusal(spec.recipe, self._model.decoder.shape)
+        reason = refusal(spec.recipe, self._model.decoder.shape, spec.device)
         if reason:
             raise RecipeError(f"{spec.name} of {self._source.name} cannot be built: {reason}")
 
@@ -185,6 +188,7 @@ class _Workshop:
             model=self._source.name,
             variant=spec.name,
             engine=spec.engine,
+            device=spec.device,
             recipe=language_recipe_fields(spec.recipe),
             artifact=names[0],
             files=files,
@@ -223,6 +227,8 @@ class _Workshop:
         """The names of the files, first the one that the engine opens."""
         if isinstance(spec.recipe, TensorParallel):
             return write_shards(self._model.decoder, spec.recipe.degree, draft)
+        if spec.device is Device.CUDA:
+            return write_decoder(self._model.decoder, gpu_plan(spec), draft)
         return write_graph(self._model.decoder, plan_of(spec.recipe, self._scales), draft)
 
     def _describe(self, spec: LanguageSpec, session: Stepper) -> Generation:

@@ -80,6 +80,7 @@ class DecodeBatch:
         self._reading: deque[tuple[Member, Any]] = deque()
         self._decoding: list[Member] = []
         self._caches: Any = None
+        self._is_at_rest = True
 
     @property
     def size(self) -> int:
@@ -104,9 +105,9 @@ class DecodeBatch:
             steps += self._read()
         if self._decoding:
             steps += self._decode()
-        else:
-            # A batch at rest keeps no memory.
-            self._caches = None
+        if not self._decoding and self._caches is not None and not self._is_at_rest:
+            self._caches.rest()
+            self._is_at_rest = True
         return steps
 
     def _cancelled(self) -> list[Step]:
@@ -135,6 +136,7 @@ class DecodeBatch:
         if token.finish is None:
             if self._caches is None:
                 self._caches = self._session.new_batch(self._window, self.slots, self._context)
+            self._is_at_rest = False
             self._caches.admit(cache)
             self._decoding.append(member)
         return [Step(member=member, token=token)]

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from anabranch.variants.llm.kv_cache import CacheGeometry, Window
 from anabranch.variants.llm.sampling import Sampling, choose
 
+# Tokens of a text whose logits come at once, at most.
+_PIECE = 64
+
 
 class Finish(StrEnum):
     """Why an answer ended."""
@@ -219,7 +222,15 @@ def logits_of(
         wanted = min(len(chunk), start + len(chunk) - (first - 1))
         logits = session.step(cache, chunk, max(wanted, 1))
         if wanted > 0:
-            yield logits
+            yield from _pieces(logits, start + len(chunk) - wanted)
+
+
+def _pieces(logits: NDArray[np.float32], position: int) -> Iterator[NDArray[np.float32]]:
+    """Cut at multiples of `_PIECE` of the text, so that decoders with chunks of other sizes can be compared."""
+    while len(logits):
+        size = _PIECE - position % _PIECE
+        yield logits[:size]
+        logits, position = logits[size:], position + size
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

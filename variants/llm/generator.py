@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from anabranch.variants.errors import ManifestError, VariantError, VariantRunError
 from anabranch.variants.llm.byte_pairs import BytePairs, Vocabulary
-from anabranch.variants.llm.decode_batch import DecodeBatch
+from anabranch.variants.llm.decode_batch import DecodeBatch, Member
 from anabranch.variants.llm.decoder_session import DecoderSession
 from anabranch.variants.llm.description import Generation
 from anabranch.variants.llm.generation import (
@@ -23,10 +23,12 @@ from anabranch.variants.llm.generation import (
     generate,
     logits_of,
 )
+from anabranch.variants.llm.gpu.artifact import DESCRIPTION
 from anabranch.variants.llm.parallel.shards import SHAPE as SHARDS
 from anabranch.variants.llm.requests import Asked, Prompt, answer_arrays, prompt_of, read_asked
 from anabranch.variants.llm.sampling import Sampling
 from anabranch.variants.manifest import Manifest, load_manifest
+from anabranch.variants.recipes import Device
 from anabranch.variants.tensors import Array, Request, RequestCheck, Signature, TensorSpec
 
 _WARM_TOKENS = 4
@@ -197,13 +199,33 @@ class Generator:
         """
         if not self.generation.shares_steps:
             return None
-        return DecodeBatch(
+        batch = DecodeBatch(
             cast(BatchStepper, self._session),
             self.generation.window,
             slots=slots,
             context=self.generation.context,
             clock=clock,
         )
+        if self.manifest.device is Device.CUDA:
+            self._warm_batch(batch)
+        return batch
+
+    def _warm_batch(self, batch: DecodeBatch) -> None:
+        """Compile and record the steps of every number of answers now, not while a client waits."""
+        texts = 1
+        while True:
+            for _ in range(min(texts, batch.slots)):
+                answering = self.answering_tokens(
+                    (1, 2), Sampling(max_tokens=_WARM_TOKENS), stops=frozenset()
+                )
+                batch.join(Member(answering, lambda: False))
+            while batch.size:
+                for step in batch.advance():
+                    if step.error is not None:
+                        raise step.error
+            if texts >= batch.slots:
+                return
+            texts *= 2
 
     def infer(self, requests: Sequence[Request]) -> list[dict[str, Array]]:
         """Whole answers, one after the other; blocks until all are there.
@@ -288,7 +310,7 @@ def load_generator(folder: Path, *, threads: int = 1) -> Generator:
 
 
 def open_decoder(folder: Path, artifact: str, *, threads: int) -> Stepper:
-    """Open what a recipe has made of a decoder: one graph, or shards for several processes.
+    """Open what a recipe has made of a decoder: one graph, tensors for a GPU, or shards for several processes.
 
     Args:
         folder: The variant's folder.
@@ -298,10 +320,14 @@ def open_decoder(folder: Path, artifact: str, *, threads: int) -> Stepper:
     Raises:
         VariantError: The engine does not accept it, or is not installed.
     """
-    if artifact != SHARDS:
+    if artifact not in (SHARDS, DESCRIPTION):
         return DecoderSession(folder / artifact, threads=threads)
     try:
         # Torch is an optional extra and takes seconds to import.
+        if artifact == DESCRIPTION:
+            from anabranch.variants.llm.gpu.session import GpuSession
+
+            return GpuSession(folder)
         from anabranch.variants.llm.parallel.session import ParallelSession
     except ImportError as error:
         raise VariantError(f"{folder} needs torch: pip install 'anabranch[torch]'") from error

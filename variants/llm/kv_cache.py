@@ -43,6 +43,10 @@ class CacheGeometry:
         """Buffers of that many rows, shape (layers, 2, heads, rows, size)."""
         return np.zeros((self.layers, 2, self.heads, rows, self.size), self.dtype)
 
+    def allocate_batch(self, slots: int, rows: int) -> NDArray[Any]:
+        """Buffers of several texts, shape (layers, 2, slots, heads, rows, size); rows without use take no memory."""
+        return np.zeros((self.layers, 2, slots, self.heads, rows, self.size), self.dtype)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from anabranch.variants.errors import BuildError
 from anabranch.variants.gate import GateVerdict
 from anabranch.variants.judging import judge_agreement
+from anabranch.variants.llm.decode_batch import DecodeBatch, Member
 from anabranch.variants.llm.description import GenerationSpeed, Perplexity, TokenFidelity
 from anabranch.variants.llm.fidelity import Compared, Logits, compare
+from anabranch.variants.llm.generation import Answering, Token
 from anabranch.variants.llm.generator import Generator
 from anabranch.variants.llm.perplexity import losses, perplexity
 from anabranch.variants.llm.sampling import Sampling
@@ -103,11 +105,13 @@ def speed(variant: Generator, text: Sequence[int], *, threads: int) -> Generatio
     firsts: list[float] = []
     others: list[float] = []
     totals: list[float] = []
+    batch = variant.new_batch(1, time.perf_counter)
     # One call more than is counted: the first one finds nothing in the caches of the processor.
     for call in range(_CALLS + 1):
         prompt = text[call * _PROMPT_TOKENS : (call + 1) * _PROMPT_TOKENS]
         answering = variant.answering_tokens(prompt, Sampling(max_tokens=_ANSWER_TOKENS), stops=frozenset())
-        events = variant.events(answering)
+        # As it is served: by the steps that answers share, where they do.
+        events = variant.events(answering) if batch is None else _by(batch, answering)
         times = [time.perf_counter(), *(time.perf_counter() for _ in events)]
         if call:
             firsts.append(1e3 * (times[1] - times[0]))
@@ -123,3 +127,14 @@ def speed(variant: Generator, text: Sequence[int], *, threads: int) -> Generatio
         answer_p95_ms=float(np.percentile(totals, 95)),
         calls=_CALLS,
     )
+
+
+def _by(batch: DecodeBatch, answering: Answering) -> Iterator[Token]:
+    """One answer alone in a batch."""
+    batch.join(Member(answering, lambda: False))
+    while batch.size:
+        for step in batch.advance():
+            if step.error is not None:
+                raise step.error
+            assert step.token is not None, "a step without an error has a token"
+            yield step.token

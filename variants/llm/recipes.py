@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeAlias
 
+from anabranch.variants.availability import cuda_devices, torch_cuda_problem
 from anabranch.variants.errors import RecipeError
+from anabranch.variants.llm.blocks import BLOCK
 from anabranch.variants.llm.decoder import DecoderShape
-from anabranch.variants.recipes import Engine, Fp16, Fp32, Int4WeightOnly, Int8WeightOnly
+from anabranch.variants.recipes import Device, Engine, Fp16, Fp32, Int4WeightOnly, Int8WeightOnly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,19 +87,42 @@ SUMMARIES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageSpec:
-    """A recipe; it says which engine runs it."""
+    """A recipe and a device; they say which engine runs it.
+
+    Args:
+        recipe: What is made of the model.
+        device: Where it runs.
+        is_compiled: On a GPU: the steps are compiled and replayed as CUDA graphs, not launched one by one.
+    """
 
     recipe: LanguageRecipe
+    device: Device = Device.CPU
+    is_compiled: bool = False
 
     @property
     def engine(self) -> Engine:
-        """ONNX Runtime has no sums across processes in its CPU build: those are torch's."""
+        """ONNX Runtime has no sums across processes in its CPU build, and its attention on CUDA takes no FP32 and no mask."""
+        if self.device is Device.CUDA:
+            return Engine.TORCH_COMPILE if self.is_compiled else Engine.TORCH
         return Engine.TORCH if isinstance(self.recipe, TensorParallel) else Engine.ONNX
 
     @property
     def name(self) -> str:
-        """For example `onnx-kv-sinks`."""
-        return f"{self.engine}-{self.recipe.name}"
+        """For example `onnx-kv-sinks`, or `torch-compile-fp16-cuda`: a CPU goes without saying."""
+        suffix = "" if self.device is Device.CPU else f"-{self.device}"
+        return f"{self.engine}-{self.recipe.name}{suffix}"
+
+
+# Every variant that can be asked for by name: one engine on a CPU, both of torch's on a GPU.
+LANGUAGE_SPECS: tuple[LanguageSpec, ...] = (
+    *(LanguageSpec(recipe=recipe) for recipe in LANGUAGE_RECIPES),
+    *(
+        LanguageSpec(recipe=recipe, device=Device.CUDA, is_compiled=is_compiled)
+        for is_compiled in (False, True)
+        for recipe in LANGUAGE_RECIPES
+        if not isinstance(recipe, TensorParallel)
+    ),
+)
 
 
 def language_recipe_fields(recipe: LanguageRecipe) -> dict[str, Any]:
@@ -111,7 +136,7 @@ def language_spec(name: str) -> LanguageSpec:
     Raises:
         RecipeError: No recipe of language models makes this name.
     """
-    known = {spec.name: spec for spec in map(_spec, LANGUAGE_RECIPES)}
+    known = {spec.name: spec for spec in LANGUAGE_SPECS}
     if name not in known:
         near = difflib.get_close_matches(name, known, n=2)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -119,40 +144,51 @@ def language_spec(name: str) -> LanguageSpec:
     return known[name]
 
 
-def language_specs(variants: Sequence[str], recipes: Sequence[str]) -> list[LanguageSpec]:
-    """The variants that a person named one way or the other; where none was, all that one process runs without torch.
+def language_specs(
+    variants: Sequence[str],
+    recipes: Sequence[str],
+    engine: Engine = Engine.ONNX,
+    device: Device = Device.CPU,
+) -> list[LanguageSpec]:
+    """The variants that a person named one way or the other; where none was, all of the device that one process runs.
 
     Args:
         variants: Default names, such as `onnx-kv-sinks`.
         recipes: Names of recipes, such as `kv-sinks`.
+        engine: Of the recipes: `onnx` on a CPU, one of torch's on a GPU.
+        device: Of the recipes.
 
     Raises:
         RecipeError: A name is not one of a language model's.
     """
-    every = [LanguageSpec(recipe=recipe) for recipe in LANGUAGE_RECIPES]
+    every = [
+        spec
+        for spec in LANGUAGE_SPECS
+        if spec.device is device and (device is Device.CPU or spec.engine is engine)
+    ]
     if not variants and not recipes:
-        return [spec for spec in every if spec.engine is Engine.ONNX]
+        return [spec for spec in every if not isinstance(spec.recipe, TensorParallel)]
     by_recipe = {spec.recipe.name: spec for spec in every}
     strange = [name for name in recipes if name not in by_recipe]
     if strange:
         raise RecipeError(
-            f"recipe {strange[0]!r} is none of a language model: there are {', '.join(by_recipe)}"
+            f"recipe {strange[0]!r} is none of a language model on device {device}: there are {', '.join(by_recipe)}"
         )
     return [*map(language_spec, variants), *(by_recipe[name] for name in recipes)]
 
 
-def _spec(recipe: LanguageRecipe) -> LanguageSpec:
-    return LanguageSpec(recipe=recipe)
-
-
-def missing_here(recipe: LanguageRecipe) -> str:
-    """What this machine lacks for a recipe; empty when nothing."""
-    if isinstance(recipe, TensorParallel) and importlib.util.find_spec("torch") is None:
+def missing_here(spec: LanguageSpec) -> str:
+    """What this machine lacks for a variant; empty when nothing."""
+    if spec.engine is not Engine.ONNX and importlib.util.find_spec("torch") is None:
         return "torch is not installed: pip install 'anabranch[torch]'"
+    if spec.device is Device.CUDA:
+        if not cuda_devices():
+            return "no CUDA device was found here"
+        return torch_cuda_problem(fp8=False)
     return ""
 
 
-def refusal(recipe: LanguageRecipe, shape: DecoderShape) -> str:
+def refusal(recipe: LanguageRecipe, shape: DecoderShape, device: Device = Device.CPU) -> str:
     """Why a model cannot take a recipe; empty when it can."""
     if isinstance(recipe, TensorParallel):
         if shape.kv_heads % recipe.degree:
@@ -163,6 +199,8 @@ def refusal(recipe: LanguageRecipe, shape: DecoderShape) -> str:
             )
         if shape.inner % recipe.degree:
             return f"{recipe.degree} processes cannot share {shape.inner} inner numbers: the degree must divide them"
+    if device is Device.CUDA and isinstance(recipe, (KvInt8, KvInt4)) and shape.head_size % BLOCK:
+        return f"heads have {shape.head_size} numbers, {BLOCK} of them share a scale on a GPU: it must divide them"
     if isinstance(recipe, KvInt4) and shape.head_size % 2:
         return f"heads have {shape.head_size} numbers, 4-bit codes need an even number"
     return ""

@@ -16,7 +16,7 @@ from anabranch.variants.torch_engine.encoder import EncoderModule
 from anabranch.variants.torch_engine.graphs import Encode, GraphReplay
 
 # The precision of FP32 products is one setting a process: calls on the GPU take turns, each with its own.
-_GPU = threading.Lock()
+GPU = threading.Lock()
 # Torch counts the compilations of one function in the whole process, and every variant needs two: one request alone,
 # and any batch.
 _MOST_COMPILATIONS = 64
@@ -83,7 +83,7 @@ class TorchSession:
         return outputs
 
     def _run_on_gpu(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        with _GPU, torch.inference_mode():
+        with GPU, torch.inference_mode():
             torch.set_float32_matmul_precision(self._precision)
             if self._moves:
                 ids, mask = ids.cuda(non_blocking=True), mask.cuda(non_blocking=True)
