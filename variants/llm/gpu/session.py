@@ -103,7 +103,7 @@ class GpuSession:
             torch._dynamo.config.recompile_limit = max(
                 torch._dynamo.config.recompile_limit, _MOST_COMPILATIONS
             )
-            self._step_layer = torch.compile(layer)
+            self._step_layer = torch.compile(layer, dynamic=True)
 
     def new_cache(self, window: Window | None, tokens: int) -> Cache:
         """An empty cache.
