@@ -39,6 +39,16 @@ Database = Annotated[
     ),
 ]
 """For verbs that work on the store itself, and cannot be asked of a server."""
+Server = Annotated[
+    str,
+    typer.Option(
+        "--server",
+        envvar="ANABRANCH_SERVER",
+        help="A server's control port instead of what is on this machine.",
+        metavar="HOST:PORT",
+        show_default=False,
+    ),
+]
 Models = Annotated[
     Path, typer.Option("--models", envvar="ANABRANCH_MODELS", help="Folder of built variants.", metavar="DIR")
 ]

@@ -6,15 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from anabranch.bandit.verdicts import Outcome
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed, did_you_mean
-from anabranch.router.models import UnknownModel, default_baseline
+from anabranch.cli.offline import Offline
 from anabranch.store.document import parse, read_document
-from anabranch.variants.manifest import Manifest
 
 _LEAST_AGREEMENT = 0.8
-_AS_GIVEN = ("imported", "fp32")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +37,9 @@ class Start:
 
 def choose(
     model: str,
-    manifests: Mapping[str, Manifest],
+    known: Mapping[str, Offline],
     *,
+    reference: str = "",
     baseline: str = "",
     candidates: Sequence[str] = (),
     name: str = "",
@@ -50,23 +48,33 @@ def choose(
 ) -> Start:
     """Decide who is compared: the reference, against what passed the offline gate.
 
+    Args:
+        model: What clients call.
+        known: Of its variants.
+        reference: Who serves without an experiment; empty where nothing says so.
+        baseline: Whom the person wants for the baseline; empty means the reference.
+        candidates: Whom the person wants to compare; empty means every one.
+        name: Of the experiment; empty means one made of the others.
+        has_labels: Whether clients send feedback of the right answer.
+        unit: See `Start`.
+
     Raises:
         CommandFailed: If a variant is not there, or nothing is left to compare.
     """
     for given in (*([baseline] if baseline else []), *candidates):
-        if given not in manifests:
+        if given not in known:
             raise CommandFailed(
                 ExitCode.NOT_FOUND,
-                f"model {model} has no variant {given!r}; there are: {', '.join(manifests)}{did_you_mean(given, manifests)}",
+                f"model {model} has no variant {given!r}; there are: {', '.join(known)}{did_you_mean(given, known)}",
             )
-    reference = baseline or _reference(model, manifests)
+    reference = baseline or reference or _reference(model, known)
     left_out: dict[str, str] = {}
     chosen = list(candidates)
-    for variant, manifest in manifests.items() if not candidates else ():
+    for variant, offline in known.items() if not candidates else ():
         if variant == reference:
             continue
-        if manifest.gate is not None and manifest.gate.outcome is Outcome.FAIL:
-            left_out[variant] = manifest.gate.reason
+        if offline.failed:
+            left_out[variant] = offline.gate_reason
         else:
             chosen.append(variant)
     if reference in chosen:
@@ -89,14 +97,14 @@ def choose(
     )
 
 
-def document_text(start: Start, manifests: Mapping[str, Manifest]) -> str:
+def document_text(start: Start, known: Mapping[str, Offline]) -> str:
     """The document, with a reason beside every number.
 
     It is parsed before it is given away: what this returns, `apply` accepts.
     """
-    generates = any(manifests[name].generation is not None for name in (start.baseline, *start.candidates))
-    agreement, why_agreement = _agreement(start, manifests)
-    latency = _latency(start, manifests)
+    generates = any(known[name].generates for name in (start.baseline, *start.candidates))
+    agreement, why_agreement = _agreement(start, known)
+    latency = _latency(start, known)
     lines = [
         f"# An experiment on {start.model}. Check it with `anabranch apply -f FILE --dry-run`, ask how long it takes with",
         "# `anabranch plan FILE --rate REQUESTS_A_SECOND`; `anabranch schema` lists every field.",
@@ -107,7 +115,7 @@ def document_text(start: Start, manifests: Mapping[str, Manifest]) -> str:
         f"  model: {start.model}",
         f"  baseline: {start.baseline}",
         "  candidates:",
-        *(f"    - {name}{_told(manifests[name])}" for name in start.candidates),
+        *(f"    - {name}{_told(known[name])}" for name in start.candidates),
         *(
             f"  # {name} is left out: it failed the offline gate ({why})"
             for name, why in start.left_out.items()
@@ -145,23 +153,20 @@ def document_text(start: Start, manifests: Mapping[str, Manifest]) -> str:
     return text
 
 
-def _reference(model: str, manifests: Mapping[str, Manifest]) -> str:
-    """Who serves without an experiment, by the server's own rule; else the file as it was given.
+def _reference(model: str, known: Mapping[str, Offline]) -> str:
+    """The file as it was given.
 
     Raises:
         CommandFailed: If the variants do not say.
     """
-    try:
-        return default_baseline(manifests)
-    except UnknownModel as error:
-        given = [name for name, manifest in manifests.items() if manifest.recipe.get("name") in _AS_GIVEN]
-        if len(given) == 1:
-            return given[0]
-        raise CommandFailed(
-            ExitCode.BAD_INPUT,
-            f"which variant of {model} is the baseline? There are: {', '.join(manifests)}",
-            "say so with --baseline VARIANT",
-        ) from error
+    given = [name for name, offline in known.items() if offline.is_as_given]
+    if len(given) == 1:
+        return given[0]
+    raise CommandFailed(
+        ExitCode.BAD_INPUT,
+        f"which variant of {model} is the baseline? There are: {', '.join(known)}",
+        "say so with --baseline VARIANT",
+    )
 
 
 def _name(model: str, candidates: Sequence[str]) -> str:
@@ -173,23 +178,23 @@ def _name(model: str, candidates: Sequence[str]) -> str:
     return f"{base or 'model'}-{first}"[:63].strip(".-")
 
 
-def _told(manifest: Manifest) -> str:
+def _told(offline: Offline) -> str:
     parts = []
-    if manifest.parity is not None:
-        parts.append(f"agrees with the reference on {manifest.parity.top1_agreement:.1%}")
-    if manifest.latency:
-        parts.append(f"{manifest.latency[0].p50_ms:.3g} ms a call")
-    if manifest.gate is not None:
-        parts.append(f"offline gate {manifest.gate.outcome}")
+    if offline.agreement is not None:
+        parts.append(f"agrees with the reference on {offline.agreement:.1%}")
+    if offline.latency_ms is not None:
+        parts.append(f"{offline.latency_ms:.3g} ms a call")
+    if offline.gate:
+        parts.append(f"offline gate {offline.gate}")
     return f"    # offline: {', '.join(parts)}" if parts else ""
 
 
-def _agreement(start: Start, manifests: Mapping[str, Manifest]) -> tuple[float, str]:
+def _agreement(start: Start, known: Mapping[str, Offline]) -> tuple[float, str]:
     """The least agreement to ask for: below what was measured, so that a sound candidate can prove it."""
     measured = {
-        name: parity.top1_agreement
+        name: agreement
         for name in start.candidates
-        if (parity := manifests[name].parity) is not None and parity.requests
+        if (agreement := known[name].agreement) is not None and known[name].compared
     }
     if not measured:
         return (
@@ -200,16 +205,15 @@ def _agreement(start: Start, manifests: Mapping[str, Manifest]) -> tuple[float, 
     weakest = min(measured, key=lambda name: measured[name])
     least = max(_LEAST_AGREEMENT, min(0.99, 1.0 - 1.5 * (1.0 - measured[weakest]) - 0.005))
     floored = math.floor(least * 200) / 200
-    requests = manifests[weakest].parity
-    of = "" if requests is None else f" of {requests.requests:,} requests"
     return floored, (
-        f"Measured offline: {measured[weakest]:.1%}{of} for {weakest}, the weakest; the limit leaves room for half as many differences again."
+        f"Measured offline: {measured[weakest]:.1%} of {known[weakest].compared:,} requests for {weakest}, the weakest; "
+        "the limit leaves room for half as many differences again."
     )
 
 
-def _latency(start: Start, manifests: Mapping[str, Manifest]) -> str:
-    base = manifests[start.baseline].latency
-    return f" The baseline takes {base[0].p50_ms:.3g} ms a call offline." if base else ""
+def _latency(start: Start, known: Mapping[str, Offline]) -> str:
+    base = known[start.baseline].latency_ms
+    return "" if base is None else f" The baseline takes {base:.3g} ms a call offline."
 
 
 def _first_weight(start: Start) -> int:

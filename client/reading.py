@@ -149,6 +149,9 @@ def variants(message: pb.VariantsResponse) -> tuple[values.Variant, ...]:
             accuracy=each.accuracy if each.HasField("accuracy") else None,
             top1_agreement=each.top1_agreement if each.HasField("top1_agreement") else None,
             cache_key=each.cache_key,
+            compared=each.compared,
+            latency_ms=each.latency_ms if each.HasField("latency_ms") else None,
+            generates=each.generates,
         )
         for each in message.variants
     )

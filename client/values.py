@@ -270,6 +270,9 @@ class Variant:
         gate: PASS, FAIL or INCONCLUSIVE; empty where there was nothing to judge by.
         accuracy: Share of right answers on held-out requests.
         top1_agreement: Share of rows with the reference's top class.
+        compared: How many rows that is of.
+        latency_ms: The median of calls with the smallest measured batch, when it was built.
+        generates: Answers are made token by token.
     """
 
     model: str
@@ -284,6 +287,9 @@ class Variant:
     accuracy: float | None
     top1_agreement: float | None
     cache_key: str = field(repr=False)
+    compared: int = 0
+    latency_ms: float | None = None
+    generates: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1008,6 +1008,9 @@ class Variant(_message.Message):
     ACCURACY_FIELD_NUMBER: _builtins.int
     TOP1_AGREEMENT_FIELD_NUMBER: _builtins.int
     CACHE_KEY_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    GENERATES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     name: _builtins.str
     engine: _builtins.str
@@ -1025,6 +1028,12 @@ class Variant(_message.Message):
     """Share of rows with the same top class as the reference."""
     cache_key: _builtins.str
     """Digest of all that determines the build."""
+    compared: _builtins.int
+    """How many rows `top1_agreement` is of."""
+    latency_ms: _builtins.float
+    """Half of the calls with the smallest measured batch took at most this, when it was built."""
+    generates: _builtins.bool
+    """Answers are made token by token."""
     def __init__(
         self,
         *,
@@ -1040,17 +1049,24 @@ class Variant(_message.Message):
         accuracy: _builtins.float | None = ...,
         top1_agreement: _builtins.float | None = ...,
         cache_key: _builtins.str = ...,
+        compared: _builtins.int = ...,
+        latency_ms: _builtins.float | None = ...,
+        generates: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_top1_agreement", b"_top1_agreement", "accuracy", b"accuracy", "top1_agreement", b"top1_agreement"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_latency_ms", b"_latency_ms", "_top1_agreement", b"_top1_agreement", "accuracy", b"accuracy", "latency_ms", b"latency_ms", "top1_agreement", b"top1_agreement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_top1_agreement", b"_top1_agreement", "accuracy", b"accuracy", "cache_key", b"cache_key", "device", b"device", "engine", b"engine", "gate", b"gate", "gate_reason", b"gate_reason", "is_baseline", b"is_baseline", "model", b"model", "name", b"name", "recipe", b"recipe", "size_bytes", b"size_bytes", "top1_agreement", b"top1_agreement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_latency_ms", b"_latency_ms", "_top1_agreement", b"_top1_agreement", "accuracy", b"accuracy", "cache_key", b"cache_key", "compared", b"compared", "device", b"device", "engine", b"engine", "gate", b"gate", "gate_reason", b"gate_reason", "generates", b"generates", "is_baseline", b"is_baseline", "latency_ms", b"latency_ms", "model", b"model", "name", b"name", "recipe", b"recipe", "size_bytes", b"size_bytes", "top1_agreement", b"top1_agreement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accuracy: _TypeAlias = _typing.Literal["accuracy"]  # noqa: Y015
     _WhichOneofArgType__accuracy: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy"]  # noqa: Y015
+    _WhichOneofReturnType__latency_ms: _TypeAlias = _typing.Literal["latency_ms"]  # noqa: Y015
+    _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
     _WhichOneofReturnType__top1_agreement: _TypeAlias = _typing.Literal["top1_agreement"]  # noqa: Y015
     _WhichOneofArgType__top1_agreement: _TypeAlias = _typing.Literal["_top1_agreement", b"_top1_agreement"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__accuracy) -> _WhichOneofReturnType__accuracy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_ms) -> _WhichOneofReturnType__latency_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top1_agreement) -> _WhichOneofReturnType__top1_agreement | None: ...
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +14,11 @@ from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed, did_you_mean
 from anabranch.cli.format import Format
 from anabranch.cli.places import DEFAULT_MODELS, DEFAULT_STATE
-from anabranch.cli.terminal import terminal_of
+from anabranch.cli.terminal import Terminal, terminal_of
+
+if TYPE_CHECKING:
+    from anabranch.cli.offline import Offline
+    from anabranch.cli.surgery import Finding
 
 
 def register(app: typer.Typer) -> None:
@@ -49,37 +54,30 @@ def init(
     ] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     models: options.Models = DEFAULT_MODELS,
+    server: options.Server = "",
 ) -> None:
     """Write a commented experiment document for a model, from what is known of its variants.
 
-    It is valid as it is: read its comments, change what is not yours, and apply it.
+    It is valid as it is: read its comments, change what is not yours, and apply it. With --server the variants are those that
+    a server serves, and its baseline is the baseline.
 
     Example: anabranch init minilm -f experiment.yaml
     """
     from anabranch.cli.starting import choose, document_text
-    from anabranch.router.models import find_manifests
 
     terminal = terminal_of(context)
-    try:
-        found = find_manifests(models)
-    except FileNotFoundError as error:
-        raise CommandFailed(ExitCode.NOT_FOUND, str(error), "or say where they are with --models") from error
-    if model not in found:
-        raise CommandFailed(
-            ExitCode.NOT_FOUND,
-            f"there is no model {model!r} in {models}; there are: {', '.join(found)}{did_you_mean(model, found)}",
-        )
-    manifests = found[model]
+    reference, known = _served_variants(server, model) if server else _built_variants(models, model)
     start = choose(
         model,
-        manifests,
+        known,
+        reference=reference,
         baseline=baseline,
         candidates=candidate or (),
         name=name,
         has_labels=labels,
         unit=unit,
     )
-    text = document_text(start, manifests)
+    text = document_text(start, known)
     if file is None:
         terminal.say(text.rstrip("\n"))
         return
@@ -94,7 +92,48 @@ def init(
         raise CommandFailed(
             ExitCode.FAILURE, f"cannot write {file}: {error.strerror}", "check --file"
         ) from error
-    terminal.note(f"wrote {file}; apply it with `anabranch apply -f {file}`")
+    there = f" --server {server}" if server else ""
+    terminal.note(f"wrote {file}; apply it with `anabranch apply -f {file}{there}`")
+
+
+def _built_variants(models: Path, model: str) -> tuple[str, dict[str, Offline]]:
+    """Who serves a built model by itself, if that is known, and what is known of its variants."""
+    from anabranch.cli.offline import of_manifests
+    from anabranch.router.models import UnknownModel, default_baseline, find_manifests
+
+    try:
+        found = find_manifests(models)
+    except FileNotFoundError as error:
+        raise CommandFailed(ExitCode.NOT_FOUND, str(error), "or say where they are with --models") from error
+    if model not in found:
+        raise CommandFailed(
+            ExitCode.NOT_FOUND,
+            f"there is no model {model!r} in {models}; there are: {', '.join(found)}{did_you_mean(model, found)}",
+        )
+    try:
+        reference = default_baseline(found[model])
+    except UnknownModel:
+        reference = ""
+    return reference, of_manifests(found[model])
+
+
+def _served_variants(server: str, model: str) -> tuple[str, dict[str, Offline]]:
+    """Who serves a model of a server without an experiment, and what is known of its variants."""
+    from anabranch.cli.offline import of_served
+    from anabranch.cli.remote_store import translated
+    from anabranch.cli.servers import connect
+
+    with connect(server) as client, translated():
+        served = client.variants()
+    found = {each.name: each for each in served if each.model == model}
+    if not found:
+        known = sorted({each.model for each in served})
+        raise CommandFailed(
+            ExitCode.NOT_FOUND,
+            f"{server} serves no model {model!r}; it serves: {', '.join(known) or 'none'}{did_you_mean(model, known)}",
+        )
+    reference = next((name for name, each in found.items() if each.is_baseline), "")
+    return reference, of_served(found)
 
 
 def doctor(
@@ -114,18 +153,25 @@ def doctor(
             metavar="URL",
         ),
     ] = "",
+    server: options.Server = "",
     output: options.Output = Format.TABLE,
 ) -> None:
     """Check the installation, runtimes, port, folders, database, disk and clock, and say what to do.
 
-    Exits with 1 when something would not work.
+    With --server a server is examined from here: whether it answers, whom it takes you for, its release, its variants, its
+    experiments and its clock. Exits with 1 when something would not work.
 
     Example: anabranch doctor --port 8001
     """
-    from anabranch.cli.output import encoded
-    from anabranch.cli.surgery import Grade, Surgery, examine, findings_table
+    from anabranch.cli.surgery import Surgery, examine
 
     terminal = terminal_of(context)
+    if server:
+        from anabranch.cli.remote_surgery import examine_server
+
+        with terminal.working(f"looking at {server}"):
+            _tell(terminal, examine_server(server, terminal.clock.now()), output)
+        return
     surgery = Surgery(
         host=host,
         port=port,
@@ -136,6 +182,13 @@ def doctor(
     )
     with terminal.working("looking at everything"):
         findings = examine(surgery)
+    _tell(terminal, findings, output)
+
+
+def _tell(terminal: Terminal, findings: Sequence[Finding], output: Format) -> None:
+    from anabranch.cli.output import encoded
+    from anabranch.cli.surgery import Grade, findings_table
+
     if output is Format.TABLE:
         terminal.show(findings_table(findings))
     else:

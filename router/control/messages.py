@@ -143,11 +143,15 @@ def variant_message(manifest: Manifest, *, model: str, name: str, is_baseline: b
         gate="" if manifest.gate is None else Outcome(manifest.gate.outcome).value,
         gate_reason="" if manifest.gate is None else manifest.gate.reason,
         cache_key=manifest.cache_key,
+        generates=manifest.generation is not None,
     )
+    if manifest.latency:
+        message.latency_ms = manifest.latency[0].p50_ms
     if manifest.task is not None:
         message.accuracy = manifest.task.value
     if manifest.parity is not None:
         message.top1_agreement = manifest.parity.top1_agreement
+        message.compared = manifest.parity.requests
     return message
 
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from anabranch.cli.offline import of_manifests
 from anabranch.cli.starting import choose, document_text
 from anabranch.store.document import parse, read_document
-from anabranch.variants.manifest import MANIFEST, Manifest, read_manifest
+from anabranch.variants.manifest import MANIFEST, read_manifest
 
 Shell = Any
 
@@ -101,7 +102,7 @@ def test_a_model_or_variant_that_is_not_there_is_named(shell: Shell, models: Pat
 def test_one_variant_alone_has_nothing_to_be_compared_with(models: Path) -> None:
     only = {"onnx-fp32": read_manifest(models / "digits" / "onnx-fp32")}
     with pytest.raises(Exception, match="has no candidate beside onnx-fp32"):
-        choose("digits", only)
+        choose("digits", of_manifests(only))
 
 
 def test_a_file_is_not_replaced_without_force(shell: Shell, models: Path, tmp_path: Path) -> None:
@@ -114,10 +115,10 @@ def test_a_file_is_not_replaced_without_force(shell: Shell, models: Path, tmp_pa
 
 
 def test_names_of_models_become_names_of_experiments(models: Path) -> None:
-    found: dict[str, Manifest] = {
-        variant: read_manifest(models / "digits" / variant) for variant in ("onnx-fp32", "onnx-fp16")
-    }
-    start = choose("My_Model.v2", found)
+    found = of_manifests(
+        {variant: read_manifest(models / "digits" / variant) for variant in ("onnx-fp32", "onnx-fp16")}
+    )
+    start = choose("My_Model.v2", found, reference="onnx-fp32")
     assert (
         parse(read_document(document_text(start, found).replace("My_Model.v2", "m"))).name
         == "my-model.v2-fp16"
@@ -129,7 +130,9 @@ def test_without_measurements_the_file_as_it_was_given_is_the_baseline(models: P
         recipe = {"recipe": {"name": "fp16"}}
         text = json.dumps(manifest_json(variant, None) | recipe)
         (models / "digits" / variant / MANIFEST).write_text(text, encoding="utf-8")
-    found = {folder.name: read_manifest(folder) for folder in sorted((models / "digits").iterdir())}
+    found = of_manifests(
+        {folder.name: read_manifest(folder) for folder in sorted((models / "digits").iterdir())}
+    )
     assert choose("digits", found).baseline == "onnx-fp32"
     del found["onnx-fp32"]
     with pytest.raises(Exception, match="which variant of digits is the baseline"):
