@@ -24,3 +24,15 @@ def test_it_is_the_quantile_of_the_latest_values(values: list[float], most: int,
 def test_of_nothing_there_is_none() -> None:
     with pytest.raises(IndexError):
         RecentQuantile(0.5).value()
+
+
+def test_among_many_values_it_is_found_anew_after_a_sixteenth_of_them() -> None:
+    recent = RecentQuantile(0.99, 160)
+    for _ in range(160):
+        recent.add(1.0)
+    assert recent.value() == 1.0
+    for _ in range(9):
+        recent.add(2.0)
+        assert recent.value() == 1.0
+    recent.add(2.0)
+    assert recent.value() == 2.0
