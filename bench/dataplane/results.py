@@ -67,9 +67,14 @@ class Results:
         return Spread(found) if found else None
 
     def ratio(self, scenario: str, case: str, peer: str, of: str, figure: str) -> float | None:
-        """The ratio of two peers' medians."""
-        above, below = self.spread(scenario, case, peer, figure), self.spread(scenario, case, of, figure)
-        return above.median / below.median if above and below and below.median else None
+        """The median of two peers' ratios, each in one repetition: the machine's speed changes between them."""
+        below = {line["rep"]: float(_figure(line, figure)) for line in self.of(scenario, case, of)}
+        ratios = [
+            float(_figure(line, figure)) / below[line["rep"]]
+            for line in self.of(scenario, case, peer)
+            if below.get(line["rep"])
+        ]
+        return median(ratios) if ratios else None
 
     def missing(self, scenario: str) -> dict[str, str]:
         """Who could not be measured, and why."""
