@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.table import Table
@@ -15,13 +16,17 @@ from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
 from anabranch.cli.format import Format
 from anabranch.cli.output import encoded
+from anabranch.cli.serving import METRICS
 from anabranch.cli.terminal import Terminal
 from anabranch.cli.tick_outcome import EXIT_CODES, TickView, overall, tick_views
 from anabranch.router.controller import Controller
 from anabranch.router.leadership import Candidate, process_leadership
-from anabranch.router.settings import LEAST_LEASE_TICKS, lease_problem
+from anabranch.router.metrics.port import open_metrics_port
+from anabranch.router.metrics.server import ServerMetrics
+from anabranch.router.settings import LEAST_LEASE_TICKS, InvalidSettings, lease_problem
 from anabranch.router.standalone import run_rounds, standalone_controller
 from anabranch.store.port import Store, StoredExperiment
+from anabranch.store.sql import SqlStore
 from anabranch.store.upkeep_port import KEEP_DAYS
 
 ONE_TICK_S = 60.0
@@ -29,12 +34,21 @@ ONE_TICK_S = 60.0
 
 
 def run_controller(
-    terminal: Terminal, url: str, models: Path, *, tick_s: float, lease_s: float, keep_days: float
+    terminal: Terminal,
+    url: str,
+    models: Path,
+    *,
+    tick_s: float,
+    lease_s: float,
+    keep_days: float,
+    metrics_host: str,
+    metrics_port: int | None,
 ) -> None:
     """Do rounds until SIGTERM or SIGINT.
 
     Raises:
-        CommandFailed: If the store cannot be opened, there are no variants, or the times do not fit.
+        CommandFailed: If the store cannot be opened, there are no variants, the times do not fit, or the port of the
+            metrics is taken.
     """
     if tick_s <= 0 or lease_s < LEAST_LEASE_TICKS * tick_s:
         raise CommandFailed(ExitCode.BAD_INPUT, lease_problem(lease_s, tick_s))
@@ -45,8 +59,29 @@ def run_controller(
         signal.signal(number, lambda *_: stop.set())
     with created_store(url) as store:
         controller = _controller(store, models, process_leadership(store.replicas, lease_s), keep_days)
-        terminal.say("controlling")
-        run_rounds(controller, tick_s=tick_s, stop=stop)
+        metrics = ServerMetrics(None)
+        if isinstance(store, SqlStore):
+            store.watch(metrics.stated)
+        with _metrics_served(terminal, metrics_host, metrics_port, metrics):
+            terminal.say("controlling")
+            run_rounds(controller, tick_s=tick_s, stop=stop, metrics=metrics, leader=store.replicas.leader)
+
+
+@contextmanager
+def _metrics_served(
+    terminal: Terminal, host: str, port: int | None, metrics: ServerMetrics
+) -> Iterator[None]:
+    try:
+        opened = open_metrics_port(host, port, metrics.registry())
+    except InvalidSettings as error:
+        raise CommandFailed(ExitCode.FAILURE, str(error)) from error
+    if opened is not None:
+        terminal.say(f"{METRICS}{opened.address}")
+    try:
+        yield
+    finally:
+        if opened is not None:
+            opened.close()
 
 
 def run_tick(

@@ -58,6 +58,11 @@ Name = Annotated[
 Output = Annotated[Format, typer.Option("--output", "-o", help="How to print the result.")]
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Go on, and show what comes.")]
 Refresh = Annotated[float, typer.Option("--refresh", help="Seconds between two looks with --watch.", min=0.1)]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(help="Port of Prometheus' /metrics; 0 takes a free one, none is opened by default."),
+]
+MetricsHost = Annotated[str, typer.Option(help="Address of /metrics, which is read only and not encrypted.")]
 KeepDays = Annotated[
     float,
     typer.Option(help="Days for which single requests of an ended experiment are remembered.", min=0.001),

@@ -176,7 +176,13 @@ async def _serve(settings: Settings, say: Callable[[str], None]) -> None:
 async def _serve_mesh(asked: MeshSettings, say: Callable[[str], None]) -> None:
     settings = fixed_ports(asked)
     host = settings.server.host
-    await MeshServer(settings, on_ready=lambda port: say(f"{READY}{host}:{port}"), say=say).run()
+    server = MeshServer(
+        settings,
+        on_ready=lambda port: say(f"{READY}{host}:{port}"),
+        on_metrics=lambda address: say(f"{METRICS}{address}"),
+        say=say,
+    )
+    await server.run()
 
 
 def _one_of(kind: type[_Choice], what: str, name: str) -> _Choice:

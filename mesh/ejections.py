@@ -25,6 +25,10 @@ class Ejections:
         """Ejections so far, of the candidates there are."""
         return sum(outlier.ejections for outlier in self._outliers.values())
 
+    def counts(self) -> dict[Arm, int]:
+        """By candidate, its ejections so far."""
+        return {arm: outlier.ejections for arm, outlier in self._outliers.items()}
+
     def watch(self, snapshot: Snapshot, manifests: Manifests) -> None:
         """Keep account of a snapshot's candidates; a baseline is never ejected, since nobody else could answer."""
         arms = [(model, name) for model, route in snapshot.routes.items() for name in route.arms[1:]]

@@ -23,6 +23,7 @@ from anabranch.mesh.access_log import AccessLog
 from anabranch.mesh.discovery import Discovery
 from anabranch.mesh.ejections import Arm, Ejections
 from anabranch.mesh.encode import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, pack, type_url
+from anabranch.mesh.metrics import MeshMetrics
 from anabranch.mesh.passport import guarded, passport, write_private
 from anabranch.mesh.process import EnvoyFailed, EnvoyProcess
 from anabranch.mesh.routes import caller_of, route_configuration, script_routes
@@ -34,6 +35,9 @@ from anabranch.router.complaints import Complaints
 from anabranch.router.controller import Controller
 from anabranch.router.feedback import FeedbackService
 from anabranch.router.leadership import leadership_of
+from anabranch.router.metrics.lag import LagProbe
+from anabranch.router.metrics.port import open_metrics_port
+from anabranch.router.metrics.server import ServerMetrics
 from anabranch.router.models import find_manifests
 from anabranch.router.ports import check_port
 from anabranch.router.recorder import Recorder
@@ -62,6 +66,7 @@ class MeshServer:
     Args:
         settings: How it runs.
         on_ready: Called with the port once an Envoy serves.
+        on_metrics: Called with the address of the metrics, once they can be read.
         say: Takes a line for the person who started it.
 
     Raises:
@@ -72,7 +77,12 @@ class MeshServer:
     """
 
     def __init__(
-        self, settings: MeshSettings, *, on_ready: Callable[[int], None], say: Callable[[str], None]
+        self,
+        settings: MeshSettings,
+        *,
+        on_ready: Callable[[int], None],
+        on_metrics: Callable[[str], None],
+        say: Callable[[str], None],
     ) -> None:
         server = settings.server
         check_tls(server)
@@ -84,6 +94,7 @@ class MeshServer:
         self._manifests: Mapping[str, Mapping[str, Manifest]] = manifests
         self._baselines = baselines_of(server.baselines, manifests)
         self._on_ready = on_ready
+        self._on_metrics = on_metrics
         self._say = say
         server.journal.mkdir(parents=True, exist_ok=True)
         key = assignment_key(server)
@@ -97,6 +108,9 @@ class MeshServer:
         self._snapshot: Snapshot | None = None
         self._ejected: frozenset[Arm] = frozenset()
         self._ejections = Ejections()
+        self._lag = LagProbe(self._loop)
+        self._metrics = ServerMetrics(self._lag)
+        self._store.watch(self._metrics.stated)
         self._version = 0
         self._has_served = False
         lane = self._store.next_lane()
@@ -114,6 +128,14 @@ class MeshServer:
             wall_clock=time.time,
             may_report=FeedbackRates(server.max_feedback_per_s, self._loop.time).may_report,
             caller_of=caller_of,
+        )
+        self._mesh_metrics = MeshMetrics(
+            self._metrics,
+            recorder=self._recorder,
+            journal=self._journal,
+            access_log=self._access_log,
+            ejections=self._ejections,
+            feedback=self._feedback.counts,
         )
         self._health = Health()
         self._wire = new_wire(WireKind.NGH2)
@@ -172,6 +194,12 @@ class MeshServer:
         write_private(settings.bootstrap, json.dumps(start, indent=2))
         self._publish_servers()
         self._controller.publish()
+        self._lag.start()
+        metrics_port = open_metrics_port(
+            settings.server.metrics_host, settings.server.metrics_port, self._metrics.registry()
+        )
+        if metrics_port is not None:
+            self._on_metrics(metrics_port.address)
         tasks = [asyncio.create_task(work) for work in (self._tick(), self._watch(), self._announce())]
         if self._process is not None:
             keeping = asyncio.create_task(self._process.keep(lambda: self._has_served))
@@ -182,6 +210,9 @@ class MeshServer:
             self._say(f"waiting for Envoy: start it with `envoy -c {settings.bootstrap}`")
         await self._stop.wait()
         ended = await self._shut_down(tasks)
+        self._lag.stop()
+        if metrics_port is not None:
+            await asyncio.to_thread(metrics_port.close)
         os.close(held)
         for error in ended:
             if isinstance(error, EnvoyFailed):
@@ -204,8 +235,17 @@ class MeshServer:
             try:
                 await asyncio.to_thread(self._controller.run_once)
                 self._routes.heard()
+                self._metrics.ticked(
+                    self._loop.time() - begun,
+                    self._controller.ingested,
+                    self._controller.experiments,
+                    own=self._controller.lease,
+                    leader=await asyncio.to_thread(self._store.replicas.leader),
+                )
             except Exception as error:  # noqa: BLE001  # it is tried again: Envoy routes on
+                self._metrics.tick_failed()
                 complain(self._complaints, error)
+            self._mesh_metrics.take_stock(self._ejected)
             await asyncio.sleep(max(0.0, period_s - (self._loop.time() - begun)))
 
     async def _watch(self) -> None:
@@ -235,6 +275,7 @@ class MeshServer:
         _log.info("reloaded: Envoy is told")
 
     def _heard(self, model: str, variant: str, status: Status, seconds: float) -> None:
+        self._mesh_metrics.meter.heard(model, variant, status, seconds)
         self._ejections.heard(model, variant, status, self._loop.time(), seconds)
         self._eject()
 

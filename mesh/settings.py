@@ -42,10 +42,6 @@ def mesh_problems(settings: MeshSettings, manifests: Mapping[str, Mapping[str, M
     problems = refusals.variant_problems(manifests) + refusals.access_problems(settings.server)
     if settings.envoy is not None and not os.access(settings.envoy, os.X_OK):
         problems.append(f"envoy is {settings.envoy}, which is no program: give the path of Envoy's binary")
-    if settings.server.metrics_port is not None:
-        problems.append(
-            "a metrics port is asked for: with Envoy, its own statistics are `/stats/prometheus` of its admin"
-        )
     if settings.server.trace_share:
         problems.append("traces are asked for: with Envoy on the path, configure its own tracing")
     for name, port in (("port", settings.server.port), ("xds_port", settings.xds_port)):

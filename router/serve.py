@@ -240,7 +240,10 @@ class Server:
         )
 
     def _open_metrics(self) -> None:
-        self._metrics_port = open_metrics_port(self._settings, self._metrics.registry())
+        settings = self._settings
+        self._metrics_port = open_metrics_port(
+            settings.metrics_host, settings.metrics_port, self._metrics.registry()
+        )
         if self._metrics_port is not None:
             self._on_metrics(self._metrics_port.address)
 

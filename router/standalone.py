@@ -12,10 +12,12 @@ from pathlib import Path
 from anabranch.router.complaints import Complaints
 from anabranch.router.controller import Controller
 from anabranch.router.leadership import Leadership
+from anabranch.router.metrics.server import ServerMetrics
 from anabranch.router.models import find_manifests
 from anabranch.router.upkeep import Upkeep
 from anabranch.router.webhooks.policy import policy_from
 from anabranch.router.webhooks.runner import Webhooks
+from anabranch.store.lease import LeaseRecord
 from anabranch.store.outage import outage
 from anabranch.store.port import Store
 
@@ -54,6 +56,8 @@ def run_rounds(
     *,
     tick_s: float,
     stop: threading.Event,
+    metrics: ServerMetrics | None = None,
+    leader: Callable[[], LeaseRecord | None] = lambda: None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> None:
     """Do one round after another until told to stop, then step down; a round that fails is tried again.
@@ -62,6 +66,8 @@ def run_rounds(
         controller: What does them.
         tick_s: Time from the beginning of one round to that of the next.
         stop: Set when it shall end.
+        metrics: Told of every round; None where nobody asks.
+        leader: Who leads, for the metrics.
         monotonic: A clock, in seconds.
     """
     complaints = Complaints(monotonic)
@@ -69,8 +75,16 @@ def run_rounds(
         begun = monotonic()
         try:
             controller.run_once()
+            if metrics is not None:
+                metrics.ticked(
+                    monotonic() - begun, None, controller.experiments, own=controller.lease, leader=leader()
+                )
         except Exception as error:  # noqa: BLE001  # nothing was half-written: what failed now may work next time
+            if metrics is not None:
+                metrics.tick_failed()
             complain(complaints, error)
+        if metrics is not None:
+            metrics.looked((), 0)
         stop.wait(max(0.0, tick_s - (monotonic() - begun)))
     try:
         controller.step_down()

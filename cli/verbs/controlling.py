@@ -31,6 +31,8 @@ def controller(
     tick: Annotated[float, typer.Option(help="Seconds between two looks at the evidence.")] = 1.0,
     lease: Lease = 10.0,
     keep_days: options.KeepDays = 30.0,
+    metrics_port: options.MetricsPort = None,
+    metrics_host: options.MetricsHost = "127.0.0.1",
 ) -> None:
     """Move the experiments of a store on, while `anabranch serve` on any machine serves them.
 
@@ -40,7 +42,16 @@ def controller(
     """
     from anabranch.cli.controlling import run_controller
 
-    run_controller(terminal_of(context), store, models, tick_s=tick, lease_s=lease, keep_days=keep_days)
+    run_controller(
+        terminal_of(context),
+        store,
+        models,
+        tick_s=tick,
+        lease_s=lease,
+        keep_days=keep_days,
+        metrics_host=metrics_host,
+        metrics_port=metrics_port,
+    )
 
 
 def tick(

@@ -46,13 +46,8 @@ def serve(
     workers: Annotated[int, typer.Option(help="Processes that share the port.")] = 1,
     threads: Annotated[int, typer.Option(help="Threads a worker runs models with; 0: a fair share.")] = 0,
     wire: Annotated[str, typer.Option(help="Transport of the inference port: ngh2 or grpcio.")] = "ngh2",
-    metrics_port: Annotated[
-        int | None,
-        typer.Option(help="Port of Prometheus' /metrics; 0 takes a free one, none is opened by default."),
-    ] = None,
-    metrics_host: Annotated[
-        str, typer.Option(help="Address of /metrics, which is read only and not encrypted.")
-    ] = "127.0.0.1",
+    metrics_port: options.MetricsPort = None,
+    metrics_host: options.MetricsHost = "127.0.0.1",
     log_format: Annotated[
         str, typer.Option(help="Lines of the log: text, or json for a collector.")
     ] = "text",

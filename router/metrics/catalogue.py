@@ -240,6 +240,18 @@ class Controllers:
     build: Final = _gauge("build_info", "1, with what runs.", ("version",))
 
 
+class Envoys:
+    """What Envoy tells of its requests, where it is the data plane (`serve --dataplane envoy`)."""
+
+    entries: Final = _counter(
+        "envoy_log_entries", "Entries of Envoy's access log, by what became of them.", ("result",)
+    )
+    missing: Final = _gauge(
+        "envoy_log_missing_entries",
+        "Assigned requests of which no entry has come: in flight, late, or lost.",
+    )
+
+
 class Experiments:
     """Where experiments stand: those that go on, and the last one of every model."""
 
@@ -303,12 +315,14 @@ class Experiments:
 REQUESTS: Final = Requests()
 WORKERS: Final = Workers()
 CONTROLLER: Final = Controllers()
+ENVOYS: Final = Envoys()
 EXPERIMENTS: Final = Experiments()
-Group = Requests | Workers | Controllers | Experiments
+Group = Requests | Workers | Controllers | Envoys | Experiments
 GROUPS: Final[dict[str, Group]] = {
     "Requests": REQUESTS,
     "Workers": WORKERS,
     "Controller": CONTROLLER,
+    "Envoy": ENVOYS,
     "Experiments": EXPERIMENTS,
 }
 

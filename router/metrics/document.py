@@ -14,6 +14,9 @@ Written by `make reference` from `router/metrics/catalogue.py`; a test holds the
 `anabranch serve --metrics-port 8002` answers `GET http://127.0.0.1:8002/metrics` for the whole server: the supervisor adds
 up what its workers report once a second, so that one target is one server, whatever `--workers` is. The port is plain
 HTTP, only reads, and listens on loopback; `--metrics-host` opens it elsewhere. [Prometheus how-to](howto/prometheus.md).
+`anabranch controller --metrics-port` has the groups Controller and Experiments, and nothing of a journal: routers read those.
+`serve --dataplane envoy --metrics-port` tells of requests what Envoy's access log says; queues and connections are in Envoy's own
+`/stats/prometheus`.
 
 - Counters and histograms survive a worker that ends: what it had reported stays in the sum. A worker that is killed
   takes what it counted since its last report with it, a second's worth at most; the journal, by which decisions are

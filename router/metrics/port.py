@@ -17,7 +17,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from anabranch.router.settings import InvalidSettings, Settings
+from anabranch.router.settings import InvalidSettings
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -121,19 +121,19 @@ class MetricsPort:
         self._thread.join()
 
 
-def open_metrics_port(settings: Settings, registry: CollectorRegistry) -> MetricsPort | None:
-    """The port that the settings ask for, open; None where they ask for none.
+def open_metrics_port(host: str, port: int | None, registry: CollectorRegistry) -> MetricsPort | None:
+    """The port that was asked for, open; None where none was.
 
     Raises:
         InvalidSettings: It is taken, or the address is none of this machine's.
     """
-    if settings.metrics_port is None:
+    if port is None:
         return None
     try:
-        return MetricsPort(settings.metrics_host, settings.metrics_port, registry)
+        return MetricsPort(host, port, registry)
     except OSError as error:
         raise InvalidSettings(
-            f"the metrics cannot be served on {settings.metrics_host}:{settings.metrics_port}: {error.strerror}; "
+            f"the metrics cannot be served on {host}:{port}: {error.strerror}; "
             "choose another --metrics-port or --metrics-host, or 0 for a free port"
         ) from error
 

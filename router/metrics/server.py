@@ -7,7 +7,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from prometheus_client import CollectorRegistry
@@ -29,14 +29,14 @@ _MOST_STATEMENTS: Final = 100_000
 
 
 class ServerMetrics:
-    """The metrics of one server.
+    """The metrics of one server, or of a controller on its own.
 
     Args:
-        lag: Of the supervisor's own loop.
+        lag: Of the supervisor's own loop; None where there is none.
         wall_clock: Seconds since 1970.
     """
 
-    def __init__(self, lag: LagProbe, *, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, lag: LagProbe | None, *, wall_clock: Callable[[], float] = time.time) -> None:
         self._lag = lag
         self._wall_clock = wall_clock
         self._totals = Totals()
@@ -44,12 +44,17 @@ class ServerMetrics:
         self._experiments: tuple[StoredExperiment, ...] = ()
         # Filled by the threads that ask the database, and bounded, should nobody read.
         self._statements: deque[tuple[float, bool]] = deque(maxlen=_MOST_STATEMENTS)
-        self._caught_up_s = wall_clock()
+        # Of a journal that this process reads; None until it has read one.
+        self._caught_up_s: float | None = None
         self._store_errors = self._tick_failures = 0
 
     def heard(self, report: WorkerReport) -> None:
         """Add what a worker reports."""
-        self._totals.heard(report.lane, report.metrics)
+        self.told(report.lane, report.metrics)
+
+    def told(self, lane: int, metrics: Mapping[str, list[list[Any]]]) -> None:
+        """Add what `Tally.take` gave for a lane."""
+        self._totals.heard(lane, metrics)
 
     def stated(self, took_s: float, was_refused: bool) -> None:
         """A statement of the database has ended; on any thread."""
@@ -58,7 +63,7 @@ class ServerMetrics:
     def ticked(
         self,
         took_s: float,
-        ingested: Ingested,
+        ingested: Ingested | None,
         experiments: Iterable[StoredExperiment],
         *,
         own: Lease | None,
@@ -68,22 +73,23 @@ class ServerMetrics:
 
         Args:
             took_s: Its time.
-            ingested: What it read.
+            ingested: What it read; None where others read the journal.
             experiments: All experiments.
             own: What this server's controller leads by, if it does.
             leader: Who leads.
         """
         now = self._wall_clock()
         self._experiments = tuple(experiments)
-        if not ingested.waiting_bytes:
-            self._caught_up_s = now - took_s
         tally = self._tally
         tally.measured(CONTROLLER.tick, buckets_of(CONTROLLER.tick, np.array([took_s])))
-        tally.add(CONTROLLER.ingested, ingested.records)
-        tally.add(CONTROLLER.duplicates, ingested.duplicates)
-        tally.add(CONTROLLER.strangers, ingested.strangers)
-        tally.shows(CONTROLLER.corrupt, len(ingested.corrupt))
-        tally.shows(CONTROLLER.waiting, ingested.waiting_bytes)
+        if ingested is not None:
+            if self._caught_up_s is None or not ingested.waiting_bytes:
+                self._caught_up_s = now - took_s
+            tally.add(CONTROLLER.ingested, ingested.records)
+            tally.add(CONTROLLER.duplicates, ingested.duplicates)
+            tally.add(CONTROLLER.strangers, ingested.strangers)
+            tally.shows(CONTROLLER.corrupt, len(ingested.corrupt))
+            tally.shows(CONTROLLER.waiting, ingested.waiting_bytes)
         tally.shows(CONTROLLER.last_tick, now)
         tally.shows(CONTROLLER.leading, float(own is not None))
         tally.shows(CONTROLLER.led, float(leader is not None))
@@ -107,7 +113,8 @@ class ServerMetrics:
             tally.total(WORKERS.access_refused, count, "control", status)
         tally.total(CONTROLLER.restarts, restarts)
         tally.total(CONTROLLER.tick_failures, self._tick_failures)
-        tally.measured(WORKERS.loop_lag, self._lag.take(), "supervisor")
+        if self._lag is not None:
+            tally.measured(WORKERS.loop_lag, self._lag.take(), "supervisor")
         took = array("d")
         while self._statements:
             took_s, was_refused = self._statements.popleft()
@@ -123,5 +130,6 @@ class ServerMetrics:
 
     def _now(self) -> Iterator[Sample]:
         """What depends on the moment of the scrape."""
-        yield Sample(CONTROLLER.lag, (), max(0.0, self._wall_clock() - self._caught_up_s))
+        if self._caught_up_s is not None:
+            yield Sample(CONTROLLER.lag, (), max(0.0, self._wall_clock() - self._caught_up_s))
         yield Sample(CONTROLLER.build, (version("anabranch"),), 1.0)

@@ -98,5 +98,5 @@ def test_a_taken_port_is_told_with_what_to_do(port: MetricsPort, tmp_path: Path)
         InvalidSettings,
         match=rf"served on 127.0.0.1:{port.port}: Address already in use; choose another --metrics-port",
     ):
-        open_metrics_port(settings, registry)
-    assert open_metrics_port(Settings(models=tmp_path), registry) is None
+        open_metrics_port(settings.metrics_host, settings.metrics_port, registry)
+    assert open_metrics_port("127.0.0.1", None, registry) is None
