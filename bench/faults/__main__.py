@@ -1,6 +1,7 @@
 """Drills: real processes, killed at seeded random moments under load, and what that lost.
 
-    python -m bench.faults [--store sqlite|postgres] [--faults 100] [--drills 4] [--seed 1] [--lock-s 0.4] [--keep FOLDER]
+    python -m bench.faults [--store sqlite|postgres] [--faults 100] [--drills 4] [--seed 1] [--lock-s 0.4]
+        [--only FAULT ...] [--keep FOLDER]
 
 Prints a JSON line for each drill and one for all; the exit status is 1 when anything was lost, counted twice or wrong.
 Writers are a worker's recorder and journal without models, so that faults are cheap; `tests/e2e/test_faults.py` does the
@@ -21,11 +22,13 @@ from typing import Any
 from bench.faults.checking import Found, check, in_new_folder
 from bench.faults.database import Database, PostgresDatabase, SqliteFile, start_postgres
 from bench.faults.drill import Drill
-from bench.faults.seen import Seen
+from bench.faults.seen import Fault, Seen
 from bench.faults.world import World
 
 
-def run_drill(folder: Path, server: Any, seed: int, faults: int, lock_s: float) -> dict[str, Any]:
+def run_drill(
+    folder: Path, server: Any, seed: int, faults: int, lock_s: float, only: list[Fault]
+) -> dict[str, Any]:
     """One drill; every second one has sticky units.
 
     Args:
@@ -34,6 +37,7 @@ def run_drill(folder: Path, server: Any, seed: int, faults: int, lock_s: float) 
         seed: Of everything random.
         faults: How many.
         lock_s: How long the database is locked or away, at most.
+        only: What goes wrong; everything that can, where it is empty.
     """
     begun = time.monotonic()
     sticky = seed % 2 == 1
@@ -41,7 +45,7 @@ def run_drill(folder: Path, server: Any, seed: int, faults: int, lock_s: float) 
         SqliteFile(World(folder=folder).database) if server is None else PostgresDatabase(server)
     )
     world = World(folder=folder, store_url=database.store_url)
-    seen: Seen = Drill(world, database, seed, sticky=sticky, lock_s=lock_s).run(faults)
+    seen: Seen = Drill(world, database, seed, sticky=sticky, only=only, lock_s=lock_s).run(faults)
     found: Found = check(world, seen, sticky=sticky)
     return {
         "seed": seed,
@@ -69,6 +73,14 @@ def main() -> int:
     parser.add_argument("--drills", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1, help="of the first drill; the others count on")
     parser.add_argument("--lock-s", type=float, default=0.4, help="longest time without the database")
+    parser.add_argument(
+        "--only",
+        type=Fault,
+        nargs="+",
+        default=[],
+        metavar="FAULT",
+        help=", ".join(map(repr, map(str, Fault))),
+    )
     parser.add_argument("--keep", type=Path, help="an empty folder to leave the drills' files in")
     options = parser.parse_args()
     results = []
@@ -76,7 +88,7 @@ def main() -> int:
     try:
         for seed in range(options.seed, options.seed + options.drills):
             with _folder(options.keep, seed) as folder:
-                results.append(run_drill(folder, server, seed, options.faults, options.lock_s))
+                results.append(run_drill(folder, server, seed, options.faults, options.lock_s, options.only))
             print(json.dumps(results[-1]), flush=True)
     finally:
         if server is not None:

@@ -8,7 +8,7 @@ import random
 import signal
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import orjson
@@ -36,11 +36,19 @@ class Drill:
         database: Where its store is.
         seed: Of the faults and of the traffic.
         sticky: Whether requests have units.
+        only: What goes wrong; by default everything that can.
         lock_s: How long the database is locked or away, at most.
     """
 
     def __init__(
-        self, world: World, database: Database, seed: int, *, sticky: bool, lock_s: float = 0.4
+        self,
+        world: World,
+        database: Database,
+        seed: int,
+        *,
+        sticky: bool,
+        only: Sequence[Fault] = (),
+        lock_s: float = 0.4,
     ) -> None:
         self._world = world
         self._database = database
@@ -51,7 +59,9 @@ class Drill:
         servers, writers = (2, 1) if world.is_shared else (1, 2)
         self._places = [world.at(place) for place in range(servers)]
         self._writers_of_each = writers
-        self._faults = [fault for fault in Fault if world.is_shared or fault not in OF_SHARED]
+        everything = [fault for fault in Fault if world.is_shared or fault not in OF_SHARED]
+        self._faults = only or everything
+        self._often = only or OFTEN
         self._writers: dict[int, Child] = {}
         self._worlds: dict[int, World] = {}
         self._controllers: dict[int, Child] = {}
@@ -74,7 +84,7 @@ class Drill:
             self._advance(2.0 * _LIFE_S / faults * self._rng.random())
             self._rest()
             often = self._rng.random() < 0.5
-            fault = self._rng.choice(OFTEN) if often else self._rng.choice(self._faults)
+            fault = self._rng.choice(self._often) if often else self._rng.choice(self._faults)
             self.seen.faults[fault] += 1
             self.seen.phases[self.seen.phase] += 1
             self._inject(fault)
