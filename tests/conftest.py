@@ -17,8 +17,7 @@ settings.register_profile("search")
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 _DATA = Path(__file__).parent / "data"
-_REQUIRES_POSTGRES = "ANABRANCH_REQUIRE_POSTGRES"
-_left_out: list[str] = []
+_left_out: dict[str, list[str]] = {}
 
 
 def _load(path: Path) -> ModuleType:
@@ -32,27 +31,42 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
+def _why_no_postgres() -> str:
+    if _load(_DATA / "postgres_server.py").find_programs():
+        return ""
+    return "PostgreSQL's server is not installed (Debian: apt-get install postgresql; it need not run)"
+
+
+def _why_no_namespaces() -> str:
+    found: str = _load(_DATA / "network.py").why_not()
+    return found
+
+
+_NEEDS = {
+    "postgres": ("ANABRANCH_REQUIRE_POSTGRES", _why_no_postgres),
+    "namespaces": ("ANABRANCH_REQUIRE_NAMESPACES", _why_no_namespaces),
+}
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the tests of PostgreSQL out where there is none, unless it is required."""
-    asking = [item for item in items if item.get_closest_marker("postgres")]
-    if not asking or _load(_DATA / "postgres_server.py").find_programs():
-        return
-    if os.environ.get(_REQUIRES_POSTGRES):
-        raise pytest.UsageError(f"{_REQUIRES_POSTGRES} is set, and PostgreSQL's server is not installed")
-    _left_out.extend(item.nodeid for item in asking)
-    config.hook.pytest_deselected(items=asking)
-    items[:] = [item for item in items if item not in set(asking)]
+    """Leave the tests out that need what this machine lacks, unless it is required."""
+    for marker, (required, why_not) in _NEEDS.items():
+        asking = [item for item in items if item.get_closest_marker(marker)]
+        if not asking or not (reason := why_not()):
+            continue
+        if os.environ.get(required):
+            raise pytest.UsageError(f"{required} is set: {reason}")
+        _left_out.setdefault(reason, []).extend(item.nodeid for item in asking)
+        config.hook.pytest_deselected(items=asking)
+        items[:] = [item for item in items if item not in set(asking)]
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say what was left out, where nobody can overlook it."""
-    if _left_out:
-        terminalreporter.section("NOT RUN: PostgreSQL is not installed", red=True, bold=True)
-        terminalreporter.line(
-            f"{len(_left_out)} tests need its server, the first is {_left_out[0]}. "
-            "Install it (Debian: apt-get install postgresql; it need not run) and test again."
-        )
+    for reason, left_out in _left_out.items():
+        terminalreporter.section(f"NOT RUN: {len(left_out)} tests", red=True, bold=True)
+        terminalreporter.line(f"{reason}. The first is {left_out[0]}.")
 
 
 @pytest.fixture(scope="session")

@@ -44,9 +44,12 @@ class PostgresServer:
     Args:
         programs: Folder of `initdb` and `postgres`.
         options: Settings of the server, beside and instead of `_OPTIONS`.
+        prefix: What its programs are run by, as the present user; by default root gives way to `postgres`.
     """
 
-    def __init__(self, programs: Path, options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, programs: Path, options: Mapping[str, str] | None = None, prefix: tuple[str, ...] = ()
+    ) -> None:
         self._programs = programs
         self._options = {**_OPTIONS, **(options or {})}
         self._folder = Path(tempfile.mkdtemp(prefix="anabranch-postgres-"))
@@ -54,8 +57,8 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
         # PostgreSQL refuses to run as root: Debian's package brings a user for it. Not by Popen's own `user`: that forks,
         # which crashes now and then where a thread of this process is in gRPC.
-        self._as: tuple[str, ...] = ()
-        if os.getuid() == 0:
+        self._as = prefix
+        if os.getuid() == 0 and not prefix:
             account = pwd.getpwnam("postgres")
             os.chown(self._folder, account.pw_uid, account.pw_gid)
             self._as = ("setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups")
@@ -75,6 +78,8 @@ class PostgresServer:
             cwd=self._folder,
             env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
         )
+        with (self._folder / "data" / "pg_hba.conf").open("a") as rules:
+            rules.write("host all all samenet trust\n")
         self.start()
 
     def start(self) -> None:
@@ -129,9 +134,9 @@ class PostgresServer:
         with self._connect() as connection:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
 
-    def url(self, database: str) -> str:
-        """Where a store finds a database."""
-        return f"postgresql+psycopg://tests@/{database}?host={self._folder}"
+    def url(self, database: str, host: str = "") -> str:
+        """Where a store finds a database: by a socket of this machine, or at an address that it listens on."""
+        return f"postgresql+psycopg://tests@/{database}?host={host or self._folder}"
 
     def _connect(self) -> "psycopg.Connection[Any]":
         return psycopg.connect(host=str(self._folder), user="tests", dbname="postgres", autocommit=True)

@@ -45,9 +45,27 @@ def eventually(condition: Callable[[], object], what: str, within_s: float = PAT
 
 
 class Served:
-    """A running server, its files, and what a person can ask of it."""
+    """A running server, its files, and what a person can ask of it.
 
-    def __init__(self, models: Path, state: Path, digits: Any, clients: ModuleType, **options: Any) -> None:
+    Args:
+        models: Folder of its variants.
+        state: Its folder.
+        digits: What clients ask about.
+        clients: The module of the clients.
+        within: What to put in front of its command, as to run it on another host.
+        options: Of `serve`, by name.
+    """
+
+    def __init__(
+        self,
+        models: Path,
+        state: Path,
+        digits: Any,
+        clients: ModuleType,
+        *,
+        within: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
         self.state = state
         self.metrics = ""
         self.control = ""
@@ -62,7 +80,7 @@ class Served:
         self.log = state / "serve.log"
         with self.log.open("ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "anabranch.cli.main", "serve", *flags],
+                [*within, sys.executable, "-m", "anabranch.cli.main", "serve", *flags],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
