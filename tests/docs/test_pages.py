@@ -197,6 +197,20 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             assert anchor in {_anchor(title) for title in titles}, f"{page.name} links to {target}"
 
 
+def test_every_cell_about_another_project_says_where_it_is_from() -> None:
+    page = (REPOSITORY / "docs" / "comparison.md").read_text()
+    rows = [
+        [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+        for line in page.splitlines()
+        if line.startswith("| ") and not line.startswith("| |")
+    ]
+    assert len(rows) >= 10
+    for name, _ours, *theirs in rows:
+        assert len(theirs) == 6, name
+        for cell in theirs:
+            assert re.fullmatch(r"\[[^\]]+\]\(https://[^)\s]+\)", cell), f"{name}: {cell}"
+
+
 def _anchor(title: str) -> str:
     """As GitHub makes it."""
     return re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-")
