@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +129,7 @@ def _outcome(values: Mapping[str, Any], id_column: str, metric: str) -> Outcome:
     identifier = values.get(id_column)
     if not isinstance(identifier, str) or not identifier.strip():
         raise ValueError(f"{id_column} is empty: every row names the answer that it is about")
-    given = {kind: values.get(kind) for kind in KINDS if values.get(kind) not in (None, "")}
+    given = {kind: value for kind in KINDS if _is_given(value := values.get(kind))}
     return Outcome(
         assignment_id=identifier.strip(),
         metric=str(values.get("metric") or metric),
@@ -136,6 +137,11 @@ def _outcome(values: Mapping[str, Any], id_column: str, metric: str) -> Outcome:
         correct=_yes_or_no(given["correct"]) if "correct" in given else None,
         value=_number(given["value"]) if "value" in given else None,
     )
+
+
+def _is_given(value: Any) -> bool:
+    """Whether a cell is filled; a table of numbers marks an empty one by what is no number."""
+    return value not in (None, "") and not (isinstance(value, float) and math.isnan(value))
 
 
 def _label(value: Any) -> int:

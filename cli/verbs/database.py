@@ -103,5 +103,6 @@ def compact(
         terminal.say(encoded(view, output))
         return
     terminal.say(
-        f"{'would remove' if dry_run else 'removed'} {view.deltas} deltas, {view.units} units, {view.pairs} pairs, {view.feedback} feedback"
+        f"{'would remove' if dry_run else 'removed'} {view.deltas} deltas, {view.units} units, {view.pairs} pairs, {view.feedback} feedback, "
+        f"{view.waiting} batches that wait for labels"
     )

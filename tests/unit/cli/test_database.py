@@ -80,7 +80,13 @@ def test_what_is_not_needed_any_more_is_removed_and_decisions_still_verify(shell
             ingestion.add_delta(kept.id, [], [])
     store.close()
     folded = json.loads(shell("db", "compact", "--dry-run", "-o", "json").out)
-    assert folded == {"deltas": 2, "units": 0, "pairs": 0, "feedback": 0}
-    assert shell("db", "compact").out == "removed 2 deltas, 0 units, 0 pairs, 0 feedback\n"
-    assert shell("db", "compact").out == "removed 0 deltas, 0 units, 0 pairs, 0 feedback\n"
+    assert folded == {"deltas": 2, "units": 0, "pairs": 0, "feedback": 0, "waiting": 0}
+    assert (
+        shell("db", "compact").out
+        == "removed 2 deltas, 0 units, 0 pairs, 0 feedback, 0 batches that wait for labels\n"
+    )
+    assert (
+        shell("db", "compact").out
+        == "removed 0 deltas, 0 units, 0 pairs, 0 feedback, 0 batches that wait for labels\n"
+    )
     assert shell("verify", "tiny").code == 0

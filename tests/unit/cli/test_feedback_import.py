@@ -1,11 +1,14 @@
 """`feedback import`: files into outcomes, batch by batch, once each."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from anabranch.cli.failures import CommandFailed
 from anabranch.cli.feedback.importing import Refused, import_rows
@@ -48,6 +51,33 @@ def test_json_lines_give_the_same(tmp_path: Path) -> None:
         Outcome(assignment_id="a2", metric="mood", correct=False),
         Outcome(assignment_id="a3", metric="stars", value=4.0),
     ]
+
+
+def test_a_parquet_file_gives_the_same(tmp_path: Path) -> None:
+    columns = {
+        "assignment_id": ["a1", "a2", "a3", "a4", None],
+        "metric": [None, None, "stars", None, None],
+        # As a table of numbers writes a column with holes.
+        "label": [3.0, math.nan, math.nan, 1.5, 1.0],
+        "correct": [None, True, None, None, None],
+        "value": [math.nan, math.nan, 4.5, math.nan, math.nan],
+        "note": ["x", "", "", "", ""],
+    }
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    found = list(read_rows(tmp_path / "a.parquet", id_column="assignment_id", metric="correct"))
+    assert [row.outcome for row in found[:3]] == [
+        Outcome(assignment_id="a1", label=3),
+        Outcome(assignment_id="a2", correct=True),
+        Outcome(assignment_id="a3", metric="stars", value=4.5),
+    ]
+    assert ["label is 1.5" in found[3].problem, "assignment_id is empty" in found[4].problem] == [True, True]
+    assert [row.number for row in found] == [1, 2, 3, 4, 5]
+
+
+def test_a_parquet_file_without_the_columns_is_refused(tmp_path: Path) -> None:
+    parquet.write_table(pyarrow.table({"assignment_id": ["a"], "right": [True]}), tmp_path / "a.parquet")
+    with pytest.raises(CommandFailed, match="none of the columns label, correct and value"):
+        list(read_rows(tmp_path / "a.parquet", id_column="assignment_id", metric="correct"))
 
 
 @pytest.mark.parametrize(
