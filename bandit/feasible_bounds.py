@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize
 
 from anabranch.bandit.bounds import bernoulli_kl
 from anabranch.bandit.scales import FloatArray
@@ -88,6 +87,9 @@ def best_feasible_shares(arms: Sequence[FeasibleArm], *, margin: float, spread: 
         raise ValueError(
             "two arms are equal in what decides between them: no number of requests can tell them apart"
         )
+
+    # Half of what SciPy takes to load: who only shows what was decided seldom comes here.
+    from scipy import optimize
 
     # Variables are the shares and the cheapest world's cost, scaled so that all are of the order of 1.
     scale = float(worlds.costs(start).min())

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
-from scipy import optimize
 
 from anabranch.bandit.scales import FloatArray
 
@@ -73,6 +72,9 @@ def border(
         step: a guess of the border's distance from the estimate, above 0.
         open_end: the answer when the far end itself is not refuted.
     """
+    # Half of what SciPy takes to load: who only shows what was decided seldom comes here.
+    from scipy import optimize
+
     sign = 1.0 if outside > inside else -1.0
     room = abs(outside - inside)
     near, far = 0.0, min(step, room)

@@ -16,7 +16,7 @@ from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special
+from scipy import special
 
 from anabranch.bandit.scales import FloatArray
 
@@ -275,5 +275,8 @@ def _bracket(excess: Callable[[float], float], start: float) -> float:
 
 def _root(excess: Callable[[float], float], low: float, high: float) -> float:
     """Where an increasing function crosses 0, to 12 digits; an answer at or above the crossing."""
+    # Half of what SciPy takes to load: who only shows what was decided seldom comes here.
+    from scipy import optimize
+
     found = float(optimize.brentq(excess, low, high, xtol=1e-13 * high, rtol=1e-13))
     return min(found + 3e-13 * high, high)

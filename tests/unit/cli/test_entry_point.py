@@ -165,6 +165,12 @@ def test_lists_and_logs_are_read_without_database_library_or_statistics(
     assert heavy_of_command(*words, "--store", shell.url) == set()
 
 
+def test_the_view_of_an_experiment_loads_no_root_finder() -> None:
+    code = "import sys, anabranch.cli.views; print('scipy.optimize' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout.strip() == "False"
+
+
 @pytest.mark.parametrize("words", [("get", "tiny"), ("describe", "tiny"), ("report", "tiny")])
 def test_one_experiment_is_read_without_a_database_library(
     words: tuple[str, ...], live: Callable[..., None], shell: Any
