@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
@@ -57,11 +57,13 @@ class Catalog:
         variants: By model and variant, the tensors it takes and gives, in a form that is equal for equal ones.
         webhook_hosts: Hosts that gates and notifications may go to.
         at_s: When a server said so last.
+        class_targets_ms: By class of priority, within what 99 of 100 of its requests should be answered.
     """
 
     variants: Mapping[str, Mapping[str, str]]
     webhook_hosts: tuple[str, ...]
     at_s: float
+    class_targets_ms: Mapping[str, float] = field(default_factory=dict)
 
 
 class LedgerStore(Protocol):

@@ -24,6 +24,7 @@ from anabranch.store.memory_ingestion import Ingests, MemoryIngestion
 from anabranch.store.memory_ledger import MemoryLedger, MemoryOutbox
 from anabranch.store.memory_replicas import MemoryReplicas
 from anabranch.store.memory_upkeep import MemoryUpkeep, Standing
+from anabranch.store.memory_volumes import MemoryVolumes
 from anabranch.store.outbox_port import Message
 from anabranch.store.overview import Overview
 from anabranch.store.port import (
@@ -72,6 +73,7 @@ class MemoryStore:
         self.upkeep = MemoryUpkeep(self._ingested, self.replicas, self._standings)
         self.ledger = MemoryLedger(self._find)
         self.outbox = MemoryOutbox(self._audit)
+        self.volumes = MemoryVolumes()
 
     def apply(
         self, document: Mapping[str, Any], actor: str, now: float, *, remark: str = ""

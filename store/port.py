@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from anabranch.store.overview import Overview
     from anabranch.store.replica_port import ReplicaStore
     from anabranch.store.upkeep_port import UpkeepStore
+    from anabranch.store.volume_port import VolumeStore
 
 MOVES_ENDED = (Verb.RETRY, Verb.UNDO)
 """Requests by which an experiment that is over takes hold of its model's traffic again."""
@@ -279,6 +280,11 @@ class Store(Protocol):
     @property
     def replicas(self) -> ReplicaStore:
         """Where replicas agree on a leader."""
+        ...
+
+    @property
+    def volumes(self) -> VolumeStore:
+        """Where the volume of requests is kept."""
         ...
 
     def apply(

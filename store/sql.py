@@ -50,6 +50,7 @@ from anabranch.store.sql_rows import (
     stored_experiment,
 )
 from anabranch.store.sql_upkeep import SqlUpkeep
+from anabranch.store.sql_volumes import SqlVolumes
 from anabranch.store.statement_times import watch_statements
 from anabranch.store.tables import (
     DELTA,
@@ -104,6 +105,7 @@ class SqlStore:
         self._overview = OverviewReader()
         self.ledger = SqlLedger(engine, self._reads)
         self.outbox = SqlOutbox(engine, self._reads)
+        self.volumes = SqlVolumes(engine, self._reads)
 
     def watch(self, heard: Callable[[float, bool], None]) -> None:
         """Tell how long every statement takes.

@@ -254,6 +254,18 @@ class CatalogRow(SQLModel, table=True):
     body: str
 
 
+class VolumeRow(SQLModel, table=True):
+    """How many requests came in one stretch of time."""
+
+    __tablename__ = "volume"
+    # What is read and removed is a stretch of time: it comes first in the key.
+    slot_s: int = Field(primary_key=True, sa_type=BigInteger)
+    model: str = Field(primary_key=True)
+    level: str = Field(primary_key=True)
+    requests: int = Field(sa_type=BigInteger)
+    within: int = Field(sa_type=BigInteger)
+
+
 def _table(row: type[SQLModel]) -> Table:
     return cast(Table, row.__table__)  # type: ignore[attr-defined]  # added by the metaclass
 
@@ -279,3 +291,4 @@ PIN = _table(PinRow)
 TENURE = _table(TenureRow)
 OUTBOX = _table(OutboxRow)
 CATALOG = _table(CatalogRow)
+VOLUME = _table(VolumeRow)
