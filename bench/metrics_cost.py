@@ -25,7 +25,9 @@ from anabranch.store.records import Flag
 from anabranch.variants.batching import Timing
 
 TIMING = Timing(0.0004, 0.0021, 4)
-FLIGHT: Any = SimpleNamespace(flags=Flag.EVIDENCE, is_hedged=False, model="m", variant="v")
+FLIGHT: Any = SimpleNamespace(
+    flags=Flag.EVIDENCE, is_hedged=False, level=2, took_ms=2.0, model="m", variant="v"
+)
 
 
 def _timed(work: Callable[[], None], count: int) -> float:

@@ -68,8 +68,12 @@ def read_plane(url: str) -> Iterator[ReadPlane]:
         yield opened
 
 
-def needs_store(url: str) -> None:
+def needs_store(url: str, what: str = "tokens") -> None:
     """See that a store was named, and no server.
+
+    Args:
+        url: What was named.
+        what: What is asked of it, in the plural.
 
     Raises:
         CommandFailed: If it was a server: what is asked is done where the store is.
@@ -79,7 +83,7 @@ def needs_store(url: str) -> None:
     if is_server(url):
         raise CommandFailed(
             ExitCode.BAD_INPUT,
-            f"tokens are kept in the store, and {url} is a server: no network reaches them",
+            f"{what} are kept in the store, and {url} is a server: no network reaches them",
             "run this where the store is, with --store",
         )
 

@@ -25,6 +25,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "variants": ("variants",),
     "looking": ("get", "describe"),
     "topping": ("top",),
+    "forecasting": ("forecast",),
     "feedback": ("feedback",),
     "exporting": ("export",),
     "records": ("history", "report", "events"),

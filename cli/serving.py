@@ -55,6 +55,8 @@ def run_server(
     workers: int,
     threads: int,
     wire: str,
+    class_targets: Sequence[str],
+    forecast: bool,
     metrics_port: int | None,
     metrics_host: str,
     log_format: str,
@@ -99,6 +101,8 @@ def run_server(
             workers=workers,
             threads=threads,
             wire=_one_of(WireKind, "wire", wire),
+            class_targets_ms=_numbers(class_targets, "class target", "realtime=50, in milliseconds"),
+            forecast=forecast,
             metrics_port=metrics_port,
             metrics_host=metrics_host,
             log_format=_one_of(LogFormat, "log format", log_format),
@@ -110,7 +114,7 @@ def run_server(
             identities=identities,
             clients=_clients(clients),
             max_feedback_per_s=max_feedback_per_s,
-            wire_limits=_limits(limits),
+            wire_limits=_numbers(limits, "limit", "max_connections=512"),
             tls_certificate=tls_certificate,
             tls_key=tls_key,
             tls_client_ca=tls_client_ca,
@@ -211,7 +215,7 @@ def _clients(name: str) -> Clients:
         raise CommandFailed(ExitCode.BAD_INPUT, f"clients {name!r} must be one of {known}") from error
 
 
-def _limits(given: Sequence[str]) -> dict[str, float]:
+def _numbers(given: Sequence[str], what: str, example: str) -> dict[str, float]:
     found: dict[str, float] = {}
     for text in given:
         name, _, value = text.partition("=")
@@ -219,6 +223,6 @@ def _limits(given: Sequence[str]) -> dict[str, float]:
             found[name] = float(value)
         except ValueError:
             raise CommandFailed(
-                ExitCode.BAD_INPUT, f"limit {text!r} must be NAME=NUMBER, such as max_connections=512"
+                ExitCode.BAD_INPUT, f"{what} {text!r} must be NAME=NUMBER, such as {example}"
             ) from None
     return found

@@ -21,6 +21,7 @@ from anabranch.bandit.snapshot import Route, Snapshot
 from anabranch.bandit.spec import Experiment
 from anabranch.bandit.step import tick
 from anabranch.router.admission import problems
+from anabranch.router.classes import TARGETS_MS
 from anabranch.router.journal_upkeep import JournalUpkeep
 from anabranch.router.leadership import Alone, Leadership
 from anabranch.router.reading import JournalReader
@@ -77,6 +78,7 @@ class Controller:
         journal_upkeep: JournalUpkeep | None = None,
         refuses: Callable[[Experiment], list[str]] = lambda _experiment: [],
         webhooks: Webhooks | None = None,
+        class_targets_ms: Mapping[str, float] = TARGETS_MS,
     ) -> None:
         self._store = store
         self._reader = None if journal is None else JournalReader(store, journal)
@@ -95,6 +97,7 @@ class Controller:
         self._unroutable: set[str] = set()
         self._version = 0
         self._webhooks = webhooks
+        self._class_targets_ms = class_targets_ms
         self._webhook_hosts = () if webhooks is None else webhooks.hosts
         self._has_told = False
         self._has_saved = False
@@ -237,7 +240,12 @@ class Controller:
             model: {name: f"{manifest.signatures} → {manifest.outputs}" for name, manifest in served.items()}
             for model, served in self._manifests.items()
         }
-        told = Catalog(variants=variants, webhook_hosts=self._webhook_hosts, at_s=self._wall_clock())
+        told = Catalog(
+            variants=variants,
+            webhook_hosts=self._webhook_hosts,
+            at_s=self._wall_clock(),
+            class_targets_ms=dict(self._class_targets_ms),
+        )
         self._store.ledger.save_catalog(told)
         self._has_told = True
 

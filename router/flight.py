@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from anabranch.bandit.snapshot import Route
 from anabranch.router.backends import Answered, Backend, Backends, Done, Submitted
+from anabranch.router.classes import LEVEL
 from anabranch.router.failures import told
 from anabranch.router.hedge import Hedge
 from anabranch.router.queries import Query
@@ -79,6 +80,8 @@ class Flight:
         arm: Number of the assigned arm; 0 is the baseline, or nobody was assigned.
         variant: Name of the assigned or chosen variant.
         failure: Status of the assigned candidate, once it has failed.
+        level: Of priority, 1 is the most urgent.
+        took_ms: What the client waited for its answer; infinite where it got none.
         is_hedged: The baseline was asked before the candidate had answered.
         parts: Takes the parts of an answer that comes in parts, but the last; None where the client wants it whole.
     """
@@ -99,12 +102,14 @@ class Flight:
         "flags",
         "is_hedged",
         "is_over",
+        "level",
         "model",
         "parts",
         "propensity",
         "query",
         "route",
         "sequence",
+        "took_ms",
         "unit",
         "variant",
     )
@@ -133,6 +138,8 @@ class Flight:
         self.unit = NO_UNIT
         self.sequence = 0
         self.failure: Status | None = None
+        self.level = LEVEL
+        self.took_ms = math.inf
         self.is_hedged = self.is_over = False
         self._candidate: Submitted | None = None
         self._last: Submitted | None = None
@@ -184,9 +191,7 @@ class Flight:
 
     def _submit(self, backend: Backend, variant: str, done: Done) -> Submitted:
         part = partial(self._part, variant) if self.parts is not None else None
-        return backend.submit(
-            self.query, priority=self.query.plan.priority, deadline=self.deadline, done=done, part=part
-        )
+        return backend.submit(self.query, priority=self.level, deadline=self.deadline, done=done, part=part)
 
     def _part(self, variant: str, answer: Answered) -> None:
         """A run has something to say before its end: from now on it has the word, and the other run is not needed."""
@@ -312,7 +317,7 @@ class Flight:
             return
         is_masked = self.arm != 0 and variant != self.variant
         self._end()
-        latency_ms = 1000.0 * (self._home.stopwatch() - self.arrived)
+        latency_ms = self.took_ms = 1000.0 * (self._home.stopwatch() - self.arrived)
         # A candidate that was not waited for has not answered: its own latency is unknown and long.
         self._home.record(
             self,

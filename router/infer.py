@@ -16,6 +16,7 @@ from anabranch.proto.native import native
 from anabranch.proto.tensors import TensorError
 from anabranch.router.assignment_id import AssignmentIds
 from anabranch.router.backends import Answered, Backends
+from anabranch.router.classes import LEVEL_OF, PRIORITY, TARGETS_MS
 from anabranch.router.compare import top1
 from anabranch.router.complaints import Complaints
 from anabranch.router.flight import Flight
@@ -65,6 +66,7 @@ class Inference:
         wall_clock: Callable[[], float],
         stopwatch: Callable[[], float],
         draw: Callable[[], float],
+        targets_ms: Mapping[str, float] = TARGETS_MS,
     ) -> None:
         self._queries = Queries(models)
         self._replies = Replies()
@@ -87,7 +89,7 @@ class Inference:
         # The event loop's clock stands still within a turn and counts whole milliseconds: it is for deadlines.
         self.stopwatch = stopwatch
         self.counts: Counter[str] = Counter()
-        self.meters = Meters(models)
+        self.meters = Meters(models, targets_ms)
 
     def infer(self, call: Call, message: bytes, parts: Callable[[bytes], None] | None = None) -> None:
         """Handle one call.
@@ -135,6 +137,10 @@ class Inference:
             until = self.loop_time() + plan.timeout_s
             deadline = until if deadline is None else min(deadline, until)
         flight = Flight(self, call, query, route, reference, deadline, arrived)
+        if plan.priority is not None:
+            flight.level = plan.priority
+        if PRIORITY in metadata:
+            flight.level = _level(metadata[PRIORITY], plan.priority)
         if chosen is not None:
             flight.flags = _PINNED
         elif route.experiment_id:
@@ -284,3 +290,23 @@ class Inference:
                 token_ms=None if timing.token_s is None else 1000.0 * timing.token_s,
             )
         )
+
+
+def _level(named: str | bytes, said: int | None) -> int:
+    """The level of the class that a request names.
+
+    Args:
+        named: What its metadata says.
+        said: What its parameter says, if anything.
+
+    Raises:
+        BadRequest: There is no such class, or the parameter says another level.
+    """
+    level = LEVEL_OF.get(named) if isinstance(named, str) else None
+    if level is None:
+        raise BadRequest(f"{PRIORITY} is {named!r}: there are {', '.join(LEVEL_OF)}")
+    if said is not None and said != level:
+        raise BadRequest(
+            f"{PRIORITY} is {named!r}, which is priority {level}, but the parameter priority is {said}: send one of them"
+        )
+    return level

@@ -15,7 +15,7 @@ from anabranch.proto.scan import ScanError
 from anabranch.proto.tensors import DTYPES, decode_inputs
 from anabranch.router.models import Models, ServedModel, Variant
 from anabranch.router.unheeded import unheeded
-from anabranch.variants.batching import MIRROR, URGENT
+from anabranch.variants.batching import MIRROR
 from anabranch.variants.tensors import Array
 from anabranch.wire.seam import Metadata
 
@@ -47,7 +47,8 @@ class Plan:
         self.model = model
         self.chosen = chosen
         self.wanted = tuple(output.name for output in parsed.outputs)
-        self.priority = URGENT
+        self.priority: int | None = None
+        """Level that the request's parameter says."""
         self.timeout_s: float | None = None
         if parsed.parameters:
             self._read_parameters(parsed)

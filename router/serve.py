@@ -19,10 +19,12 @@ import orjson
 
 from anabranch.bandit.decision import Decision
 from anabranch.bandit.snapshot import Snapshot
+from anabranch.router.classes import targets
 from anabranch.router.complaints import Complaints
 from anabranch.router.control.beside import ServerControl
 from anabranch.router.control.verbs import Served
 from anabranch.router.controller import Controller
+from anabranch.router.forecast.runner import Forecaster, require_forecast
 from anabranch.router.journal_upkeep import JournalUpkeep
 from anabranch.router.lanes import Lanes
 from anabranch.router.leadership import leadership_of
@@ -45,6 +47,7 @@ from anabranch.router.standalone import complain
 from anabranch.router.terminal import has_terminal
 from anabranch.router.traces import Traces, require_traces
 from anabranch.router.upkeep import Upkeep
+from anabranch.router.volumes import VolumeKeeper
 from anabranch.router.webhooks.policy import policy_from
 from anabranch.router.webhooks.runner import Webhooks
 from anabranch.router.workers import Process, Workers
@@ -85,6 +88,7 @@ class Server:
     ) -> None:
         check_tls(settings)
         require_traces(settings)
+        require_forecast(settings)
         check_port(settings.host, settings.port)
         manifests = find_manifests(settings.models)
         baselines = baselines_of(settings.baselines, manifests)
@@ -117,7 +121,10 @@ class Server:
         )
         self._complaints = Complaints(self._loop.time)
         self._lag = LagProbe(self._loop)
-        self._metrics = ServerMetrics(self._lag)
+        class_targets = targets(settings.class_targets_ms)
+        self._metrics = ServerMetrics(self._lag, targets_ms=class_targets)
+        self._volumes = VolumeKeeper(self._store.volumes, time.time)
+        self._forecaster = Forecaster(self._store.volumes, time.time) if settings.forecast else None
         self._metrics_port: MetricsPort | None = None
         # Every decision has a span of its own: there are few.
         self._traces = Traces(settings, "supervisor", draw=lambda: 0.0) if settings.trace_share > 0 else None
@@ -147,6 +154,7 @@ class Server:
                 wall_clock=time.time,
             ),
             webhooks=Webhooks(self._store, policy_from(os.environ), wall_clock=time.time),
+            class_targets_ms=class_targets,
         )
 
     async def run(self) -> None:
@@ -172,6 +180,8 @@ class Server:
         self._controller.publish()
         self._workers.open()
         tasks = [asyncio.create_task(self._tick()), asyncio.create_task(self._reload_when_asked())]
+        if self._forecaster is not None:
+            tasks.insert(0, asyncio.create_task(self._forecaster.run()))
         await self._stop.wait()
         await self._shut_down(tasks)
         self._ports.close()
@@ -188,6 +198,7 @@ class Server:
                 await self._control.refresh()
                 self._link.heartbeat()
                 await asyncio.to_thread(self._lanes.refill)
+                await asyncio.to_thread(self._volumes.flush)
                 await asyncio.to_thread(self._count_tick, self._loop.time() - begun)
             except Exception as error:  # noqa: BLE001  # it is tried again: routing goes on by the last snapshot
                 self._metrics.tick_failed()
@@ -227,6 +238,7 @@ class Server:
     def _heard(self, report: WorkerReport) -> None:
         self._workers.heard(report)
         self._metrics.heard(report)
+        self._volumes.heard(report.metrics)
         self._control.token_uses(dict(report.tokens_used))
 
     def _count_tick(self, took_s: float) -> None:
@@ -241,8 +253,9 @@ class Server:
 
     def _open_metrics(self) -> None:
         settings = self._settings
+        more = () if self._forecaster is None else (self._forecaster.samples,)
         self._metrics_port = open_metrics_port(
-            settings.metrics_host, settings.metrics_port, self._metrics.registry()
+            settings.metrics_host, settings.metrics_port, self._metrics.registry(*more)
         )
         if self._metrics_port is not None:
             self._on_metrics(self._metrics_port.address)
@@ -309,6 +322,7 @@ class Server:
         self._store.close()
 
     def _read_to_the_end(self) -> None:
+        self._volumes.flush(is_last=True)
         self._controller.run_once()
         while self._controller.ingested.records:
             self._controller.run_once()

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from anabranch.router.classes import target_problems
 from anabranch.router.logs import LogFormat
 from anabranch.store.journal_upkeep import KEEP_BYTES as JOURNAL_BYTES
 from anabranch.store.journal_upkeep import KEEP_DAYS as JOURNAL_DAYS
@@ -69,6 +70,9 @@ class Settings:
         workers: Processes that share the port.
         threads: Threads of one worker that run models.
         max_message_bytes: Largest request accepted, after decompression.
+        class_targets_ms: By class of priority, within what 99 of 100 of its requests should be answered, where that is
+            not the default of `router.classes`.
+        forecast: Whether the requests of the next minutes are forecast, for the metrics.
         metrics_port: Port of `/metrics`, plain HTTP and read only; 0 takes a free one, None opens none.
         metrics_host: Where it listens.
         log_format: How every process of the server writes its log.
@@ -106,6 +110,8 @@ class Settings:
     workers: int = 1
     threads: int = 0
     wire: WireKind = WireKind.NGH2
+    class_targets_ms: dict[str, float] = field(default_factory=dict)
+    forecast: bool = False
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
     log_format: LogFormat = LogFormat.TEXT
@@ -182,6 +188,11 @@ class Settings:
             problems.append(f"otlp_endpoint is {self.otlp_endpoint!r}, must begin with http:// or https://")
         if self.max_feedback_per_s <= 0:
             problems.append(f"max_feedback_per_s is {self.max_feedback_per_s:g}, must be positive")
+        problems += target_problems(self.class_targets_ms)
+        if self.forecast and self.metrics_port is None:
+            problems.append(
+                "a forecast is asked for, and no metrics port that would tell it: give --metrics-port"
+            )
         problems += self._tls_problems() + self._limit_problems()
         if problems:
             raise InvalidSettings("\n".join(problems))

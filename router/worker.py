@@ -25,6 +25,7 @@ from anabranch.proto.native import describe_native
 from anabranch.router.access.worker_access import WorkerAccess
 from anabranch.router.assignment_id import AssignmentIds
 from anabranch.router.backends import Backend, LocalBackend, RemoteBackend, queue_name
+from anabranch.router.classes import targets
 from anabranch.router.feedback import FeedbackService
 from anabranch.router.generation import GenerationBackend
 from anabranch.router.hedge import Hedge
@@ -108,6 +109,7 @@ class Worker:
             stopwatch=time.perf_counter,
             # Seeded by the operating system, in each worker anew.
             draw=random.Random().random,
+            targets_ms=targets(settings.class_targets_ms),
         )
         self._service = OpenInference(self._models, self._routes, self._inference)
         self._access = WorkerAccess(settings, loop)

@@ -51,6 +51,13 @@ def get(
     refresh: Annotated[
         float, typer.Option("--refresh", help="Seconds between two looks with --watch.", min=0.1)
     ] = 1.0,
+    classes: Annotated[
+        bool,
+        typer.Option(
+            "--classes",
+            help="List models and classes of priority instead: requests a second, and the share within the class's target.",
+        ),
+    ] = False,
     store: options.Store = DEFAULT_STORE,
 ) -> None:
     """List the experiments, or show one of them.
@@ -60,6 +67,11 @@ def get(
     Example: anabranch get minilm-int8 --watch
     """
     terminal = terminal_of(context)
+    if classes:
+        if name is not None or watch:
+            raise CommandFailed(ExitCode.BAD_INPUT, "--classes lists all models: leave NAME and --watch out")
+        _list_classes(terminal, store, output)
+        return
     with read_plane(store) as opened:
         # Imported once there is something to look at.
         from anabranch.cli.loading import load_rows, load_view, view_loader
@@ -111,6 +123,21 @@ def describe(
         terminal.out.print(line, soft_wrap=True)
     if not view.is_over:
         _warn(terminal, store)
+
+
+def _list_classes(terminal: Terminal, url: str, output: Format) -> None:
+    from anabranch.cli.connection import existing_store, needs_store
+    from anabranch.cli.traffic import classes_table, load_traffic
+
+    needs_store(url, "volumes of requests")
+    with existing_store(url) as opened:
+        rows = load_traffic(opened, terminal.clock.now())
+    if output is not Format.TABLE:
+        terminal.say(encoded(rows, output))
+    elif rows:
+        terminal.show(classes_table(rows, with_forecast=False))
+    else:
+        terminal.note("no requests in the last hour")
 
 
 def _warn(terminal: Terminal, url: str) -> None:

@@ -81,6 +81,19 @@ def serve(
             metavar="WHO",
         ),
     ] = "anyone",
+    class_target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=MILLISECONDS: within what 99 of 100 requests of a class (realtime, interactive, batch) should be answered; may be given more than once."
+        ),
+    ] = None,
+    forecast: Annotated[
+        bool,
+        typer.Option(
+            "--forecast",
+            help="Tell the requests of the next 15 minutes as metrics, for autoscalers; needs the extra forecast.",
+        ),
+    ] = False,
     max_feedback_rate: Annotated[
         float, typer.Option(help="Outcomes a second that one caller may report to one worker.")
     ] = 20_000.0,
@@ -186,6 +199,8 @@ def serve(
         clients=clients,
         max_feedback_per_s=max_feedback_rate,
         limits=limit or [],
+        class_targets=class_target or [],
+        forecast=forecast,
         tls_certificate=tls_cert,
         tls_key=tls_key,
         tls_client_ca=tls_client_ca,

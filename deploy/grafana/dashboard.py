@@ -113,6 +113,46 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         ),
     ),
     (
+        "Priorities and forecast",
+        (
+            Panel(
+                title="Answered within the class's target",
+                queries=[
+                    (
+                        f"{rate('anabranch_class_within_target_total', 'model, class', MODEL)} / "
+                        f"{rate('anabranch_class_duration_seconds_count', 'model, class', MODEL)}",
+                        "{{model}} {{class}}",
+                    )
+                ],
+                unit=PERCENT,
+                about="99 of 100 is the aim: the target is a p99.",
+            ),
+            Panel(
+                title="p99 by class, and its target",
+                queries=[
+                    (quantile("anabranch_class_duration_seconds", 0.99, "class"), "{{class}}"),
+                    ("max by (class) (anabranch_class_target_seconds)", "{{class}} target"),
+                ],
+                unit="s",
+            ),
+            Panel(
+                title="Requests a second, and in the next 15 minutes",
+                queries=[
+                    (rate("anabranch_class_duration_seconds_count", "model", MODEL), "{{model}} now"),
+                    (
+                        f"sum by (model) (max by (model, class) (anabranch_forecast_requests_per_second{{{MODEL}}}))",
+                        "{{model}} expected",
+                    ),
+                    (
+                        f"sum by (model) (max by (model, class) (anabranch_forecast_requests_per_second_high{{{MODEL}}}))",
+                        "{{model}} at most, in nine of ten cases",
+                    ),
+                ],
+                unit="reqps",
+            ),
+        ),
+    ),
+    (
         "Traffic",
         (
             Panel(

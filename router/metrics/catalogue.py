@@ -56,6 +56,7 @@ class Metric:
 
 
 _VARIANT: Final = ("model", "variant")
+_CLASS: Final = ("model", "class")
 _ARM: Final = ("experiment", "model", "variant")
 _TEST: Final = ("experiment", "model", "variant", "metric")
 
@@ -142,6 +143,49 @@ class Requests:
         _VARIANT,
         Merge.LEAST,
     )
+
+
+class Priorities:
+    """Requests by class of priority, as their clients saw them."""
+
+    duration: Final = _histogram(
+        "class_duration_seconds",
+        "From a request's arrival to its answer, by class of priority, whoever answered; what got no answer is in the "
+        "bucket +Inf and not in the sum.",
+        _CLASS,
+    )
+    within: Final = _counter(
+        "class_within_target", "Requests that were answered within their class's target.", _CLASS
+    )
+    target: Final = _gauge(
+        "class_target_seconds",
+        "Within what 99 of 100 requests of a class should be answered.",
+        ("class",),
+        Merge.LEAST,
+    )
+
+
+class Forecasts:
+    """What is expected of the next minutes, where `serve --forecast` asks for it: over all servers of the store."""
+
+    mean: Final = _gauge(
+        "forecast_requests_per_second",
+        "Requests a second in the busiest five minutes of the forecast's next quarter of an hour.",
+        _CLASS,
+        Merge.MOST,
+    )
+    high: Final = _gauge(
+        "forecast_requests_per_second_high",
+        "What they stay below in nine of ten cases: what to scale for.",
+        _CLASS,
+        Merge.MOST,
+    )
+    made: Final = _gauge(
+        "forecast_timestamp_seconds",
+        "When the forecast was made, in seconds since 1970.",
+        merge=Merge.MOST,
+    )
+    failures: Final = _counter("forecast_failures", "Forecasts that were not made, or took too long.")
 
 
 class Workers:
@@ -313,13 +357,17 @@ class Experiments:
 
 
 REQUESTS: Final = Requests()
+PRIORITIES: Final = Priorities()
+FORECASTS: Final = Forecasts()
 WORKERS: Final = Workers()
 CONTROLLER: Final = Controllers()
 ENVOYS: Final = Envoys()
 EXPERIMENTS: Final = Experiments()
-Group = Requests | Workers | Controllers | Envoys | Experiments
+Group = Requests | Priorities | Forecasts | Workers | Controllers | Envoys | Experiments
 GROUPS: Final[dict[str, Group]] = {
     "Requests": REQUESTS,
+    "Classes of priority": PRIORITIES,
+    "Forecasts": FORECASTS,
     "Workers": WORKERS,
     "Controller": CONTROLLER,
     "Envoy": ENVOYS,

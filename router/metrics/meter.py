@@ -1,6 +1,6 @@
 """What one worker counts of its requests: a few numbers appended a request, put into buckets once a second.
 
-The request path does what it must and no more: four numbers go to the end of a flat array. Everything that Prometheus
+The request path does what it must and no more: six numbers go to the end of a flat array. Everything that Prometheus
 wants is made of them when a report is due, by numpy, for all requests at once.
 """
 
@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from anabranch.router.metrics.catalogue import REQUESTS, Metric
+from anabranch.router.classes import CLASSES
+from anabranch.router.metrics.catalogue import PRIORITIES, REQUESTS, Metric
 from anabranch.router.metrics.samples import Buckets, Tally
 from anabranch.router.models import Models
 from anabranch.store.records import Flag
 from anabranch.variants.batching import Timing
 from anabranch.wire.seam import Status
 
-_COLUMNS: Final = 4
+_COLUMNS: Final = 6
 _FAILED: Final = -1.0
 _BORDERS: Final = {
     metric.name: np.asarray(metric.borders)
@@ -33,6 +34,7 @@ _BORDERS: Final = {
         REQUESTS.batch_rows,
         REQUESTS.first_token,
         REQUESTS.token,
+        PRIORITIES.duration,
     )
 }
 Values = npt.NDArray[np.float64]
@@ -43,6 +45,8 @@ class Flown(Protocol):
 
     flags: Flag
     is_hedged: bool
+    level: int
+    took_ms: float
 
 
 class VariantMeter:
@@ -91,6 +95,8 @@ class VariantMeter:
         """
         append = self._append
         append(latency_ms)
+        append(flight.took_ms)
+        append(flight.level)
         if flight.is_hedged:
             self.hedged += 1
         if status:
@@ -109,15 +115,15 @@ class VariantMeter:
             if timing.token_s is not None:
                 self._tokens.append(timing.token_s)
 
-    def report(self, tally: Tally, model: str, variant: str) -> int:
-        """Tell what came since the last report; answers how many requests that were."""
+    def report(self, tally: Tally, model: str, variant: str) -> Values:
+        """Tell what came since the last report; answers what each client waited (ms) and its level, a row each."""
         rows = np.array(self._flat).reshape(-1, _COLUMNS)
         first_tokens, tokens = np.array(self._first_tokens), np.array(self._tokens)
         for taken in (self._flat, self._first_tokens, self._tokens):
             del taken[:]
         latency_s = rows[:, 0] / 1000.0
-        answers = rows[:, 3] > _FAILED
-        queue_s, compute_s = rows[answers, 1], rows[answers, 2]
+        answers = rows[:, 5] > _FAILED
+        queue_s, compute_s = rows[answers, 3], rows[answers, 4]
         router_s = np.maximum(latency_s[answers] - queue_s - compute_s, 0.0)
         self.answered += len(queue_s)
         self.latency_s += float(latency_s[answers].sum())
@@ -128,7 +134,7 @@ class VariantMeter:
             "queue": (REQUESTS.queue, queue_s),
             "compute": (REQUESTS.compute, compute_s),
             "router": (REQUESTS.router, router_s),
-            "rows": (REQUESTS.batch_rows, rows[answers, 3]),
+            "rows": (REQUESTS.batch_rows, rows[answers, 5]),
         }
         if len(first_tokens):
             values["first token"] = (REQUESTS.first_token, first_tokens)
@@ -140,7 +146,7 @@ class VariantMeter:
             tally.total(REQUESTS.total, count, model, variant, Status(status).name)
         tally.total(REQUESTS.masked, self.masked, model, variant)
         tally.total(REQUESTS.hedged, self.hedged, model, variant)
-        return len(rows)
+        return rows[:, 1:3]
 
 
 class Meters:
@@ -148,9 +154,11 @@ class Meters:
 
     Args:
         models: What is served.
+        targets_ms: By class of priority, within what its requests should be answered.
     """
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, targets_ms: Mapping[str, float]) -> None:
+        self._targets_s = [targets_ms[name] / 1000.0 for name in CLASSES]
         self._meters = {model.name: {name: VariantMeter() for name in model.variants} for model in models}
 
     def __getitem__(self, model: str) -> Mapping[str, VariantMeter]:
@@ -160,10 +168,25 @@ class Meters:
     def report(self, tally: Tally) -> int:
         """Tell what came since the last report; answers how many requests that were."""
         return sum(
-            meter.report(tally, model, variant)
+            self._report_classes(
+                tally, model, [meter.report(tally, model, variant) for variant, meter in meters.items()]
+            )
             for model, meters in self._meters.items()
-            for variant, meter in meters.items()
         )
+
+    def _report_classes(self, tally: Tally, model: str, waited: Sequence[Values]) -> int:
+        """Tell of a model's requests by class; answers how many there were."""
+        rows = np.concatenate(waited)
+        if not len(rows):
+            return 0
+        took_s, places = rows[:, 0] / 1000.0, np.minimum(rows[:, 1], len(CLASSES)) - 1
+        for place, name in enumerate(CLASSES):
+            found = took_s[places == place]
+            if len(found):
+                tally.measured(PRIORITIES.duration, buckets_of(PRIORITIES.duration, found), model, name)
+                within = np.count_nonzero(found <= self._targets_s[place])
+                tally.add(PRIORITIES.within, int(within), model, name)
+        return len(rows)
 
 
 def buckets_of(metric: Metric, values: Values) -> Buckets:

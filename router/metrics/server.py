@@ -13,8 +13,8 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from anabranch.router.link import WorkerReport
-from anabranch.router.metrics.catalogue import CONTROLLER, WORKERS
-from anabranch.router.metrics.collector import new_registry
+from anabranch.router.metrics.catalogue import CONTROLLER, PRIORITIES, WORKERS
+from anabranch.router.metrics.collector import Source, new_registry
 from anabranch.router.metrics.experiments import experiment_samples
 from anabranch.router.metrics.lag import LagProbe
 from anabranch.router.metrics.meter import buckets_of
@@ -33,11 +33,19 @@ class ServerMetrics:
 
     Args:
         lag: Of the supervisor's own loop; None where there is none.
+        targets_ms: By class of priority, within what its requests should be answered; none where none are served.
         wall_clock: Seconds since 1970.
     """
 
-    def __init__(self, lag: LagProbe | None, *, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        lag: LagProbe | None,
+        *,
+        targets_ms: Mapping[str, float] | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         self._lag = lag
+        self._targets_ms = targets_ms or {}
         self._wall_clock = wall_clock
         self._totals = Totals()
         self._tally = Tally()
@@ -124,12 +132,15 @@ class ServerMetrics:
         tally.total(CONTROLLER.store_errors, self._store_errors)
         self._totals.heard(_OWN, tally.take())
 
-    def registry(self) -> CollectorRegistry:
-        """What the metrics port serves."""
-        return new_registry((self._totals.samples, self._now, lambda: experiment_samples(self._experiments)))
+    def registry(self, *more: Source) -> CollectorRegistry:
+        """What the metrics port serves; with samples from elsewhere."""
+        own = (self._totals.samples, self._now, lambda: experiment_samples(self._experiments))
+        return new_registry((*own, *more))
 
     def _now(self) -> Iterator[Sample]:
         """What depends on the moment of the scrape."""
         if self._caught_up_s is not None:
             yield Sample(CONTROLLER.lag, (), max(0.0, self._wall_clock() - self._caught_up_s))
+        for name, target_ms in self._targets_ms.items():
+            yield Sample(PRIORITIES.target, (name,), target_ms / 1000.0)
         yield Sample(CONTROLLER.build, (version("anabranch"),), 1.0)

@@ -76,7 +76,11 @@ class Served:
         state.mkdir(parents=True, exist_ok=True)
         settings = {"models": models, "state": state, "port": 0, "tick": 0.1, "threads": 1}
         settings |= {"baseline": "digits=wide", **options}
-        flags = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
+        flags = [
+            str(part)
+            for name, value in settings.items()
+            for part in ((f"--{name}",) if value is True else (f"--{name}", value))
+        ]
         self.log = state / "serve.log"
         with self.log.open("ab") as errors:
             self.process = subprocess.Popen(

@@ -8,6 +8,8 @@ from typing import Any
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
+from anabranch.store.sql import open_store
+
 Serve = Callable[..., Any]
 Make = Callable[..., dict[str, Any]]
 Wait = Callable[..., None]
@@ -95,3 +97,40 @@ def test_a_scrape_tells_what_clients_saw_and_where_the_experiment_stands(
     with contextlib.suppress(OSError):
         urllib.request.urlopen(served.metrics, timeout=5)
         raise AssertionError("the port is still open")
+
+
+def test_requests_are_counted_by_class_and_forecast_from_the_store(serve: Serve, wait_until: Wait) -> None:
+    served = serve(**{"metrics-port": 0, "class-target": "batch=60000", "forecast": True})
+    client = served.client()
+    for priority in ("batch", "batch", "realtime"):
+        assert client.infer(metadata={"x-priority": priority}).is_ok
+    assert client.infer().is_ok
+    refused = client.infer(metadata={"x-priority": "urgent"})
+    assert "there are realtime, interactive, batch" in refused.detail
+    wait_until(
+        lambda: sum(of(scrape(served), "class_duration_seconds_count").values()) == 4, "all are counted"
+    )
+    found = scrape(served)
+    assert of(found, "class_duration_seconds_count") == {
+        ("batch", "digits"): 2,
+        ("interactive", "digits"): 1,
+        ("realtime", "digits"): 1,
+    }
+    assert of(found, "class_within_target_total")["batch", "digits"] == 2
+    assert of(found, "class_target_seconds") == {("batch",): 60, ("interactive",): 0.2, ("realtime",): 0.05}
+    # Without an hour of history there is no forecast, and that is no failure.
+    wait_until(lambda: of(scrape(served), "forecast_timestamp_seconds"), "the process has answered")
+    assert of(scrape(served), "forecast_failures_total") == {(): 0}
+    assert of(scrape(served), "forecast_requests_per_second") == {}
+    assert served.stop() == 0
+    store = open_store(served.store_url)
+    kept = store.volumes.load(0)
+    catalog = store.ledger.catalog()
+    store.close()
+    assert {(each.model, each.level): each.requests for each in kept} == {
+        ("digits", "batch"): 2,
+        ("digits", "interactive"): 1,
+        ("digits", "realtime"): 1,
+    }
+    assert catalog is not None
+    assert catalog.class_targets_ms["batch"] == 60_000

@@ -79,6 +79,8 @@ def test_every_metric_is_looked_at_somewhere_or_left_out_on_purpose() -> None:
         "anabranch_experiment_started_timestamp_seconds",
         "anabranch_experiment_units_total",
         "anabranch_experiment_winner",
+        "anabranch_forecast_failures_total",
+        "anabranch_forecast_timestamp_seconds",
         "anabranch_ingested_strangers_total",
         "anabranch_journal_bytes_total",
         "anabranch_snapshot_version",

@@ -283,9 +283,9 @@ def test_priority_and_the_nearer_deadline_reach_the_queue(bench: Bench) -> None:
     assert bench.dispatcher.last.deadline == 130.0
 
 
-def test_by_default_a_request_is_urgent_and_waits_for_ever(bench: Bench) -> None:
+def test_by_default_a_request_is_interactive_and_waits_for_ever(bench: Bench) -> None:
     bench.infer()
-    assert (bench.dispatcher.last.priority, bench.dispatcher.last.deadline) == (1, None)
+    assert (bench.dispatcher.last.priority, bench.dispatcher.last.deadline) == (2, None)
 
 
 def test_only_the_requested_outputs_are_sent(bench: Bench) -> None:

@@ -1,0 +1,1 @@
+"""Forecasts of the volume of requests: what autoscalers and people read."""
