@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import stat
+import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -245,6 +246,41 @@ def test_a_deadline_is_kept_and_charged(mesh: Serve, experiment: Make, wait_unti
     assert grpc.StatusCode.DEADLINE_EXCEEDED in codes
     assert served.stop() == 0
     assert all(record.status == 0 or record.latency_ms == float("inf") for record in routed(served))
+
+
+def test_requests_are_told_by_variant_as_a_router_tells_them(
+    mesh: Serve, experiment: Make, wait_until: Wait
+) -> None:
+    served = mesh(**{"metrics-port": 0})
+    served.apply(labelled(experiment, "split", "plain"))
+    with served.traffic(clients=3) as traffic:
+        wait_until(
+            lambda: sum(bool(reply.assignment_id) for reply in traffic.answered()) >= 200,
+            "the experiment has traffic",
+        )
+    replies = Counter(reply.variant for reply in traffic.replies)
+    assert set(replies) == {"wide", "plain"}
+
+    def scrape() -> dict[str, float]:
+        with urllib.request.urlopen(served.metrics, timeout=30) as response:
+            lines = response.read().decode().splitlines()
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line[0] != "#"}
+
+    def requests(variant: str) -> float:
+        return scrape().get(f'anabranch_requests_total{{model="digits",status="OK",variant="{variant}"}}', 0)
+
+    # Envoy sends its log once a second.
+    wait_until(
+        lambda: all(requests(variant) == count for variant, count in replies.items()), "the log has arrived"
+    )
+    series = scrape()
+    labels = 'model="digits",variant="plain"'
+    assert series[f"anabranch_request_duration_seconds_count{{{labels}}}"] == replies["plain"]
+    assert series[f"anabranch_variant_fit{{{labels}}}"] == 1
+    assert series["anabranch_envoy_log_missing_entries"] == 0
+    assert series["anabranch_led"] == 1
+    assigned = sum(bool(reply.assignment_id) for reply in traffic.replies)
+    assert series['anabranch_envoy_log_entries_total{result="recorded"}'] == assigned
 
 
 def test_an_experiment_that_envoy_cannot_run_is_refused_with_the_reason(
