@@ -125,3 +125,47 @@ def test_a_file_of_labels_is_imported_once_also_when_the_experiment_is_over(
     assert json.loads(served.cli(*arguments, code=1)) == said
     assert served.stop() == 0
     assert counted(served, "feedback.correct") == 30
+
+
+def test_labels_wait_for_the_end_of_their_window_over_a_crash_of_everything(
+    serve: Serve, experiment: Make, wait_until: Wait, digits: Any
+) -> None:
+    served = serve()
+    served.apply(experiment("rated", ["plain"], HELD, [ACCURACY | {"labelWindow": "20s"}]))
+    replies = assigned(served, wait_until, 40)
+    outcomes = label(replies[:30], digits)
+    assert all(result.accepted for result in served.client().give_feedback(outcomes))
+    wait_until(lambda: opened(served) >= 40, "the requests wait")
+    assert counted(served, "feedback.correct") == 0
+    served.kill_tree()
+    again = serve()
+    assert all(result.accepted for result in again.client().give_feedback(outcomes))
+    wait_until(lambda: counted(again, "feedback.correct") == 30, "their windows are over")
+    totals = again.experiment("rated").state.totals.values()
+    windows = [total.windows["feedback.correct"] for total in totals if total.windows]
+    # One at least was asked while the split came into force.
+    assert sum(window.unlabelled for window in windows) == opened(again) - 30 >= 10
+    again.client().give_feedback(label(replies[30:], digits))
+    wait_until(lambda: late(again) == 10, "what comes now is late")
+    assert counted(again, "feedback.correct") == 30
+    assert "labels     feedback.correct, requests:" in again.cli("describe", "rated")
+    assert "all the same" in again.cli("verify", "rated")
+
+
+def opened(served: Served) -> int:
+    """Requests that began to wait for a label."""
+    return _windows(served, "opened")
+
+
+def late(served: Served) -> int:
+    """Labels that came too late."""
+    return _windows(served, "late")
+
+
+def _windows(served: Served, field: str) -> int:
+    totals = served.experiment("rated").state.totals.values()
+    return sum(
+        getattr(total.windows["feedback.correct"], field)
+        for total in totals
+        if "feedback.correct" in total.windows
+    )
