@@ -104,7 +104,11 @@ def plan(experiment: Experiment, assumed: Assumptions) -> Plan:
 
 @dataclass(slots=True)
 class _Walk:
-    """One way through the steps: the clock, and how much every claim still needs."""
+    """One way through the steps: the clock, and how much every claim still needs.
+
+    Attributes:
+        waiting: By claim, the seconds until its first label windows close.
+    """
 
     experiment: Experiment
     assumed: Assumptions
@@ -113,6 +117,7 @@ class _Walk:
     weight: float = 0.0
     mirror: MirrorStep | None = None
     missing: dict[str, list[float]] = field(default_factory=dict)
+    waiting: dict[str, float] = field(default_factory=dict)
     passed: dict[str, float] = field(default_factory=dict)
     ends: list[float] = field(default_factory=list)
 
@@ -134,7 +139,7 @@ class _Walk:
                 metric.name,
                 [needed_nats(need, OVERHEAD_NATS[gauge.method], self.level) for gauge in found],
             )
-            left[metric.name] = max(
+            left[metric.name] = self.waiting.setdefault(metric.name, metric.label_window_s or 0.0) + max(
                 (
                     nats / gauge.nats_per_s if gauge.nats_per_s > 0.0 else math.inf
                     for nats, gauge in zip(missing, found, strict=True)
@@ -156,8 +161,10 @@ class _Walk:
                 self.passed[metric.name] = self.now + left[metric.name]
                 continue
             found = gauges(metric, self.assumed, self.exposure)
+            waited = min(self.waiting[metric.name], seconds) if any(g.nats_per_s for g in found) else 0.0
+            self.waiting[metric.name] -= waited
             self.missing[metric.name] = [
-                nats - gauge.nats_per_s * seconds
+                nats - gauge.nats_per_s * (seconds - waited)
                 for nats, gauge in zip(self.missing[metric.name], found, strict=True)
             ]
         self.now += seconds

@@ -6,20 +6,32 @@ calls `step.tick`. The same seed gives the same run.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
 from anabranch.bandit.assignment import lay_out
 from anabranch.bandit.costs import cost_per_1k, cost_scale
 from anabranch.bandit.decision import Command
-from anabranch.bandit.evidence import Cell, Evidence, PairCell
-from anabranch.bandit.measures import DIFFERENCE_SCALE, LATENCY_SCALE
-from anabranch.bandit.scales import FloatArray, Histogram, IntArray, LogScale
+from anabranch.bandit.evidence import (
+    Cell,
+    Evidence,
+    PairCell,
+    Window,
+    add_histograms,
+    merge_cells,
+    merge_pairs,
+)
+from anabranch.bandit.measures import DIFFERENCE_SCALE, LATENCY_SCALE, label_windows
+from anabranch.bandit.scales import FloatArray, Histogram, IntArray, LogScale, total_of
 from anabranch.bandit.spec import COMPUTE, COST, ERROR, FEEDBACK_PREFIX, LATENCY, TOP1_AGREEMENT, Experiment
 from anabranch.bandit.state import ExperimentState
 from anabranch.bandit.step import Tick, tick
+
+_Part = TypeVar("_Part", Cell, PairCell)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,17 +91,85 @@ def run(
     """
     state = ExperimentState()
     weights: dict[int, Mapping[str, float]] = {}
+    labels = _Labels(experiment, world, rng)
     for number in range(max_ticks):
         now = number * interval_s
         evidence = Evidence(experiment=experiment.name)
         if state.weights and not state.phase.is_over:
             weights[state.epoch] = state.weights
-            evidence = _draw(experiment, world, state, now, interval_s, rng, number, weights)
+            drawn = _draw(experiment, world, state, now, interval_s, rng, number, weights)
+            evidence = labels.held_back(drawn, now, weights)
         result = tick(experiment, state, evidence, (commands or {}).get(number, ()), now)
         state = result.state
         yield result
         if not (state.phase.is_moving or any(later > number for later in commands or {})):
             return
+
+
+class _Labels:
+    """Holds the labels of a metric with a label window back until that has closed.
+
+    Args:
+        experiment: What is run.
+        world: What it meets.
+        rng: For which of the pairs without a label agree.
+    """
+
+    def __init__(self, experiment: Experiment, world: World, rng: np.random.Generator) -> None:
+        self._source = FEEDBACK_PREFIX + world.metric
+        self._window_s = label_windows(experiment).get(world.metric)
+        self._world = world
+        self._rng = rng
+        self._held: deque[tuple[float, list[Cell], list[PairCell]]] = deque()
+
+    def held_back(self, drawn: Evidence, now: float, weights: Mapping[int, Mapping[str, float]]) -> Evidence:
+        """What a tick's evidence is when its labels wait, and those that waited long enough are there."""
+        if self._window_s is None:
+            return drawn
+        cells = [self._opened(cell, cell.requests) for cell in drawn.cells]
+        pairs = [self._opened(pair, pair.pairs) for pair in drawn.pairs]
+        self._held.append(
+            (
+                now + self._window_s,
+                [self._closed_cell(cell) for cell in drawn.cells],
+                [self._closed_pair(pair, now) for pair in drawn.pairs],
+            )
+        )
+        while self._held and self._held[0][0] <= now:
+            _, due_cells, due_pairs = self._held.popleft()
+            cells += due_cells
+            pairs += due_pairs
+        epochs = {cell.epoch for cell in cells} | {pair.epoch for pair in pairs}
+        return replace(
+            drawn,
+            cells=merge_cells(cells),
+            pairs=merge_pairs(pairs),
+            weights={epoch: weights[epoch] for epoch in sorted(epochs)} or drawn.weights,
+        )
+
+    def _opened(self, part: _Part, count: int) -> _Part:
+        known = {source: values for source, values in part.metrics.items() if source != self._source}
+        return replace(part, metrics=known, windows={self._source: Window(opened=count)})
+
+    def _closed_cell(self, cell: Cell) -> Cell:
+        labels = cell.metrics[self._source]
+        return Cell(
+            epoch=cell.epoch,
+            variant=cell.variant,
+            metrics={self._source: labels},
+            windows={self._source: Window(unlabelled=cell.requests - total_of(labels))},
+        )
+
+    def _closed_pair(self, pair: PairCell, now: float) -> PairCell:
+        labels = pair.metrics[self._source]
+        unlabelled = pair.pairs - total_of(labels)
+        tied = int(self._rng.binomial(unlabelled, self._world.arms(now)[pair.variant].agreement))
+        return PairCell(
+            epoch=pair.epoch,
+            variant=pair.variant,
+            metrics={self._source: add_histograms([labels, {DIFFERENCE_SCALE.bin_of(0): tied}])},
+            windows={self._source: Window(unlabelled=unlabelled - tied)},
+        )
 
 
 def _draw(

@@ -15,10 +15,12 @@ from anabranch.bandit.spec import (
     Direction,
     Experiment,
     Metric,
+    MirrorStep,
     PromoteStep,
     Role,
     SetWeightStep,
     Statistic,
+    Unlabelled,
 )
 from anabranch.bandit.state import ExperimentState
 
@@ -175,3 +177,24 @@ def test_without_traffic_the_experiment_holds_for_ever() -> None:
     assert len(results) == 1_000
     assert results[-1].state.phase is Phase.PROGRESSING
     assert sum(result.decision is not None for result in results) == 1
+
+
+def test_labels_of_a_window_count_when_it_has_closed_and_decide_as_they_would_without_it() -> None:
+    slow = replace(ACCURACY, label_window_s=20.0, unlabelled=Unlabelled.LEFT_OUT)
+    world = World(
+        arms=lambda _: {"base": Arm(median_ms=5.0), "a": Arm(median_ms=5.0, agreement=0.9)}, label_share=0.8
+    )
+    mirrored = MirrorStep(fraction=0.2, until_decided=("accuracy",), max_duration_s=300.0)
+    experiment = canary(slow, weight=0.5)
+    experiment = replace(experiment, steps=(mirrored, *experiment.steps))
+    ticks = list(run(experiment, world, np.random.default_rng(5)))
+    for number, each in enumerate(ticks[:20]):
+        assert all("feedback.correct" not in total.metrics for total in each.state.totals.values()), number
+    last = ticks[-1].state
+    assert last.phase is Phase.PROMOTED
+    window = last.totals["base"].windows["feedback.correct"]
+    labelled = sum(last.totals["base"].metrics["feedback.correct"].values())
+    assert window.opened >= labelled + window.unlabelled > 0
+    assert stats.binomtest(labelled, labelled + window.unlabelled, 0.8).pvalue > 1e-6
+    pairs = last.totals["a"].paired_windows["feedback.correct"]
+    assert 0 < pairs.unlabelled < 0.05 * pairs.opened, "what agrees needs no label"

@@ -134,6 +134,19 @@ def test_time_waited_in_a_pause_is_not_lost() -> None:
     assert paused.claims[0].after_s == pytest.approx(straight.claims[0].after_s)
 
 
+def test_a_claim_waits_for_its_first_label_windows_from_when_its_traffic_begins() -> None:
+    slow = replace(ACCURACY, label_window_s=600.0)
+    at_once = plan(experiment(SetWeightStep(weight=0.5), ANALYSIS), ASSUMED).claims[0]
+    later = plan(experiment(SetWeightStep(weight=0.5), ANALYSIS, metrics=(slow,)), ASSUMED).claims[0]
+    assert later.after_s == pytest.approx([after + 600.0 for after in at_once.after_s])
+    # A pause before there is traffic is no part of it, one beside it is.
+    early, beside = PauseStep(duration_s=400.0), PauseStep(duration_s=200.0)
+    paused = plan(
+        experiment(early, SetWeightStep(weight=0.5), beside, ANALYSIS, metrics=(slow,)), ASSUMED
+    ).claims[0]
+    assert paused.after_s == pytest.approx([after + 400.0 for after in later.after_s])
+
+
 def test_what_is_false_under_the_assumptions_never_passes() -> None:
     found = plan(
         experiment(SetWeightStep(weight=0.2), ANALYSIS, metrics=(ERRORS,)),
