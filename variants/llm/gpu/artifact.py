@@ -29,25 +29,25 @@ class GpuPlan:
     Args:
         half: Weights and activations are FP16; otherwise FP32, whose products are not rounded to TF32.
         weight_bits: 8 or 4 puts every matrix into blocks, the embedding into blocks of 8; None keeps them as numbers.
-        cache_bits: 8 or 4 keeps keys and values in low bits, a scale and a minimum for 32 numbers of one token; None
-            keeps them as the activations are.
+        cache_kind: `int8` or `int4` keeps keys and values in low bits, a scale and a minimum for 32 numbers of one
+            token; None keeps them as the activations are.
         is_compiled: The steps are compiled, and replayed as CUDA graphs.
     """
 
     half: bool = True
     weight_bits: int | None = None
-    cache_bits: int | None = None
+    cache_kind: str | None = None
     is_compiled: bool = False
 
 
 def gpu_plan(spec: LanguageSpec) -> GpuPlan:
     """The number formats of a recipe: what keeps weights or a cache in fewer bits, or a window, computes in FP16."""
     bits = {Int8WeightOnly: 8, Int4WeightOnly: 4}.get(type(spec.recipe))
-    cache_bits = {KvInt8: 8, KvInt4: 4}.get(type(spec.recipe))
+    cache_kind = {KvInt8: "int8", KvInt4: "int4"}.get(type(spec.recipe))
     return GpuPlan(
         half=not isinstance(spec.recipe, Fp32),
         weight_bits=bits,
-        cache_bits=cache_bits,
+        cache_kind=cache_kind,
         is_compiled=spec.is_compiled,
     )
 

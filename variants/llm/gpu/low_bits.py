@@ -13,16 +13,19 @@ from torch import Tensor
 from anabranch.variants.llm.blocks import BLOCK
 
 GROUP = BLOCK
+# By name, not by number: torch's compiler takes a number that changes between two decoders for one that always may.
+BITS = {"int8": 8, "int4": 4}
 _NOTE_BYTES = 4
 
 
-def row_bytes(size: int, bits: int) -> int:
+def row_bytes(size: int, kind: str) -> int:
     """Bytes of one head in a row."""
-    return size * bits // 8 + size // GROUP * _NOTE_BYTES
+    return size * BITS[kind] // 8 + size // GROUP * _NOTE_BYTES
 
 
-def put(numbers: Tensor, bits: int) -> Tensor:
-    """Bytes of numbers, shape (..., size) to (..., row_bytes)."""
+def put(numbers: Tensor, kind: str) -> Tensor:
+    """Bytes of numbers, shape (..., size) to (..., row_bytes); `kind` is one of `BITS`."""
+    bits = BITS[kind]
     groups = _groups(numbers.float(), GROUP)
     low, high = groups.aminmax(dim=-1, keepdim=True)
     # Rounded as they are kept, so that codes fit what will be read.
@@ -35,8 +38,9 @@ def put(numbers: Tensor, bits: int) -> Tensor:
     return torch.cat((codes, notes), dim=-1)
 
 
-def take(rows: Tensor, bits: int, size: int) -> Tensor:
+def take(rows: Tensor, kind: str, size: int) -> Tensor:
     """Numbers in FP16, shape (..., row_bytes) to (..., size)."""
+    bits = BITS[kind]
     cut = size * bits // 8
     codes, notes = rows[..., :cut], rows[..., cut:].contiguous().view(torch.float16)
     if bits == 4:

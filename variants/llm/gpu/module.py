@@ -104,13 +104,13 @@ class GpuDecoder:
     @property
     def cache_dtype(self) -> torch.dtype:
         """Of the cache's elements."""
-        return torch.uint8 if self.plan.cache_bits else self.number
+        return torch.uint8 if self.plan.cache_kind else self.number
 
     @property
     def cache_size(self) -> int:
         """Elements of one head in a row of the cache."""
-        bits, size = self.plan.cache_bits, self.shape.head_size
-        return size if bits is None else low_bits.row_bytes(size, bits)
+        kind, size = self.plan.cache_kind, self.shape.head_size
+        return size if kind is None else low_bits.row_bytes(size, kind)
 
     def read(
         self,
@@ -150,7 +150,7 @@ class GpuDecoder:
                 (cache[0], cache[1]),
                 (self.shape.heads, self.shape.kv_heads, self.shape.head_size),
                 self.shape.norm_epsilon,
-                self.plan.cache_bits,
+                self.plan.cache_kind,
             )
         return _norm(hidden, self._final_norm, self.shape.norm_epsilon)
 
@@ -168,7 +168,7 @@ def layer(
     caches: tuple[Tensor, Tensor],
     sizes: tuple[int, int, int],
     epsilon: float,
-    cache_bits: int | None,
+    cache_kind: str | None,
 ) -> Tensor:
     """One layer; writes the new tokens' keys and values into the caches.
 
@@ -181,7 +181,7 @@ def layer(
         caches: Of keys and values, shape (texts, kv_heads, rows, elements) each.
         sizes: Query heads, key heads, numbers of a head.
         epsilon: Of the norms.
-        cache_bits: 8, 4, or None for numbers.
+        cache_kind: `int8`, `int4`, or None for numbers.
 
     Source:
         Touvron et al. 2023, Llama; Ainslie et al. 2023, GQA.
@@ -193,15 +193,15 @@ def layer(
     packed = packed.view(texts, tokens, heads + 2 * kv_heads, size)
     turned = _rotate(packed[:, :, : heads + kv_heads], *turns)
     query, key, value = turned[:, :, :heads], turned[:, :, heads:], packed[:, :, heads + kv_heads :]
-    if cache_bits is not None:
-        key, value = low_bits.put(key, cache_bits), low_bits.put(value, cache_bits)
+    if cache_kind is not None:
+        key, value = low_bits.put(key, cache_kind), low_bits.put(value, cache_kind)
     at = torch.arange(texts, device=hidden.device)[:, None]
     keys[at, :, rows] = key
     values[at, :, rows] = value
     seen_keys, seen_values = keys[:, :, : mask.shape[-1]], values[:, :, : mask.shape[-1]]
-    if cache_bits is not None:
-        seen_keys = low_bits.take(seen_keys, cache_bits, size).to(hidden.dtype)
-        seen_values = low_bits.take(seen_values, cache_bits, size).to(hidden.dtype)
+    if cache_kind is not None:
+        seen_keys = low_bits.take(seen_keys, cache_kind, size).to(hidden.dtype)
+        seen_values = low_bits.take(seen_values, cache_kind, size).to(hidden.dtype)
     share = heads // kv_heads
     grouped = query.view(texts, tokens, kv_heads, share, size).permute(0, 2, 3, 1, 4)
     mixed = functional.scaled_dot_product_attention(

@@ -14,7 +14,7 @@ from torch import Tensor
 from anabranch.variants.errors import VariantError, VariantRunError
 from anabranch.variants.llm.batch_cache import BatchCache
 from anabranch.variants.llm.gpu.artifact import read_description, read_weights
-from anabranch.variants.llm.gpu.module import GpuDecoder, layer
+from anabranch.variants.llm.gpu.module import GpuDecoder, Layer, layer
 from anabranch.variants.llm.kv_cache import HIDDEN, Cache, CacheGeometry, WholeCache, Window, WindowCache
 from anabranch.variants.torch_engine.session import GPU
 
@@ -99,11 +99,10 @@ class GpuSession:
         self._step_layer: Callable[..., Tensor] = layer
         self._replays = self.plan.is_compiled and device == "cuda"
         if self.plan.is_compiled:
-            # One compilation for a text alone, and few for several texts of any length.
             torch._dynamo.config.recompile_limit = max(
                 torch._dynamo.config.recompile_limit, _MOST_COMPILATIONS
             )
-            self._step_layer = torch.compile(layer, dynamic=True)
+            self._step_layer = _compiled()
 
     def new_cache(self, window: Window | None, tokens: int) -> Cache:
         """An empty cache.
@@ -219,6 +218,29 @@ class GpuSession:
 
     def _sent(self, values: Any) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
+
+
+def _compiled() -> Callable[..., Tensor]:
+    """The layer, compiled once for a text alone and once for several, of any length."""
+    compiled = torch.compile(layer)
+
+    def marked(
+        hidden: Tensor,
+        weights: Layer,
+        turns: tuple[Tensor, Tensor],
+        rows: Tensor,
+        mask: Tensor,
+        caches: tuple[Tensor, Tensor],
+        *sizes: Any,
+    ) -> Tensor:
+        torch._dynamo.maybe_mark_dynamic(mask, 3)
+        if len(hidden) > 1:
+            for tensor in (hidden, *turns, rows, mask, *caches):
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        found: Tensor = compiled(hidden, weights, turns, rows, mask, caches, *sizes)
+        return found
+
+    return marked
 
 
 class GpuBatch(BatchCache):

@@ -85,7 +85,7 @@ def test_weights_in_blocks_are_kept_code_for_code(
 def test_a_cache_in_low_bits_takes_less_room_and_stays_near(
     wide: Decoder, some_tokens: list[int], reference: ModuleType, tmp_path: Path, bits: int, agreement: float
 ) -> None:
-    session = session_of(wide, GpuPlan(half=False, cache_bits=bits), tmp_path)
+    session = session_of(wide, GpuPlan(half=False, cache_kind=f"int{bits}"), tmp_path)
     assert session.geometry.size == 32 * bits // 8 + 4
     logits = read(session, None, some_tokens, [20, 1, 19])
     expected = reference.reference_logits(wide, some_tokens)
@@ -96,11 +96,11 @@ def test_a_cache_in_low_bits_takes_less_room_and_stays_near(
 @pytest.mark.parametrize("bits", [8, 4])
 def test_numbers_in_low_bits_are_off_by_at_most_half_a_step(bits: int) -> None:
     numbers = torch.randn(5, 3, 64, generator=torch.Generator().manual_seed(3))
-    rows = low_bits.put(numbers, bits)
-    assert rows.shape == (5, 3, low_bits.row_bytes(64, bits))
+    rows = low_bits.put(numbers, f"int{bits}")
+    assert rows.shape == (5, 3, low_bits.row_bytes(64, f"int{bits}"))
     groups = numbers.view(5, 3, 2, low_bits.GROUP)
     steps = (groups.amax(-1) - groups.amin(-1)) / ((1 << bits) - 1)
-    errors = (low_bits.take(rows, bits, 64).float() - numbers).view(5, 3, 2, low_bits.GROUP).abs()
+    errors = (low_bits.take(rows, f"int{bits}", 64).float() - numbers).view(5, 3, 2, low_bits.GROUP).abs()
     assert (errors.amax(-1) <= 0.5 * steps + 5e-3).all()
 
 
@@ -109,7 +109,7 @@ def test_numbers_in_low_bits_are_off_by_at_most_half_a_step(bits: int) -> None:
     [
         (FULL, None),
         (FULL, Window(sinks=1, recent=15)),
-        (GpuPlan(half=False, cache_bits=4), None),
+        (GpuPlan(half=False, cache_kind="int4"), None),
         (GpuPlan(half=False, weight_bits=4), None),
     ],
 )
