@@ -148,6 +148,7 @@ def variants(message: pb.VariantsResponse) -> tuple[values.Variant, ...]:
             gate_reason=each.gate_reason,
             accuracy=each.accuracy if each.HasField("accuracy") else None,
             top1_agreement=each.top1_agreement if each.HasField("top1_agreement") else None,
+            hourly_price=each.hourly_price if each.HasField("hourly_price") else None,
             cache_key=each.cache_key,
             compared=each.compared,
             latency_ms=each.latency_ms if each.HasField("latency_ms") else None,

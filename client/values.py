@@ -273,6 +273,7 @@ class Variant:
         compared: How many rows that is of.
         latency_ms: The median of calls with the smallest measured batch, when it was built.
         generates: Answers are made token by token.
+        hourly_price: Of an hour of its hardware, in the user's currency; None where nobody said it.
     """
 
     model: str
@@ -290,6 +291,7 @@ class Variant:
     compared: int = 0
     latency_ms: float | None = None
     generates: bool = False
+    hourly_price: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

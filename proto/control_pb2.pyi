@@ -1011,6 +1011,7 @@ class Variant(_message.Message):
     COMPARED_FIELD_NUMBER: _builtins.int
     LATENCY_MS_FIELD_NUMBER: _builtins.int
     GENERATES_FIELD_NUMBER: _builtins.int
+    HOURLY_PRICE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     name: _builtins.str
     engine: _builtins.str
@@ -1034,6 +1035,8 @@ class Variant(_message.Message):
     """Half of the calls with the smallest measured batch took at most this, when it was built."""
     generates: _builtins.bool
     """Answers are made token by token."""
+    hourly_price: _builtins.float
+    """Of an hour of the hardware that answers one batch at a time, in the user's currency; absent where nobody said it."""
     def __init__(
         self,
         *,
@@ -1052,19 +1055,24 @@ class Variant(_message.Message):
         compared: _builtins.int = ...,
         latency_ms: _builtins.float | None = ...,
         generates: _builtins.bool = ...,
+        hourly_price: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_latency_ms", b"_latency_ms", "_top1_agreement", b"_top1_agreement", "accuracy", b"accuracy", "latency_ms", b"latency_ms", "top1_agreement", b"top1_agreement"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_hourly_price", b"_hourly_price", "_latency_ms", b"_latency_ms", "_top1_agreement", b"_top1_agreement", "accuracy", b"accuracy", "hourly_price", b"hourly_price", "latency_ms", b"latency_ms", "top1_agreement", b"top1_agreement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_latency_ms", b"_latency_ms", "_top1_agreement", b"_top1_agreement", "accuracy", b"accuracy", "cache_key", b"cache_key", "compared", b"compared", "device", b"device", "engine", b"engine", "gate", b"gate", "gate_reason", b"gate_reason", "generates", b"generates", "is_baseline", b"is_baseline", "latency_ms", b"latency_ms", "model", b"model", "name", b"name", "recipe", b"recipe", "size_bytes", b"size_bytes", "top1_agreement", b"top1_agreement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_hourly_price", b"_hourly_price", "_latency_ms", b"_latency_ms", "_top1_agreement", b"_top1_agreement", "accuracy", b"accuracy", "cache_key", b"cache_key", "compared", b"compared", "device", b"device", "engine", b"engine", "gate", b"gate", "gate_reason", b"gate_reason", "generates", b"generates", "hourly_price", b"hourly_price", "is_baseline", b"is_baseline", "latency_ms", b"latency_ms", "model", b"model", "name", b"name", "recipe", b"recipe", "size_bytes", b"size_bytes", "top1_agreement", b"top1_agreement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accuracy: _TypeAlias = _typing.Literal["accuracy"]  # noqa: Y015
     _WhichOneofArgType__accuracy: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy"]  # noqa: Y015
+    _WhichOneofReturnType__hourly_price: _TypeAlias = _typing.Literal["hourly_price"]  # noqa: Y015
+    _WhichOneofArgType__hourly_price: _TypeAlias = _typing.Literal["_hourly_price", b"_hourly_price"]  # noqa: Y015
     _WhichOneofReturnType__latency_ms: _TypeAlias = _typing.Literal["latency_ms"]  # noqa: Y015
     _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
     _WhichOneofReturnType__top1_agreement: _TypeAlias = _typing.Literal["top1_agreement"]  # noqa: Y015
     _WhichOneofArgType__top1_agreement: _TypeAlias = _typing.Literal["_top1_agreement", b"_top1_agreement"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__accuracy) -> _WhichOneofReturnType__accuracy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hourly_price) -> _WhichOneofReturnType__hourly_price | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_ms) -> _WhichOneofReturnType__latency_ms | None: ...
     @_typing.overload

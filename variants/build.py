@@ -17,6 +17,7 @@ from anabranch.variants.availability import require_runnable
 from anabranch.variants.errors import ManifestError
 from anabranch.variants.manifest import VERSION, Manifest, load_manifest, save_manifest, tool_versions
 from anabranch.variants.models import ModelSource, Progress
+from anabranch.variants.pricing import keep_price
 from anabranch.variants.recipes import VariantSpec, recipe_fields, variant_spec
 from anabranch.variants.sensitivity.report import LAYERS
 from anabranch.variants.workshop import Workshop, has_layer_errors
@@ -154,7 +155,7 @@ def _build_one(workshop: Workshop, spec: VariantSpec, home: Path) -> Manifest:
     draft = home / f"{_DRAFT}{spec.name}-{os.getpid()}"
     draft.mkdir()
     try:
-        manifest = workshop.build(spec, draft)
+        manifest = keep_price(workshop.build(spec, draft), home / spec.name)
         save_manifest(manifest, draft)
         publish(draft, home / spec.name)
     finally:

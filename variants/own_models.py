@@ -16,6 +16,7 @@ from anabranch.variants.manifest import VERSION, Manifest, describe_files, save_
 from anabranch.variants.models import ModelSource, PreparedModel, Progress
 from anabranch.variants.onnx_graphs import external_files, load_graph
 from anabranch.variants.packages import file_sha256
+from anabranch.variants.pricing import keep_price
 from anabranch.variants.recipes import Engine, Imported, VariantSpec, recipe_fields
 from anabranch.variants.runtime import zeros
 from anabranch.variants.sessions import OnnxSession
@@ -76,6 +77,7 @@ def import_onnx(path: Path, model: str, variant: str, root: Path) -> Manifest:
             task=None,
             latency=(),
         )
+        manifest = keep_price(manifest, home / variant)
         save_manifest(manifest, draft)
         publish(draft, home / variant)
     finally:

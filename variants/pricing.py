@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anabranch.bandit.spec import LEAST_PRICE, MOST_PRICE
-from anabranch.variants.errors import VariantError
+from anabranch.variants.errors import ManifestError, VariantError
 from anabranch.variants.manifest import MANIFEST, Manifest, read_manifest, save_manifest
 
 
@@ -39,3 +39,18 @@ def set_hourly_price(folder: Path, hourly_price: float) -> Manifest:
     (draft / MANIFEST).replace(folder / MANIFEST)
     draft.rmdir()
     return manifest
+
+
+def keep_price(manifest: Manifest, older: Path) -> Manifest:
+    """A manifest that is about to replace another one, with the price that a person said of that one.
+
+    Args:
+        manifest: The new one; a price of its own comes first.
+        older: The folder of the variant that it replaces, where there is one.
+    """
+    if manifest.hourly_price is not None:
+        return manifest
+    try:
+        return replace(manifest, hourly_price=read_manifest(older).hourly_price)
+    except ManifestError:
+        return manifest

@@ -18,6 +18,7 @@ from anabranch.variants.manifest import (
     save_manifest,
 )
 from anabranch.variants.own_models import check_name
+from anabranch.variants.pricing import keep_price
 from anabranch.variants.remote import open_channel
 from anabranch.variants.remote_check import RemoteProblem, Served, differences, find_served, why_not_ready
 from anabranch.variants.remote_target import RemoteEngine, RemoteTarget
@@ -93,6 +94,7 @@ async def add_remote(
                 checked_at=datetime.now(UTC).isoformat(timespec="seconds"),
             ),
         )
+        manifest = keep_price(manifest, home / variant)
         save_manifest(manifest, draft)
         publish(draft, home / variant)
     finally:

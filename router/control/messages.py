@@ -152,6 +152,8 @@ def variant_message(manifest: Manifest, *, model: str, name: str, is_baseline: b
     if manifest.parity is not None:
         message.top1_agreement = manifest.parity.top1_agreement
         message.compared = manifest.parity.requests
+    if manifest.hourly_price is not None:
+        message.hourly_price = manifest.hourly_price
     return message
 
 

@@ -45,6 +45,7 @@ from anabranch.variants.manifest import (
     tool_versions,
 )
 from anabranch.variants.models import Progress
+from anabranch.variants.pricing import keep_price
 from anabranch.variants.recipes import Device, Fp32, VariantSpec
 
 REFERENCE = "onnx-fp32"
@@ -169,7 +170,7 @@ class _Workshop:
         draft = self._home / f"{_DRAFT}{spec.name}-{os.getpid()}"
         draft.mkdir()
         try:
-            manifest = self._write(spec, draft)
+            manifest = keep_price(self._write(spec, draft), self._home / spec.name)
             save_manifest(manifest, draft)
             publish(draft, self._home / spec.name)
         finally:

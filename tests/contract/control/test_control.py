@@ -15,6 +15,7 @@ from anabranch.proto import control_pb2 as pb
 from anabranch.router.control.verbs import Served
 from anabranch.store.document import parse
 from anabranch.store.verify import verify
+from anabranch.variants.recipes import Device, Engine
 
 Bench = Any
 Write = Callable[..., dict[str, Any]]
@@ -170,6 +171,26 @@ def _stricter(document: dict[str, Any]) -> dict[str, Any]:
     """A change that would restart the evidence."""
     document["spec"]["delta"] = 0.01
     return document
+
+
+def test_the_list_of_variants_says_their_prices(bench: Bench) -> None:
+    shown: dict[str, Any] = {
+        name: SimpleNamespace(
+            engine=Engine.ONNX,
+            device=Device.CPU,
+            recipe={"name": "fp32"},
+            size_bytes=1,
+            gate=None,
+            cache_key="k",
+            task=None,
+            parity=None,
+            hourly_price=price,
+        )
+        for name, price in (("base", 2.5), ("a", None))
+    }
+    bench.served = Served(manifests={"m": shown}, baselines={"m": "base"})
+    with bench.client() as client:
+        assert {each.name: each.hourly_price for each in client.variants()} == {"base": 2.5, "a": None}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import uvloop
 
+from anabranch.bandit.costs import cost_per_1k
 from anabranch.variants.batcher import Dispatcher
 from anabranch.variants.batching import (
     MIRROR,
@@ -580,3 +581,29 @@ def test_closing_refuses_what_waits_and_finishes_what_runs(run: Callable[[Any], 
         assert kinds == [FailureKind.REMOVED, "answered"]
 
     run(main())
+
+
+def test_what_rows_of_shared_batches_cost_adds_up_to_what_the_hardware_costs_meanwhile() -> None:
+    bench = Bench()
+
+    def infer(requests: Sequence[Request]) -> list[dict[str, Array]]:
+        bench.loop.now += 0.5 + len(requests)
+        return [{"y": request["x"]} for request in requests]
+
+    bench.dispatcher.add("a", infer, BatchPolicy(max_batch_size=8))
+    rows = {1: 1, 2: 3, 3: 2, 4: 1, 5: 4, 6: 2}
+    for value, count in rows.items():
+        bench.submit(value, rows=count)
+    bench.run_all()
+    answers = {value: answer for value, answer in bench.answers.items() if isinstance(answer, Answer)}
+    assert len(answers) == len(rows)
+    assert {answer.timing.batch_rows for answer in answers.values()} == {7, 6}
+    # Nothing else has moved the clock.
+    worked_s, price = bench.loop.now, 7.2
+    costs = [
+        rows[value]
+        * float(cost_per_1k(1000 * answer.timing.compute_s, answer.timing.batch_rows, price))
+        / 1000
+        for value, answer in answers.items()
+    ]
+    assert sum(costs) == pytest.approx(worked_s / 3600 * price)

@@ -14,6 +14,7 @@ from anabranch.variants.llm.kv_cache import Window
 from anabranch.variants.llm.models import LanguageSource
 from anabranch.variants.llm.recipes import KvSinks, LanguageSpec, language_spec
 from anabranch.variants.manifest import Manifest, load_manifest
+from anabranch.variants.pricing import set_hourly_price
 
 
 def described(manifest: Manifest) -> Generation:
@@ -175,3 +176,11 @@ def test_logits_that_are_not_finite_are_refused(tiny_source: LanguageSource, tmp
     with pytest.raises(BuildError, match="not finite"):
         build_language_model(source, ["onnx-fp32"], tmp_path)
     assert list((tmp_path / "tiny").glob("*/manifest.json")) == []
+
+
+def test_a_price_stays_when_the_variant_is_built_again(tiny_source: LanguageSource, tmp_path: Path) -> None:
+    build_language_model(tiny_source, ["onnx-fp32"], tmp_path, threads=1)
+    set_hourly_price(tmp_path / tiny_source.name / "onnx-fp32", 3.0)
+    changed = replace(tiny_source, identity={**tiny_source.identity, "again": "yes"})
+    [again] = build_language_model(changed, ["onnx-fp32"], tmp_path, threads=1)
+    assert again.hourly_price == 3.0
