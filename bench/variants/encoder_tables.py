@@ -1,6 +1,6 @@
 """Turn the lines of `encoder.py` into the tables of docs/variants.md, between the marks of the device.
 
-    python bench/variants/encoder_tables.py bench/results/encoder-*.jsonl [--write docs/variants.md]
+    python bench/variants/encoder_tables.py bench/results/encoder-*.jsonl [--write docs/variants.md] [--marks NAME]
 
 Several files of one device are joined: one may hold what the variants are, another how fast. Without `--write` the
 tables are printed.
@@ -18,6 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("lines", type=Path, nargs="+")
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--marks", default="encoder on {device}", help="name of the marks in the page")
     options = parser.parse_args()
     files = [[json.loads(line) for line in path.read_text().splitlines()] for path in options.lines]
     for device in sorted({_machine(lines)["device"] for lines in files}):
@@ -26,11 +27,11 @@ def main() -> None:
         if options.write is None:
             print(text)
         else:
-            _replace(options.write, device, text)
+            _replace(options.write, options.marks.format(device=device), text)
 
 
-def _replace(page: Path, device: str, text: str) -> None:
-    begin, end = f"<!-- encoder on {device}: begin -->", f"<!-- encoder on {device}: end -->"
+def _replace(page: Path, marks: str, text: str) -> None:
+    begin, end = f"<!-- {marks}: begin -->", f"<!-- {marks}: end -->"
     before, found, rest = page.read_text().partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
