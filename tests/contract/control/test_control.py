@@ -184,6 +184,8 @@ def test_the_list_of_variants_says_their_prices(bench: Bench) -> None:
             cache_key="k",
             task=None,
             parity=None,
+            latency=(),
+            generation=None,
             hourly_price=price,
         )
         for name, price in (("base", 2.5), ("a", None))
