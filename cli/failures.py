@@ -33,6 +33,7 @@ _CODES = {
     "anabranch.bandit.lifecycle.IllegalTransition": ExitCode.REFUSED,
     "anabranch.variants.errors.VariantError": ExitCode.REFUSED,
     "sqlalchemy.exc.OperationalError": ExitCode.FAILURE,
+    "sqlite3.DatabaseError": ExitCode.FAILURE,
     "pydantic_core._pydantic_core.ValidationError": ExitCode.FAILURE,
 }
 """Domain errors by name: importing them here would load the store for `--help`."""

@@ -95,3 +95,16 @@ def test_what_is_damaged_is_said_as_elsewhere(shell: Shell, live: Any) -> None:
     ran = shell("get")
     assert ran.code == 1
     assert "the store holds something that cannot be read" in ran.err
+
+
+def test_a_damaged_file_is_said_in_a_sentence(shell: Shell, live: Any) -> None:
+    live(ticks=2)
+    whole = shell.database.read_bytes()
+    # The first page, with the tables' names, is left: the file opens, and what is in it cannot be read.
+    shell.database.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    for name in ("-wal", "-shm"):
+        shell.database.with_name(shell.database.name + name).unlink(missing_ok=True)
+    ran = shell("get")
+    assert ran.code == 1
+    assert "malformed" in ran.err
+    assert "Traceback" not in ran.err
