@@ -21,6 +21,10 @@ _NO: Final = frozenset({"false", "no", "0"})
 _BATCH_ROWS: Final = 10_000
 
 
+class UnreadableFile(Exception):
+    """A file is not of the kind that its name says."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One row of a file.
@@ -59,14 +63,25 @@ def read_rows(path: Path, *, id_column: str, metric: str) -> Iterator[Row]:
                 ExitCode.BAD_INPUT,
                 f"{path.name} ends with {other or 'nothing'!r}: .csv, .jsonl, .ndjson and .parquet are read",
             )
-    for number, values in enumerate(found, 1):
-        if isinstance(values, str):
-            yield Row(number=number, problem=values)
-            continue
-        try:
-            yield Row(number=number, outcome=_outcome(values, id_column, metric))
-        except ValueError as error:
-            yield Row(number=number, problem=str(error))
+    number = 0
+    try:
+        for number, values in enumerate(found, 1):  # told when the file breaks off
+            yield _row(number, values, id_column, metric)
+    except (UnicodeDecodeError, csv.Error, UnreadableFile) as error:
+        raise CommandFailed(
+            ExitCode.BAD_INPUT,
+            f"{path.name} cannot be read beyond row {number}: {error}",
+            "rows up to there are taken, and once only: mend the file and import it again",
+        ) from error
+
+
+def _row(number: int, values: Mapping[str, Any] | str, id_column: str, metric: str) -> Row:
+    if isinstance(values, str):
+        return Row(number=number, problem=values)
+    try:
+        return Row(number=number, outcome=_outcome(values, id_column, metric))
+    except ValueError as error:
+        return Row(number=number, problem=str(error))
 
 
 def _csv_rows(path: Path, id_column: str) -> Iterator[Mapping[str, Any] | str]:
@@ -86,7 +101,7 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, Any] | str]:
                 continue
             try:
                 values = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield f"the line is no JSON: {error}"
                 continue
             yield values if isinstance(values, dict) else f"the line is no object: {line.strip()[:60]}"
@@ -99,10 +114,14 @@ def _parquet_rows(path: Path, id_column: str) -> Iterator[Mapping[str, Any]]:
         raise CommandFailed(
             ExitCode.BAD_INPUT, "Parquet needs pyarrow", "pip install 'anabranch[parquet]'"
         ) from error
-    with parquet.ParquetFile(path) as file:
-        _check_columns(path, file.schema_arrow.names, id_column)
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-            yield from batch.to_pylist()
+    try:
+        with parquet.ParquetFile(path) as file:
+            _check_columns(path, file.schema_arrow.names, id_column)
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                yield from batch.to_pylist()
+    except (ValueError, OSError) as error:
+        # pyarrow's own errors are of these kinds.
+        raise UnreadableFile(error) from error
 
 
 def _check_columns(path: Path, names: Any, id_column: str) -> None:

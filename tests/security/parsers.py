@@ -14,13 +14,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FunctionType
 from typing import Any
 
 import numpy as np
+import pyarrow
 from google.protobuf.message import DecodeError
 from hypothesis import strategies as st
+from pyarrow import parquet
 
-from anabranch.proto import control_pb2, feedback_pb2
+from anabranch.cli.failures import CommandFailed
+from anabranch.cli.feedback.rows import read_rows
+from anabranch.mesh.access_log import UnreadableEntry, read_assigned, status_of
+from anabranch.proto import control_pb2, envoy_pb2, feedback_pb2
 from anabranch.proto import open_inference_pb2 as oip
 from anabranch.proto.outline import split
 from anabranch.proto.scan import ScanError, fields, scan
@@ -193,7 +199,60 @@ SEALED = IDS.seal(
     Assignment(experiment=1, epoch=1, arm=1, flags=Flag.EVIDENCE, lane=1, sequence=1, top1=2, propensity=0.5)
 )
 
+
+def envoy_entries(data: bytes, _folder: Path) -> None:
+    batch = envoy_pb2.StreamAccessLogsMessage.FromString(data)
+    for entry in batch.http_logs.log_entry:
+        status_of(entry)
+        said = entry.common_properties.metadata.filter_metadata.get("anabranch")
+        if said is not None and "record" in said.fields:
+            with contextlib.suppress(UnreadableEntry):
+                read_assigned(said.fields["record"].string_value)
+
+
+def envoy_seed() -> bytes:
+    batch = envoy_pb2.StreamAccessLogsMessage()
+    entry = batch.http_logs.log_entry.add()
+    entry.response.response_trailers["grpc-status"] = "0"
+    said = entry.common_properties.metadata.filter_metadata["anabranch"]
+    said.update({"variant": "a", "record": ENVOY_RECORD.decode()})
+    return batch.SerializeToString()
+
+
+def rows(ending: str) -> Callable[[bytes, Path], None]:
+    def read(data: bytes, folder: Path) -> None:
+        for _ in read_rows(written(folder, f"rows.{ending}", data), id_column="assignment_id", metric="m"):
+            pass
+
+    return read
+
+
+def parquet_seed() -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.table({"assignment_id": ["abc"], "correct": [True]}), sink)
+    return bytes(sink.getvalue())
+
+
+ENVOY_RECORD = b"1 2 0 1 3 4 5 0.5 " + bytes(16).hex().encode()
+
 PARSERS = {
+    "Envoy's entries": Parser(parse=envoy_entries, raises=(DecodeError,), seeds=(envoy_seed(),)),
+    "Envoy's record": Parser(
+        parse=lambda data, _folder: read_assigned(data.decode("utf-8", "replace")),
+        raises=(UnreadableEntry,),
+        seeds=(ENVOY_RECORD,),
+    ),
+    "rows of CSV": Parser(
+        parse=rows("csv"),
+        raises=(CommandFailed,),
+        seeds=(b"assignment_id,correct,value\nabc,true,\ndef,,0.5\n",),
+    ),
+    "rows of Parquet": Parser(parse=rows("parquet"), raises=(CommandFailed,), seeds=(parquet_seed(),)),
+    "rows of JSON": Parser(
+        parse=rows("jsonl"),
+        raises=(CommandFailed,),
+        seeds=(b'{"assignment_id": "abc", "correct": true}\n{"assignment_id": "d", "value": 1e3}\n',),
+    ),
     "assignment id": Parser(
         parse=lambda data, _folder: IDS.open(data.decode("utf-8", "replace")),
         raises=(ForgedAssignment,),
@@ -268,6 +327,21 @@ def random_bytes(parser: Parser, rng: random.Random) -> bytes:
     return data
 
 
+def _functions() -> list[FunctionType]:
+    """Our own functions that are loaded: to instrument every library would take longer than to fuzz."""
+    found = []
+    for name, module in list(sys.modules.items()):
+        if name.startswith("anabranch."):
+            owners = [module, *(each for each in vars(module).values() if isinstance(each, type))]
+            found += [
+                each
+                for owner in owners
+                for each in vars(owner).values()
+                if isinstance(each, FunctionType) and each.__module__ == name
+            ]
+    return list(dict.fromkeys(found))
+
+
 def main(name: str, seconds: float) -> None:
     """Fuzz one parser."""
     parser = PARSERS[name]
@@ -286,7 +360,8 @@ def main(name: str, seconds: float) -> None:
         corpus.mkdir()
         for number, seed in enumerate(parser.seeds):
             (corpus / f"seed-{number}").write_bytes(seed)
-        atheris.instrument_all()
+        for function in _functions():
+            atheris.instrument_func(function)
         atheris.Setup(
             [sys.argv[0], f"-max_total_time={int(seconds)}", str(corpus)],
             lambda data: parser.try_it(data, folder),
