@@ -8,6 +8,7 @@ refusals than a gate's own limit, end an experiment; a gate that breaks never do
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
 from anabranch.bandit.course import Course
 from anabranch.bandit.decision import Change, Command
@@ -179,7 +180,8 @@ def _is_open(course: Course, gate: Gate, occasion: str) -> bool:
     if visit is not None and visit.occasion == occasion:
         return visit.reply is Reply.YES
     _record(course, gate, GateVisit(occasion=occasion, since_s=course.now, epoch=course.state.epoch))
-    who = f"{gate.webhook.url.partition('?')[0]} is asked" if gate.webhook else "a person has to approve it"
+    # Its host alone: decisions are read by more people than may know the rest of an address.
+    who = f"{urlsplit(gate.webhook.url).netloc} is asked" if gate.webhook else "a person has to approve it"
     course.note(Change.GATE, f"{occasion} waits for gate {gate.name} ({gate.kind}): {who}")
     return False
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from anabranch.bandit.decision import Command
 from anabranch.bandit.verdicts import Outcome, Verdict
 from anabranch.proto import control_pb2 as pb
 from anabranch.store.codec import decision_text, state_text
 from anabranch.store.document import parse
+from anabranch.store.hidden import hide_in_text, hide_webhooks
 from anabranch.store.ledger_port import StoredSpec, Tenure
 from anabranch.store.port import AuditEvent, StoredDecision, StoredExperiment
 from anabranch.store.verify import Verification
@@ -17,9 +19,16 @@ from anabranch.variants.manifest import Manifest
 
 
 def experiment_message(
-    stored: StoredExperiment, pending: Iterable[Command], *, with_state: bool
+    stored: StoredExperiment, pending: Iterable[Command], *, with_state: bool, hides: bool
 ) -> pb.Experiment:
-    """An experiment; its salt stays here, as it would tell whose requests go where."""
+    """An experiment; its salt stays here, as it would tell whose requests go where.
+
+    Args:
+        stored: What is kept.
+        pending: Requests that no decision has answered.
+        with_state: Whether the whole state goes along.
+        hides: Whether addresses of webhooks are hidden.
+    """
     experiment, state = parse(stored.document), stored.state
     message = pb.Experiment(
         id=stored.id,
@@ -42,8 +51,8 @@ def experiment_message(
         ],
         requests={arm: totals.requests for arm, totals in state.totals.items()},
         verdicts=[_verdict(verdict) for verdict in state.verdicts.values()],
-        pending=[command_message(command) for command in pending],
-        document_json=json.dumps(stored.document, sort_keys=True),
+        pending=[command_message(command, hides=hides) for command in pending],
+        document_json=_document_text(stored.document, hides=hides),
         first_delta=stored.first_delta,
         first_epoch=stored.first_epoch,
     )
@@ -54,9 +63,10 @@ def experiment_message(
     return message
 
 
-def command_message(command: Command) -> pb.Command:
-    """A request that waits."""
-    return pb.Command(id=command.id, verb=command.verb.value, argument=command.argument, actor=command.actor)
+def command_message(command: Command, *, hides: bool) -> pb.Command:
+    """A request that waits; see `experiment_message` for what is hidden."""
+    argument = hide_in_text(command.argument) if hides else command.argument
+    return pb.Command(id=command.id, verb=command.verb.value, argument=argument, actor=command.actor)
 
 
 def decision_message(stored: StoredDecision) -> pb.Decision:
@@ -80,11 +90,11 @@ def decision_message(stored: StoredDecision) -> pb.Decision:
     )
 
 
-def spec_message(spec: StoredSpec) -> pb.Spec:
+def spec_message(spec: StoredSpec, *, hides: bool) -> pb.Spec:
     """A document that was applied."""
     return pb.Spec(
         version=spec.version,
-        document_json=json.dumps(spec.document, sort_keys=True),
+        document_json=_document_text(spec.document, hides=hides),
         applied_s=spec.applied_s,
         actor=spec.actor,
     )
@@ -102,7 +112,7 @@ def tenure_message(tenure: Tenure) -> pb.Tenure:
     )
 
 
-def event_message(event: AuditEvent) -> pb.Event:
+def event_message(event: AuditEvent, *, hides: bool) -> pb.Event:
     """A line of the audit log."""
     return pb.Event(
         id=event.id,
@@ -110,7 +120,7 @@ def event_message(event: AuditEvent) -> pb.Event:
         actor=event.actor,
         experiment=event.experiment,
         verb=event.verb,
-        detail=event.detail,
+        detail=hide_in_text(event.detail) if hides else event.detail,
     )
 
 
@@ -155,6 +165,10 @@ def variant_message(manifest: Manifest, *, model: str, name: str, is_baseline: b
     if manifest.hourly_price is not None:
         message.hourly_price = manifest.hourly_price
     return message
+
+
+def _document_text(document: Mapping[str, Any], *, hides: bool) -> str:
+    return json.dumps(hide_webhooks(document) if hides else document, sort_keys=True)
 
 
 def _verdict(verdict: Verdict) -> pb.Verdict:

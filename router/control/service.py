@@ -142,7 +142,7 @@ class ControlService:
             self._guard.check_still(call)
             return self._verbs.get(principal, asked)
 
-        self._watches.open(call, keeps_going=asked.keep_going, look=look)
+        self._watches.open(call, caller=principal.actor, keeps_going=asked.keep_going, look=look)
 
     def _fail(self, call: Call, principal: Principal, error: Exception) -> None:
         if isinstance(error, NotAllowed):

@@ -25,6 +25,7 @@ from anabranch.store.access import GRANTS, Permission, Principal
 from anabranch.store.catalog_check import catalog_problems, host_problems
 from anabranch.store.codec import evidence_text
 from anabranch.store.document import parse, read_document
+from anabranch.store.hidden import hide_webhooks
 from anabranch.store.port import NotFound, Store, StoredExperiment
 from anabranch.store.verify import first_of_document, verify
 from anabranch.variants.manifest import Manifest
@@ -113,11 +114,13 @@ class Verbs:
         if request.dry_run:
             check_applicable(experiment, document, kept)
             found = next((other for other in kept if other.name == experiment.name), None)
-            shown = None if found is None else self._message(found)
+            shown = None if found is None else self._message(found, principal)
             return pb.ApplyResponse(name=experiment.name, outcome=outcome.value, experiment=shown)
         remark = f"gate overridden for {', '.join(failed)}" if failed else ""
         stored = self._store.apply(document, principal.actor, self._wall_clock(), remark=remark)
-        return pb.ApplyResponse(name=experiment.name, outcome=outcome.value, experiment=self._message(stored))
+        return pb.ApplyResponse(
+            name=experiment.name, outcome=outcome.value, experiment=self._message(stored, principal)
+        )
 
     def diff(self, principal: Principal, request: pb.DiffRequest) -> pb.DiffResponse:
         """Compare a document with the one that is applied."""
@@ -125,18 +128,21 @@ class Verbs:
         experiment = parse(document)
         self._require(principal, Permission.READ, experiment.model)
         applied = next((each for each in self._seen(principal) if each.name == experiment.name), None)
-        lines = unified(None if applied is None else applied.document, document, experiment.name, "given")
+        before = None if applied is None else applied.document
+        if before is not None and _hides(principal):
+            before, document = hide_webhooks(before), hide_webhooks(document)
+        lines = unified(before, document, experiment.name, "given")
         return pb.DiffResponse(name=experiment.name, lines=lines)
 
     def experiments(self, principal: Principal, request: pb.ListRequest) -> Iterator[pb.Experiment]:
         """Every experiment that the caller may see."""
         for stored in self._seen(principal):
             if request.model in ("", _model(stored)):
-                yield self._message(stored, with_state=request.with_state)
+                yield self._message(stored, principal, with_state=request.with_state)
 
     def get(self, principal: Principal, request: pb.GetRequest | pb.WatchRequest) -> pb.Experiment:
         """One experiment."""
-        return self._message(self._find(principal, request.name), with_state=request.with_state)
+        return self._message(self._find(principal, request.name), principal, with_state=request.with_state)
 
     def describe(self, principal: Principal, request: pb.DescribeRequest) -> pb.DescribeResponse:
         """One experiment with its last decisions and its audit log."""
@@ -148,9 +154,12 @@ class Verbs:
         last = request.decisions or _DECISIONS_SHOWN
         decisions = self._store.decisions(stored.name)[-last:]
         return pb.DescribeResponse(
-            experiment=self._message(stored),
+            experiment=self._message(stored, principal),
             decisions=[messages.decision_message(decision) for decision in decisions],
-            events=[messages.event_message(event) for event in self._store.events(stored.name)],
+            events=[
+                messages.event_message(event, hides=_hides(principal))
+                for event in self._store.events(stored.name)
+            ],
         )
 
     def decisions(self, principal: Principal, request: pb.DecisionsRequest) -> Iterator[pb.Decision]:
@@ -174,7 +183,8 @@ class Verbs:
             sees_all = principal.may(Permission.AUDIT) and not principal.models
             seen = {stored.name for stored in self._seen(principal)}
             found = [event for event in self._store.events() if sees_all or event.experiment in seen]
-        yield from map(messages.event_message, found)
+        for event in found:
+            yield messages.event_message(event, hides=_hides(principal))
 
     def request(self, principal: Principal, request: pb.CommandRequest) -> pb.Command:
         """Ask something of an experiment."""
@@ -196,7 +206,7 @@ class Verbs:
         command = self._store.request(
             stored.name, verb, printable(argument), principal.actor, self._wall_clock()
         )
-        return messages.command_message(command)
+        return messages.command_message(command, hides=_hides(principal))
 
     def evidence(self, principal: Principal, request: pb.EvidenceRequest) -> Iterator[pb.EvidenceBody]:
         """What every tick folded in."""
@@ -211,7 +221,8 @@ class Verbs:
     def specs(self, principal: Principal, request: pb.SpecsRequest) -> Iterator[pb.Spec]:
         """Every document of an experiment."""
         stored = self._find(principal, request.name)
-        yield from map(messages.spec_message, self._store.ledger.specs(stored.name))
+        for spec in self._store.ledger.specs(stored.name):
+            yield messages.spec_message(spec, hides=_hides(principal))
 
     def tenures(self, principal: Principal, request: pb.TenuresRequest) -> Iterator[pb.Tenure]:
         """Who served a model when, and why."""
@@ -264,8 +275,12 @@ class Verbs:
             raise Refused("\n".join([*listed, "leave these candidates out, or force"]))
         return failed
 
-    def _message(self, stored: StoredExperiment, *, with_state: bool = False) -> pb.Experiment:
-        return messages.experiment_message(stored, self._store.pending(stored.name), with_state=with_state)
+    def _message(
+        self, stored: StoredExperiment, principal: Principal, *, with_state: bool = False
+    ) -> pb.Experiment:
+        return messages.experiment_message(
+            stored, self._store.pending(stored.name), with_state=with_state, hides=_hides(principal)
+        )
 
     def _seen(self, principal: Principal) -> list[StoredExperiment]:
         return [stored for stored in self._store.experiments() if principal.sees(_model(stored))]
@@ -288,3 +303,8 @@ class Verbs:
 
 def _model(stored: StoredExperiment) -> str:
     return str(stored.document["spec"]["model"])
+
+
+def _hides(principal: Principal) -> bool:
+    """Whether somebody sees documents without the addresses of webhooks: whoever may not write any."""
+    return not principal.may(Permission.CHANGE)

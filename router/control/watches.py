@@ -13,13 +13,18 @@ from anabranch.wire.seam import Status, StreamCall
 
 LOOK_S: Final = 1.0
 MOST_WATCHES: Final = 256
+MOST_OF_ONE: Final = 32
+"""One caller leaves room for others."""
 
 
 class _Watch:
     """One caller's stream."""
 
-    def __init__(self, call: StreamCall, keeps_going: bool, look: Callable[[], pb.Experiment]) -> None:
+    def __init__(
+        self, call: StreamCall, caller: str, keeps_going: bool, look: Callable[[], pb.Experiment]
+    ) -> None:
         self.call = call
+        self.caller = caller
         self.keeps_going = keeps_going
         self.look = look
         self.is_looking = False
@@ -44,18 +49,24 @@ class Watches:
         self._watches: set[_Watch] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def open(self, call: StreamCall, *, keeps_going: bool, look: Callable[[], pb.Experiment]) -> None:
+    def open(
+        self, call: StreamCall, *, caller: str, keeps_going: bool, look: Callable[[], pb.Experiment]
+    ) -> None:
         """Begin to watch.
 
         Args:
             call: Where to send.
+            caller: Who asks, by the proven name.
             keeps_going: Whether to go on after the experiment is over.
             look: Reads the experiment, as its caller may see it now; blocks.
         """
         if len(self._watches) >= MOST_WATCHES:
             self._fail(call, Busy(f"{MOST_WATCHES} watches are open, no more are served: close some"))
             return
-        watch = _Watch(call, keeps_going, look)
+        if sum(watch.caller == caller for watch in self._watches) >= MOST_OF_ONE:
+            self._fail(call, Busy(f"{MOST_OF_ONE} watches of yours are open, no more are served: close some"))
+            return
+        watch = _Watch(call, caller, keeps_going, look)
         self._watches.add(watch)
         call.on_cancel(lambda: self._watches.discard(watch))
         self._look(watch)

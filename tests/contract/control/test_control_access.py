@@ -24,6 +24,7 @@ from anabranch.router.control import verbs as verbs_module
 from anabranch.router.control.permissions import NEEDS, SERVICE
 from anabranch.router.control.port import LIMITS, PortSettings, Unprotected
 from anabranch.router.control.verbs import ASKABLE
+from anabranch.router.control.watches import MOST_OF_ONE
 from anabranch.store.access import GRANTS, Role
 from anabranch.store.verify import verify
 from anabranch.wire.seam import Tls
@@ -458,3 +459,100 @@ def test_one_record_is_recomputed_at_a_time(
 
 async def waiting_at(bench: Bench) -> int:
     return int(bench.port._service.desk._waiting)
+
+
+SECRET_PATH = "services/T0/B0/a-key-of-its-own"
+
+
+def with_webhooks(document: dict[str, Any], last: int = 20) -> dict[str, Any]:
+    """A document with an address in each place that has one."""
+    told = {"url": f"https://hooks.example.com/{SECRET_PATH}?key=1"}
+    document["spec"]["gates"] = [{"name": "g", "type": "confirm-traffic-increase", "webhook": dict(told)}]
+    document["spec"]["notifications"] = [{"name": "chat", "format": "slack", "webhook": dict(told)}]
+    document["spec"]["steps"] += [{"gate": {"name": "look", "webhook": dict(told)}}, {"setWeight": last}]
+    return document
+
+
+def test_a_viewer_sees_no_address_of_a_webhook_in_any_answer(start: Start, write: Write) -> None:
+    bench = start()
+    admin, viewer = bench.token("root", Role.ADMIN), bench.token("eve", Role.VIEWER)
+    with bench.client(admin) as client:
+        client.apply(with_webhooks(write()))
+        bench.tick()
+        # A changed document waits, and then another one was taken.
+        client.apply(with_webhooks(write(), 25))
+        bench.tick()
+        client.apply(with_webhooks(write(), 30))
+        assert SECRET_PATH in json.dumps(client.get("exp").document)
+        assert SECRET_PATH in str(client.get("exp").pending)
+    fields = {"name": "exp", "experiment": "exp", "model": "m", "with_state": True}
+    fields["document"] = json.dumps(write())
+    answers: dict[str, list[bytes]] = {}
+    shut: set[grpc.StatusCode] = set()
+    with raw(bench) as channel:
+        for method in METHODS:
+            kind = GetMessageClass(method.input_type)
+            known = {field.name for field in method.input_type.fields}
+            message = kind(**{name: value for name, value in fields.items() if name in known})
+            metadata = [("authorization", f"Bearer {viewer}")]
+            path = f"/{SERVICE}/{method.name}"
+            try:
+                if method.server_streaming:
+                    stream = channel.unary_stream(path)(
+                        message.SerializeToString(), metadata=metadata, timeout=20
+                    )
+                    # A watch does not end.
+                    found = [next(stream)] if method.name == "Watch" else list(stream)
+                    stream.cancel()
+                else:
+                    found = [
+                        channel.unary_unary(path)(message.SerializeToString(), metadata=metadata, timeout=20)
+                    ]
+            except grpc.RpcError as error:
+                shut.add(error.code())
+                continue
+            answers[method.name] = found
+    assert shut <= {*SHUT_OUT, grpc.StatusCode.FAILED_PRECONDITION}
+    assert {"Get", "List", "Describe", "Watch", "Specs", "Events", "Diff", "Decisions"} <= answers.keys()
+    for name, found in answers.items():
+        assert SECRET_PATH.encode() not in b"".join(found), name
+    with bench.client(viewer) as client:
+        document = client.get("exp").document
+        assert "hooks.example.com/hidden-from-viewers" in json.dumps(document)
+        assert client.verify("exp").matches, "the server recomputes from what it has"
+        lines = "\n".join(client.diff(with_webhooks(write(), 25)))
+        assert "url" not in lines, "what is hidden on both sides is no difference"
+
+
+def test_one_caller_leaves_room_for_the_watches_of_others(start: Start, write: Write) -> None:
+    bench = start()
+    admin = bench.token("root", Role.ADMIN)
+    greedy, other = bench.token("greedy", Role.VIEWER), bench.token("other", Role.VIEWER)
+    with bench.client(admin) as client:
+        client.apply(write())
+    watch = pb.WatchRequest(name="exp").SerializeToString()
+
+    def opened(channel: grpc.Channel, token: str) -> Any:
+        method: Any = channel.unary_stream(f"/{SERVICE}/Watch")
+        return method(watch, metadata=[("authorization", f"Bearer {token}")], timeout=60)
+
+    with raw(bench) as channel:
+        open_ones = [opened(channel, greedy) for _ in range(MOST_OF_ONE)]
+        assert all(next(stream) for stream in open_ones)
+        with pytest.raises(grpc.RpcError) as refused:
+            next(opened(channel, greedy))
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "watches of yours" in str(refused.value)
+        theirs = opened(channel, other)
+        assert next(theirs)
+        open_ones[0].cancel()
+
+        def has_room() -> bool:
+            try:
+                return bool(next(opened(channel, greedy)))
+            except grpc.RpcError:
+                return False
+
+        eventually(has_room)
+        for stream in (*open_ones, theirs):
+            stream.cancel()
