@@ -2,7 +2,8 @@
 
 A block whose first line is ```` ```sh run ```` is run; `background` leaves it running once it serves; `exit=N` says how it ends.
 A block with `file=NAME` is written to that file. A page says by a comment in its first line when it is run: always, slow
-(`make test ARGS='-m slow tests/docs'`), postgres (where a server of it can be started), or never, and why.
+(`make test ARGS='-m slow tests/docs'`), postgres (where a server of it can be started), fresh (`test_fresh_machine.py`: in a
+shell that has nothing of ours), or never, and why.
 """
 
 import os
@@ -43,8 +44,10 @@ class Block:
 
 
 def when(page: Path) -> str:
-    found = re.match(r"<!-- run: (always|slow|postgres|never: .+) -->\n# ", page.read_text())
-    assert found, f"{page.name} must begin with <!-- run: always|slow|postgres|never: why --> and a title"
+    found = re.match(r"<!-- run: (always|slow|postgres|fresh|never: .+) -->\n# ", page.read_text())
+    assert found, (
+        f"{page.name} must begin with <!-- run: always|slow|postgres|fresh|never: why --> and a title"
+    )
     return found[1]
 
 
@@ -161,7 +164,13 @@ def test_the_commands_of_a_page_about_postgresql_work(
 
 def test_there_are_the_ten_commonest_tasks() -> None:
     assert len(PAGES) >= 10
-    assert {when(page).partition(":")[0] for page in PAGES} <= {"always", "slow", "postgres", "never"}
+    assert {when(page).partition(":")[0] for page in PAGES} <= {
+        "always",
+        "slow",
+        "postgres",
+        "fresh",
+        "never",
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
