@@ -81,6 +81,7 @@ def run_server(
     journal_gib: float,
     assignment_key: Path | None,
     candidate_timeout_s: float,
+    max_queue_size: int,
     dataplane: str,
     envoy: Path | None,
     xds_port: int,
@@ -127,6 +128,7 @@ def run_server(
             journal_bytes=int(journal_gib * 2**30),
             assignment_key_file=assignment_key,
             candidate_timeout_s=candidate_timeout_s,
+            max_queue_size=max_queue_size,
         )
         if _one_of(DataPlane, "dataplane", dataplane) is DataPlane.ENVOY:
             asyncio.run(_serve_mesh(MeshSettings(server=settings, xds_port=xds_port, envoy=envoy), say))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from anabranch.mesh import refusals
-from anabranch.router.settings import Settings
+from anabranch.router.settings import MOST_WAITING, Settings
 from anabranch.variants.manifest import Manifest
 
 CONTROL_HOST: Final = "127.0.0.1"
@@ -44,6 +44,8 @@ def mesh_problems(settings: MeshSettings, manifests: Mapping[str, Mapping[str, M
         problems.append(f"envoy is {settings.envoy}, which is no program: give the path of Envoy's binary")
     if settings.server.trace_share:
         problems.append("traces are asked for: with Envoy on the path, configure its own tracing")
+    if settings.server.max_queue_size != MOST_WAITING:
+        problems.append("a queue's size is given: Envoy has no queues, give it to the variants' own server")
     for name, port in (("port", settings.server.port), ("xds_port", settings.xds_port)):
         if not 0 < port < 65536:
             problems.append(f"{name} is {port}, must be from 1 to 65535: Envoy is told which one to take")

@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import TypeAdapter
 
@@ -55,6 +55,10 @@ class ControllerPlace(StrEnum):
 
     INSIDE = "inside"
     ELSEWHERE = "elsewhere"
+
+
+MOST_WAITING: Final = 256
+"""Requests that wait for a variant: some times what a busy one answers before a client has given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +133,7 @@ class Settings:
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     max_batch_size: int = 16
-    max_queue_size: int = 256
+    max_queue_size: int = MOST_WAITING
     max_queue_delay_microseconds: int = 0
     # Longer than a batch of any in-process model takes; a client without a deadline waits no longer for a hung one.
     candidate_timeout_s: float = 10.0

@@ -153,6 +153,12 @@ def serve(
             help="Seconds after which the baseline stands in for a candidate that has not answered; earlier where a request's deadline needs it."
         ),
     ] = 10.0,
+    max_queue: Annotated[
+        int,
+        typer.Option(
+            help="Requests that may wait for each variant of a worker; beyond that copies give way first, then the least urgent, and the rest is refused at once."
+        ),
+    ] = 256,
     dataplane: Annotated[
         str, typer.Option(help="What is on the path of a request: router, or envoy with remote variants.")
     ] = "router",
@@ -213,6 +219,7 @@ def serve(
         journal_gib=journal_gib,
         assignment_key=assignment_key,
         candidate_timeout_s=candidate_timeout,
+        max_queue_size=max_queue,
         dataplane=dataplane,
         envoy=envoy,
         xds_port=xds_port,

@@ -14,6 +14,7 @@ from anabranch.mesh import refusals, resources
 from anabranch.mesh.ejections import Ejections
 from anabranch.mesh.encode import CLUSTER_TYPE, LISTENER_TYPE, ROUTE_TYPE, pack
 from anabranch.mesh.routes import route_configuration, script_routes
+from anabranch.mesh.settings import MeshSettings, mesh_problems
 from anabranch.proto import envoy_pb2 as pb
 from anabranch.router.settings import Clients, Settings
 from anabranch.variants.remote_target import RemoteTls
@@ -150,3 +151,9 @@ def test_a_candidate_that_fails_is_left_alone_for_a_while_and_a_baseline_never(
     assert ejections.at(109.9) == {("m", "b")}, "a new snapshot forgets nothing"
     assert ejections.at(110.0) == frozenset()
     assert ejections.count == 1
+
+
+def test_the_size_of_a_queue_is_refused_where_there_is_none() -> None:
+    settings = MeshSettings(server=Settings(models=Path("models"), port=8001, max_queue_size=8))
+    [problem] = mesh_problems(settings, {})
+    assert "Envoy has no queues" in problem
