@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from anabranch.variants.class_scores import score_tensor
 from anabranch.variants.tensors import Array
 
 # Of the sums of probabilities in half precision.
@@ -34,11 +35,9 @@ class Comparison:
 
 
 def scores(outputs: Mapping[str, Array]) -> Array | None:
-    """The output that classes are read from: the first floating one with at least two columns."""
-    for array in outputs.values():
-        if array.dtype.kind == "f" and array.ndim >= 2 and array.shape[-1] >= 2 and array.size:
-            return array.reshape(-1, array.shape[-1])
-    return None
+    """The rows of the output that classes are read from; None where there is none."""
+    name = score_tensor(outputs)
+    return None if name is None else outputs[name].reshape(-1, outputs[name].shape[-1])
 
 
 def top1(outputs: Mapping[str, Array]) -> int:

@@ -45,7 +45,7 @@ class Parity:
         reference: The variant that is compared with.
         requests: How many requests were compared.
         max_abs: Largest difference of any output element.
-        top1_agreement: Share of rows whose largest output is the same one.
+        top1_agreement: Share of rows with the same class; of a model without scores of classes, with equal outputs.
         cosine_tensor: The tensor whose direction is compared.
         cosine_mean: Mean cosine over the rows.
         cosine_min: Smallest cosine over the rows.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from anabranch.variants.class_scores import score_tensor
 from anabranch.variants.collation import run_joined, run_token_rows
 from anabranch.variants.manifest import BatchLatency, Parity, TaskMetric, wilson_interval
 from anabranch.variants.sessions import Session
@@ -52,7 +53,7 @@ def compare(
     candidate: Mapping[str, Array],
     *,
     outputs: Sequence[str],
-    cosine_tensor: str,
+    cosine_tensor: str | None = None,
     reference_name: str,
 ) -> Parity:
     """Distance between two variants' answers to the same requests.
@@ -60,20 +61,26 @@ def compare(
     Args:
         reference: The reference's tensors by name, requests first.
         candidate: The variant's, of the same shapes.
-        outputs: What clients see: compared element by element and by their largest element.
-        cosine_tensor: Compared by direction.
+        outputs: What clients see, in the order of the graph: compared element by element and by their class.
+        cosine_tensor: Compared by direction; by default the scores of the classes, else the first output.
         reference_name: The reference variant's name.
     """
-    first = outputs[0]
-    rows = len(reference[first])
+    scores = score_tensor({name: reference[name] for name in outputs})
+    cosine_tensor = cosine_tensor or scores or outputs[0]
+    rows = len(reference[outputs[0]])
     max_abs = max(float(np.abs(_flat(reference[name]) - _flat(candidate[name])).max()) for name in outputs)
-    agreement = float(np.mean(classes(reference[first]) == classes(candidate[first])))
+    if scores is not None:
+        same = classes(reference[scores]) == classes(candidate[scores])
+    else:
+        same = np.logical_and.reduce(
+            [(_flat(reference[name]) == _flat(candidate[name])).all(axis=1) for name in outputs]
+        )
     cosines = _cosines(_flat(reference[cosine_tensor]), _flat(candidate[cosine_tensor]))
     return Parity(
         reference=reference_name,
         requests=rows,
         max_abs=max_abs,
-        top1_agreement=agreement,
+        top1_agreement=float(np.mean(same)),
         cosine_tensor=cosine_tensor,
         cosine_mean=float(cosines.mean()),
         cosine_min=float(cosines.min()),

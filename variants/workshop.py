@@ -8,6 +8,7 @@ from typing import assert_never
 import numpy as np
 import onnx
 
+from anabranch.variants.class_scores import score_tensor
 from anabranch.variants.engines import open_session
 from anabranch.variants.errors import BuildError
 from anabranch.variants.formats import NumberFormat, promised_formats
@@ -179,14 +180,23 @@ class Workshop:
             reference,
             outputs,
             outputs=names,
-            cosine_tensor=self._model.probe or names[0],
+            cosine_tensor=self._model.probe,
             reference_name=REFERENCE,
         )
         labels = self._model.labels
-        task = accuracy(outputs[names[0]], labels) if labels is not None else None
+        scores = score_tensor({name: reference[name] for name in names})
+        if scores is None:
+            if labels is not None:
+                raise BuildError(
+                    f"the samples have labels, and none of the outputs {names} has scores of classes "
+                    "(floating, two columns or more): leave the labels out, or export the scores"
+                )
+            self._tell(f"gate {spec.name}: none, no output has scores of classes")
+            return parity, None, None
+        task = accuracy(outputs[scores], labels) if labels is not None else None
         if is_reference:
             return parity, task, None
-        ours, theirs = classes(outputs[names[0]]), classes(reference[names[0]])
+        ours, theirs = classes(outputs[scores]), classes(reference[scores])
         gate = judge_agreement(theirs, ours) if labels is None else judge_accuracy(theirs, ours, labels)
         self._tell(f"gate {spec.name}: {gate.outcome}, {gate.reason}")
         return parity, task, gate

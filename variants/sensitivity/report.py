@@ -113,7 +113,7 @@ def _compare(
 ) -> tuple[float, float]:
     names = [output.name for output in model.outputs]
     parity = compare(
-        reference, outputs, outputs=names, cosine_tensor=model.probe or names[0], reference_name="full"
+        reference, outputs, outputs=names, cosine_tensor=model.probe, reference_name="full"
     )
     return max(0.0, 1.0 - parity.cosine_mean), 1.0 - parity.top1_agreement
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from anabranch.variants.class_scores import score_tensor
 from anabranch.variants.errors import RecipeError
 from anabranch.variants.measure import classes
 from anabranch.variants.models import PreparedModel, Progress
@@ -39,7 +40,7 @@ def layers_to_keep(
         tell: Takes a line for every assignment that was tried.
 
     Raises:
-        RecipeError: The limit is no share, or there are no requests to check it with.
+        RecipeError: The limit is no share, there are no requests to check it with, or no output has classes.
     """
     if not 0 < max_drop < 1:
         raise RecipeError(
@@ -57,8 +58,13 @@ def layers_to_keep(
     )
     layers = [layer for layer, _ in reduced_layers(model, reduced)]
     switched = SwitchedModel(model.graph, reduced, layers, probe=None, threads=threads)
-    output = model.outputs[0].name
-    reference = classes(switched.run(requests, ())[output])
+    answers = switched.run(requests, ())
+    output = score_tensor(answers)
+    if output is None:
+        raise RecipeError(
+            "mixed by sensitivity needs an output with scores of classes (floating, two columns or more)"
+        )
+    reference = classes(answers[output])
 
     def drop(kept: int) -> float:
         found = classes(switched.run(requests, set(ranked[kept:]))[output])

@@ -57,6 +57,14 @@ def test_distance_is_the_largest_difference_share_of_flips_and_cosine() -> None:
     assert parity.cosine_min == pytest.approx(0.0)
 
 
+def test_answers_without_scores_agree_where_they_are_equal() -> None:
+    reference = {"label": np.array([3, 1, 2, 0]), "distance": np.array([[0.5], [0.25], [1.0], [2.0]])}
+    candidate = {"label": np.array([3, 2, 2, 0]), "distance": np.array([[0.5], [0.25], [1.0], [2.5]])}
+    parity = compare(reference, candidate, outputs=["label", "distance"], reference_name="r")
+    assert parity.top1_agreement == 0.5
+    assert parity.cosine_tensor == "label"
+
+
 def test_accuracy_comes_with_its_interval() -> None:
     task = accuracy(np.array([[0, 1], [1, 0], [0, 1], [0, 1]]), np.array([1, 0, 0, 1]))
     assert (task.value, task.requests) == (0.75, 4)

@@ -115,6 +115,61 @@ def test_recipes_apply_to_a_graph_with_unnamed_nodes(tmp_path: Path) -> None:
         assert manifest.task is None
 
 
+def _labelled(path: Path, outputs: list[str]) -> Path:
+    """A linear classifier as scikit-learn exports it: the class as an integer, then its scores."""
+    weight = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    kinds = {"label": (TensorProto.INT64, ["batch"]), "scores": (TensorProto.FLOAT, ["batch", 3])}
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["scores"], name="linear"),
+            helper.make_node("ArgMax", ["scores"], ["label"], name="largest", axis=1, keepdims=0),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info(name, *kinds[name]) for name in outputs],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(path))
+    return path
+
+
+def _rows_and_classes(count: int) -> tuple[list[Request], list[int]]:
+    weight = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    rows = np.random.default_rng(1).uniform(-1, 1, (count, 4)).astype(np.float32)
+    return [{"x": row[None]} for row in rows], [int(found) for found in (rows @ weight).argmax(axis=1)]
+
+
+def test_classes_are_read_from_the_scores_where_the_class_itself_comes_first(tmp_path: Path) -> None:
+    path = _labelled(tmp_path / "x.onnx", ["label", "scores"])
+    samples, classes = _rows_and_classes(60)
+    wrong = [(right + 1) % 3 for right in classes[:15]]
+    source = source_from_onnx(path, "m", samples=samples, labels=wrong + classes[15:])
+    reference, small = build(source, ["onnx-fp32", "onnx-int8-dynamic"], tmp_path / "root", threads=1)
+    assert reference.task is not None
+    assert reference.task.value == 0.75
+    assert small.parity is not None
+    assert small.parity.cosine_tensor == "scores"
+    assert small.gate is not None
+
+
+def test_labels_for_a_model_without_scores_are_refused(tmp_path: Path) -> None:
+    path = _labelled(tmp_path / "x.onnx", ["label"])
+    samples, classes = _rows_and_classes(20)
+    with pytest.raises(VariantError, match="leave the labels out"):
+        build(
+            source_from_onnx(path, "m", samples=samples, labels=classes),
+            ["onnx-fp32"],
+            tmp_path / "root",
+            threads=1,
+        )
+    [manifest] = build(
+        source_from_onnx(path, "m", samples=samples), ["onnx-int8-dynamic"], tmp_path / "root", threads=1
+    )
+    assert manifest.parity is not None
+    assert manifest.parity.top1_agreement > 0.5
+    assert manifest.gate is None
+
+
 def test_samples_that_do_not_fit_are_refused(digits_onnx: Path, tmp_path: Path) -> None:
     two_rows = source_from_onnx(digits_onnx, "m", samples=[{"pixels": np.zeros((2, 64), np.float32)}])
     with pytest.raises(VariantError, match="2 rows, must have 1"):
