@@ -15,7 +15,7 @@ from anabranch.variants.availability import available_recipes
 from anabranch.variants.build import build
 from anabranch.variants.datasets import labelled_texts
 from anabranch.variants.encoder_folder import folder_source
-from anabranch.variants.errors import RecipeError, VariantError
+from anabranch.variants.errors import BuildError, RecipeError, VariantError
 from anabranch.variants.exported_programs import SUFFIX, onnx_of_program
 from anabranch.variants.factories import source_from_factory
 from anabranch.variants.llm.build import build_language_model
@@ -241,7 +241,19 @@ def _build_own(
         path, called, samples=given.measure, labels=given.labels, calibration=given.calibration
     )
     others = [spec for spec in specs if spec not in as_it_is]
-    return made + build(source, others, request.root, progress=progress, layer_errors=request.layer_errors)
+    if wanted:
+        return made + build(
+            source, others, request.root, progress=progress, layer_errors=request.layer_errors
+        )
+    for spec in others:
+        try:
+            made += build(source, [spec], request.root, progress=progress, layer_errors=request.layer_errors)
+        except (RecipeError, BuildError) as error:
+            if spec.name == AS_IT_IS:
+                raise
+            # Nobody asked for this one by name, and the others are none the worse.
+            progress(f"{spec.name}: left out, {error}")
+    return made
 
 
 def _translated(path: Path, home: Path, progress: Callable[[str], None]) -> Path:

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from anabranch.cli.building import BuildRequest, build_variants, read_samples, wanted_specs
 from anabranch.cli.exit_codes import ExitCode
@@ -122,6 +124,35 @@ def test_a_persons_file_is_built_and_reported_as_json(shell: Any, tmp_path: Path
     ran = shell("build", str(path), "--models", str(tmp_path), "--recipe", "fp32", "-o", "json")
     assert ran.code == 0
     assert [manifest["variant"] for manifest in json.loads(ran.out)] == ["onnx-fp32"]
+
+
+def _without_weights(path: Path) -> Path:
+    """A graph that no recipe can reduce, as scikit-learn's trees and linear models are: its numbers are attributes."""
+    body = helper.make_graph(
+        [helper.make_node("Softmax", ["x"], ["scores"], name="softmax")],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 3])],
+    )
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(path))
+    return path
+
+
+def test_a_default_recipe_that_the_file_cannot_take_is_left_out_and_said(tmp_path: Path) -> None:
+    path, told = _without_weights(tmp_path / "tree.onnx"), list[str]()
+    [made] = build_variants(BuildRequest(source=str(path), root=tmp_path / "models"), told.append)
+    assert made.variant == "onnx-fp32"
+    assert [line for line in told if "left out" in line] == [
+        "onnx-fp16: left out, the graph holds no FP32 weights: fp16 would change nothing",
+        "onnx-int8-dynamic: left out, the graph has no MatMul or Gemm on constant 2-D weights: nothing can be quantized",
+    ]
+
+
+def test_a_recipe_that_was_asked_for_is_not_left_out(tmp_path: Path) -> None:
+    path = _without_weights(tmp_path / "tree.onnx")
+    asked = BuildRequest(source=str(path), root=tmp_path / "models", variants=["onnx-fp16"])
+    with pytest.raises(CommandFailed, match="no FP32 weights"):
+        build_variants(asked, lambda _: None)
 
 
 def test_recipes_of_language_models_are_in_the_list_and_say_so() -> None:
