@@ -158,8 +158,12 @@ def _repair(device: Device) -> str:
 def _spec(node: "onnxruntime.NodeArg") -> TensorSpec:
     datatype = _DATATYPES.get(node.type)
     if datatype is None:
+        # What skl2onnx makes of a classifier's probabilities unless it is told otherwise.
+        advice = (
+            "; with skl2onnx, export with options={'zipmap': False}" if node.type.startswith("seq(") else ""
+        )
         raise VariantError(
-            f"tensor {node.name!r} has type {node.type}, must be one of {', '.join(_DATATYPES)}"
+            f"tensor {node.name!r} has type {node.type}, must be one of {', '.join(_DATATYPES)}{advice}"
         )
     shape = tuple(dim if isinstance(dim, int) and dim >= 0 else -1 for dim in node.shape)
     return TensorSpec(name=node.name, datatype=datatype, shape=shape)
