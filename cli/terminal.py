@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import typer
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from anabranch.cli.clock import Clock, SystemClock
 
@@ -51,7 +52,7 @@ class Terminal:
         if not self.err.is_terminal:
             yield
             return
-        with self.err.status(f"[dim]{what}[/dim]", spinner="dots"):
+        with self.err.status(Text(what, style="dim"), spinner="dots"):
             yield
 
     def note(self, text: str, style: str = "dim") -> None:
@@ -84,7 +85,8 @@ def system_user() -> str:
 
 def _console(*, stderr: bool = False) -> Console:
     # Rich honours NO_COLOR, FORCE_COLOR, TERM and COLUMNS by itself.
-    console = Console(stderr=stderr, highlight=False, emoji=False)
+    # Text is shown as it is: `anabranch[torch]` is no markup, and neither is what a person called a variant.
+    console = Console(stderr=stderr, highlight=False, emoji=False, markup=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPE_WIDTH
     return console

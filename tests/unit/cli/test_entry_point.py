@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.table import Table
 from typer.testing import CliRunner
 
 from anabranch.bandit.lifecycle import IllegalTransition
@@ -136,6 +137,16 @@ def test_lines_on_a_pipe_are_never_wrapped(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     assert system_terminal().out.width == PIPE_WIDTH
+
+
+def test_brackets_in_a_table_are_no_markup(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    table = Table()
+    table.add_row("anabranch[torch]")
+    system_terminal().show(table)
+    assert "anabranch[torch]" in capsys.readouterr().out
 
 
 def heavy_of_command(*words: str) -> set[str]:
