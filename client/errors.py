@@ -82,6 +82,8 @@ def failed(code: grpc.StatusCode, details: str | None, address: str) -> CallFail
     said = details or code.name
     if kind is Unavailable:
         said = f"no server answers at {address} ({said}): is `anabranch serve --control-port` running there, and does TLS fit?"
+    elif code is grpc.StatusCode.UNIMPLEMENTED:
+        said = f"{address} is no control port, or one of an older release ({said}): give that of `anabranch serve --control-port`"
     elif kind is TookTooLong:
         said = f"no answer from {address} in time ({said})"
     return kind(said, code.name)

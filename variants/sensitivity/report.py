@@ -112,9 +112,7 @@ def _compare(
     model: PreparedModel, reference: Mapping[str, Array], outputs: Mapping[str, Array]
 ) -> tuple[float, float]:
     names = [output.name for output in model.outputs]
-    parity = compare(
-        reference, outputs, outputs=names, cosine_tensor=model.probe, reference_name="full"
-    )
+    parity = compare(reference, outputs, outputs=names, cosine_tensor=model.probe, reference_name="full")
     return max(0.0, 1.0 - parity.cosine_mean), 1.0 - parity.top1_agreement
 
 

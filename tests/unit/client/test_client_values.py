@@ -5,9 +5,11 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
 
 from anabranch.client.asks import MOST_OUTCOMES
+from anabranch.client.errors import failed
 from anabranch.client.feedback import Assignment, Outcome, assignment_of, batches
 from anabranch.client.values import Action, Decision, Experiment, Removal, Verdict
 
@@ -156,3 +158,9 @@ def test_the_client_lives_beside_tritonclient_in_one_process(first: str) -> None
     program = f"import {first}, {second}; print('fine')"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert ran.stdout.strip() == "fine", ran.stderr
+
+
+def test_a_port_that_is_no_control_port_is_said() -> None:
+    told = failed(grpc.StatusCode.UNIMPLEMENTED, "method /x is not served here", "127.0.0.1:8001")
+    assert "127.0.0.1:8001 is no control port" in str(told)
+    assert told.status == "UNIMPLEMENTED"
