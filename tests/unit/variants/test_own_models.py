@@ -118,7 +118,10 @@ def test_recipes_apply_to_a_graph_with_unnamed_nodes(tmp_path: Path) -> None:
 def _labelled(path: Path, outputs: list[str]) -> Path:
     """A linear classifier as scikit-learn exports it: the class as an integer, then its scores."""
     weight = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
-    kinds = {"label": (TensorProto.INT64, ["batch"]), "scores": (TensorProto.FLOAT, ["batch", 3])}
+    declared = {
+        "label": helper.make_tensor_value_info("label", TensorProto.INT64, ["batch"]),
+        "scores": helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 3]),
+    }
     body = helper.make_graph(
         [
             helper.make_node("MatMul", ["x", "w"], ["scores"], name="linear"),
@@ -126,7 +129,7 @@ def _labelled(path: Path, outputs: list[str]) -> Path:
         ],
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
-        [helper.make_tensor_value_info(name, *kinds[name]) for name in outputs],
+        [declared[name] for name in outputs],
         [numpy_helper.from_array(weight, "w")],
     )
     onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(path))
