@@ -91,6 +91,11 @@ class AssignmentIds:
         Raises:
             ForgedAssignment: If the id is malformed, of another installation, or changed.
         """
+        if not text:
+            raise ForgedAssignment(
+                "assignment_id is empty: an answer has one only where an experiment's split chose its variant, "
+                "not the request; report no outcome of others"
+            )
         try:
             sealed = urlsafe_b64decode(text + "=" * (-len(text) % 4))
         except (Base64Error, ValueError) as error:

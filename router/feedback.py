@@ -129,6 +129,12 @@ class FeedbackService:
         if kind is None:
             raise UnusableOutcome("the outcome is empty: set correct, label or value")
         value = float(getattr(outcome, kind))
+        if not math.isfinite(value):
+            raise UnusableOutcome(f"{metric} is {value:g}, no number to count: leave the outcome out")
+        if kind == "label" and value < 0:
+            raise UnusableOutcome(
+                f"label is {value:g}, classes count from 0: leave out an outcome whose class is not known"
+            )
         route = self._routes.active().get(assignment.experiment)
         if models and (route is None or route.model not in models):
             raise UnusableOutcome("the assignment is of a model that is none of the caller's")
@@ -160,9 +166,10 @@ def _check(rule: FeedbackRule | None, metric: str, kind: str, value: float, know
         if rule.is_graded:
             raise UnusableOutcome(f"metric {metric!r} takes a value from {rule.low:g} to {rule.high:g}")
         return
-    if math.isnan(value) or not rule.low <= value <= rule.high:
+    if not rule.low <= value <= rule.high:
+        advice = "widen range in the experiment" if rule.is_graded else "declare range for a graded metric"
         raise UnusableOutcome(
-            f"{metric} is {value:g}, must be from {rule.low:g} to {rule.high:g}: widen range in the experiment"
+            f"{metric} is {value:g}, must be from {rule.low:g} to {rule.high:g}: {advice}"
         )
     if not rule.is_graded and value not in (0.0, 1.0):
         raise UnusableOutcome(f"{metric} is {value:g}, must be 0 or 1: declare range for a graded metric")

@@ -51,11 +51,16 @@ def test_every_flipped_bit_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "A", "nonsense", "ünïcode", GOLDEN[:-1], GOLDEN + "A", GOLDEN * 2, "=" * 52, "A" * 52]
+    "text", ["A", "nonsense", "ünïcode", GOLDEN[:-1], GOLDEN + "A", GOLDEN * 2, "=" * 52, "A" * 52]
 )
 def test_what_was_never_given_out_is_refused_with_what_to_do(text: str) -> None:
     with pytest.raises(ForgedAssignment, match="send it as it came with the answer"):
         AssignmentIds(KEY).open(text)
+
+
+def test_an_empty_id_is_refused_with_who_has_one() -> None:
+    with pytest.raises(ForgedAssignment, match="is empty: an answer has one only where an experiment's split"):
+        AssignmentIds(KEY).open("")
 
 
 def test_ids_of_another_installation_are_refused() -> None:

@@ -118,11 +118,14 @@ def test_every_kind_of_outcome_is_taken(
             {"metric": "stars", "value": 0.5},
             "stars is 0.5, must be from 1 to 5: widen range in the experiment",
         ),
-        ({"metric": "stars", "value": float("nan")}, "stars is nan, must be from 1 to 5"),
+        ({"metric": "stars", "value": float("nan")}, "stars is nan, no number to count: leave the outcome out"),
+        ({"metric": "stars", "value": float("inf")}, "stars is inf, no number to count: leave the outcome out"),
+        ({"label": -1}, "label is -1, classes count from 0: leave out an outcome whose class is not known"),
+        ({"assignment_id": "", "label": 1}, "assignment_id is empty: an answer has one only where"),
         ({"metric": "stars", "correct": True}, "metric 'stars' takes a value from 1 to 5"),
         ({"metric": "stars", "label": 4}, "metric 'stars' takes a value from 1 to 5"),
         ({"value": 0.5}, "correct is 0.5, must be 0 or 1: declare range for a graded metric"),
-        ({"value": 2.0}, "correct is 2, must be from 0 to 1"),
+        ({"value": 2.0}, "correct is 2, must be from 0 to 1: declare range for a graded metric"),
         ({"metric": "Stars!", "value": 2.0}, "metric 'Stars!' must be 1 to 64 lower-case letters"),
         ({"metric": "x" * 70_000, "value": 2.0}, "must be 1 to 64 lower-case letters"),
     ],
@@ -134,7 +137,7 @@ def test_an_outcome_that_cannot_be_counted_is_refused_with_the_reason(
     fields: dict[str, Any],
     problem: str,
 ) -> None:
-    (result,) = results(submit(pb.Outcome(assignment_id=sealed(), **fields)))
+    (result,) = results(submit(pb.Outcome(**{"assignment_id": sealed(), **fields})))
     assert not result.accepted
     assert problem in result.problem
     assert bench.journal.durable == []
@@ -165,6 +168,15 @@ def test_late_feedback_of_an_experiment_that_is_over_is_still_taken(
     submit: Callable[..., Any], sealed: Callable[..., str]
 ) -> None:
     assert results(submit(pb.Outcome(assignment_id=sealed(experiment=99), correct=True)))[0].accepted
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_no_number_is_refused_also_after_the_end(
+    bench: Bench, submit: Callable[..., Any], sealed: Callable[..., str], value: float
+) -> None:
+    (result,) = results(submit(pb.Outcome(assignment_id=sealed(experiment=99), value=value)))
+    assert "no number to count" in result.problem
+    assert bench.journal.durable == []
 
 
 def test_what_is_acknowledged_is_durable(
