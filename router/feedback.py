@@ -168,8 +168,6 @@ def _check(rule: FeedbackRule | None, metric: str, kind: str, value: float, know
         return
     if not rule.low <= value <= rule.high:
         advice = "widen range in the experiment" if rule.is_graded else "declare range for a graded metric"
-        raise UnusableOutcome(
-            f"{metric} is {value:g}, must be from {rule.low:g} to {rule.high:g}: {advice}"
-        )
+        raise UnusableOutcome(f"{metric} is {value:g}, must be from {rule.low:g} to {rule.high:g}: {advice}")
     if not rule.is_graded and value not in (0.0, 1.0):
         raise UnusableOutcome(f"{metric} is {value:g}, must be 0 or 1: declare range for a graded metric")

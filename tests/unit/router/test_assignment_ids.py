@@ -59,7 +59,9 @@ def test_what_was_never_given_out_is_refused_with_what_to_do(text: str) -> None:
 
 
 def test_an_empty_id_is_refused_with_who_has_one() -> None:
-    with pytest.raises(ForgedAssignment, match="is empty: an answer has one only where an experiment's split"):
+    with pytest.raises(
+        ForgedAssignment, match="is empty: an answer has one only where an experiment's split"
+    ):
         AssignmentIds(KEY).open("")
 
 

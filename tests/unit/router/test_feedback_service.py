@@ -118,8 +118,14 @@ def test_every_kind_of_outcome_is_taken(
             {"metric": "stars", "value": 0.5},
             "stars is 0.5, must be from 1 to 5: widen range in the experiment",
         ),
-        ({"metric": "stars", "value": float("nan")}, "stars is nan, no number to count: leave the outcome out"),
-        ({"metric": "stars", "value": float("inf")}, "stars is inf, no number to count: leave the outcome out"),
+        (
+            {"metric": "stars", "value": float("nan")},
+            "stars is nan, no number to count: leave the outcome out",
+        ),
+        (
+            {"metric": "stars", "value": float("inf")},
+            "stars is inf, no number to count: leave the outcome out",
+        ),
         ({"label": -1}, "label is -1, classes count from 0: leave out an outcome whose class is not known"),
         ({"assignment_id": "", "label": 1}, "assignment_id is empty: an answer has one only where"),
         ({"metric": "stars", "correct": True}, "metric 'stars' takes a value from 1 to 5"),
