@@ -136,6 +136,7 @@ def follow(reader: Reader, page: Path) -> None:
         reader.follow(block)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if when(page) == "always"], ids=lambda page: page.stem
 )
