@@ -11,7 +11,7 @@ _HEAD: Final = """\
 
 Written by `make reference` from `router/metrics/catalogue.py`; a test holds the two together.
 
-`anabranch serve --metrics-port 8002` answers `GET http://127.0.0.1:8002/metrics` for the whole server: the supervisor adds
+`anabranch serve --metrics-port 8003` answers `GET http://127.0.0.1:8003/metrics` for the whole server: the supervisor adds
 up what its workers report once a second, so that one target is one server, whatever `--workers` is. The port is plain
 HTTP, only reads, and listens on loopback; `--metrics-host` opens it elsewhere. [Prometheus how-to](howto/prometheus.md).
 `anabranch controller --metrics-port` has the groups Controller and Experiments, and nothing of a journal: routers read those.
