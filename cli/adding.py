@@ -11,7 +11,7 @@ from anabranch.cli.failures import CommandFailed
 from anabranch.variants.errors import VariantError
 from anabranch.variants.manifest import Manifest
 from anabranch.variants.remote_add import add_remote
-from anabranch.variants.remote_check import RemoteProblem
+from anabranch.variants.remote_check import NotServed, RemoteProblem
 from anabranch.variants.remote_target import RemoteTarget, RemoteTls
 
 
@@ -43,6 +43,12 @@ def take_in(root: Path, model: str, variant: str, given: RemoteOptions) -> Manif
             max_requests=given.max_requests,
         )
         return asyncio.run(add_remote(root, model, variant, remote, ca=given.ca))
+    except NotServed as error:
+        raise CommandFailed(
+            ExitCode.FAILURE,
+            str(error),
+            "--target is its gRPC port, --remote-model and --remote-version are the server's own names",
+        ) from error
     except RemoteProblem as error:
         raise CommandFailed(ExitCode.FAILURE, str(error)) from error
     except VariantError as error:

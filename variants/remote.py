@@ -228,7 +228,7 @@ class RemoteVariant:
     async def look(self) -> None:
         """Look at the server's readiness; when it has become ready, at what it serves too."""
         problem = await self._find_problem()
-        if problem != self._problem:
+        if _kind(problem) != _kind(self._problem):
             name, target = self.manifest.variant, self.remote.target
             if problem is None:
                 _log.info("%s at %s is ready", name, target)
@@ -263,6 +263,11 @@ class RemoteVariant:
             except Exception:  # noqa: BLE001  # whatever a server answers, looking goes on
                 _log.exception("looking at %s failed", self.remote.target)
                 self._problem = "looking at it failed, the log has the details"
+
+
+def _kind(problem: str | None) -> str | None:
+    """A problem without what changes from look to look, as the time of the next attempt: what the log tells once."""
+    return None if problem is None else problem.partition(":")[0]
 
 
 class RemoteCall:

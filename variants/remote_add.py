@@ -20,7 +20,14 @@ from anabranch.variants.manifest import (
 from anabranch.variants.own_models import check_name
 from anabranch.variants.pricing import keep_price
 from anabranch.variants.remote import open_channel
-from anabranch.variants.remote_check import RemoteProblem, Served, differences, find_served, why_not_ready
+from anabranch.variants.remote_check import (
+    NotServed,
+    RemoteProblem,
+    Served,
+    differences,
+    find_served,
+    why_not_ready,
+)
 from anabranch.variants.remote_target import RemoteEngine, RemoteTarget
 from anabranch.variants.tensors import Signature, TensorSpec
 
@@ -49,7 +56,8 @@ async def add_remote(
         timeout_s: For each question to the server.
 
     Raises:
-        RemoteProblem: The server does not answer, is not ready, or serves other tensors.
+        NotServed: The server does not answer, or is not ready.
+        RemoteProblem: It serves other tensors.
         VariantError: A name cannot be a folder's, a file is missing, or a built variant has the name.
     """
     for name in (model, variant):
@@ -61,8 +69,10 @@ async def add_remote(
     draft.mkdir()
     try:
         if ca is not None:
-            if remote.tls is None or not ca.is_file():
-                raise VariantError(f"{ca} is no file, or TLS is not asked for")
+            if remote.tls is None:
+                raise VariantError(f"authorities are given, {ca}, but TLS is not asked for")
+            if not ca.is_file():
+                raise VariantError(f"{ca}, the authorities of the server's certificate, is no file")
             shutil.copyfile(ca, draft / _CA)
             remote = replace(remote, tls=replace(remote.tls, ca=_CA))
         served = await _ask(remote, draft, timeout_s)
@@ -113,7 +123,8 @@ async def _ask(remote: RemoteTarget, folder: Path, timeout_s: float) -> Served:
     try:
         problem = await why_not_ready(channel, remote.model, remote.model_version, timeout_s)
         if problem is not None:
-            raise RemoteProblem(f"{remote.target} does not serve {remote.model!r}: {problem}")
+            named = f"version {remote.model_version!r} of " if remote.model_version else ""
+            raise NotServed(f"{remote.target} does not serve {named}{remote.model!r}: {problem}")
         return await find_served(channel, remote.model, remote.model_version, timeout_s)
     finally:
         await channel.close()

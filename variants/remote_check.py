@@ -20,6 +20,10 @@ class RemoteProblem(VariantError):
     """The server cannot be used as it is; the message says what it answered."""
 
 
+class NotServed(RemoteProblem):
+    """The server does not answer, or says that the model is not ready."""
+
+
 class Served(NamedTuple):
     """What a server says of a model.
 

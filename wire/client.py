@@ -98,8 +98,8 @@ class Target:
         """
         host, separator, port = text.rpartition(":")
         host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-        if not separator or not port.isdecimal():
-            raise ValueError(f"target is {text!r}: give HOST:PORT")
+        if not separator or not port.isdecimal() or "/" in host:
+            raise ValueError(f"target is {text!r}: give HOST:PORT, without a scheme or a path")
         return cls(host, int(port))
 
 

@@ -18,7 +18,7 @@ from anabranch.variants.manifest import Manifest, describe_files, load_manifest,
 from anabranch.variants.recipes import Engine
 from anabranch.variants.remote_add import add_remote
 from anabranch.variants.remote_answer import RemoteAnswer
-from anabranch.variants.remote_check import RemoteProblem
+from anabranch.variants.remote_check import NotServed, RemoteProblem
 from anabranch.variants.remote_target import RemoteTarget, RemoteTls
 from anabranch.wire.seam import Status
 
@@ -234,6 +234,25 @@ def test_a_server_that_is_gone_is_not_ready_and_is_found_when_it_is_back(
     use(work)
 
 
+def test_a_server_that_stays_away_is_logged_once(
+    use: Use, fake: Fake, wait_until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also while the text of the failure changes: it has the time of the next attempt in it."""
+
+    async def work(client: Client) -> None:
+        await asyncio.to_thread(fake.stop)
+        said = set()
+
+        def changed() -> bool:
+            said.add(client.variant.unfit())
+            return sum("UNAVAILABLE" in (each or "") for each in said) >= 3
+
+        await wait_until(changed)
+
+    use(work)
+    assert sum("is not ready: UNAVAILABLE" in each.message for each in caplog.records) == 1
+
+
 def test_a_model_that_has_become_another_one_is_not_used(use: Use, fake: Fake, wait_until: Until) -> None:
     fake.metadata.outputs[0].shape[1] = 4
 
@@ -320,6 +339,18 @@ def test_taking_in_says_what_is_wrong_and_leaves_nothing(
     with pytest.raises(RemoteProblem, match=said):
         asyncio.run(add_remote(tmp_path, "m", "away", target(fake)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_version_that_is_not_there_is_named(fake: Fake, tmp_path: Path) -> None:
+    fake.ready = False
+    with pytest.raises(NotServed, match="does not serve version '7' of 'theirs': it says"):
+        asyncio.run(add_remote(tmp_path, "m", "away", replace(target(fake), model_version="7")))
+
+
+@pytest.mark.parametrize("where", ["http://127.0.0.1:9001", "triton:8001/v2"])
+def test_a_url_is_no_target(where: str) -> None:
+    with pytest.raises(VariantError, match="give HOST:PORT"):
+        RemoteTarget(target=where, model="m").address  # noqa: B018
 
 
 def test_a_built_variant_is_not_replaced(fake: Fake, manifest: Manifest, tmp_path: Path) -> None:
