@@ -16,6 +16,7 @@ from anabranch.cli.bench.pacing import best_timer
 from anabranch.cli.bench.report import LoadReport, load_report
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
+from anabranch.client.target import BadTarget, Credentials, parse_target, token_from_environment
 from anabranch.proto import open_inference_pb2 as pb
 from anabranch.wire.client import Channel, ChannelLimits, ClientTls, Reply, Target
 from anabranch.wire.client_channel import GrpcChannel
@@ -98,7 +99,7 @@ async def _run(
         try:
             await channel.ready(_CONNECT_S)
         except TimeoutError as error:
-            raise CommandFailed(ExitCode.FAILURE, str(error), "is the server running?") from error
+            raise CommandFailed(ExitCode.FAILURE, str(error), _connect_advice(str(error), tls)) from error
         if request.file is None:
             plan = replace(plan, message=await _message(channel, request, plan.metadata))
         loop = asyncio.get_running_loop()
@@ -116,6 +117,41 @@ async def _run(
         await channel.close()
 
 
+def with_token(
+    metadata: tuple[tuple[str, str], ...], target: str, *, has_tls: bool
+) -> tuple[tuple[str, str], ...]:
+    """Metadata with the token of the environment, where it names no `authorization` of its own.
+
+    Raises:
+        CommandFailed: The token would leave this machine in plain text, or its file cannot be read.
+    """
+    if any(name == "authorization" for name, _ in metadata):
+        return metadata
+    try:
+        token = token_from_environment()
+        if token is None:
+            return metadata
+        parse_target(f"{'grpcs' if has_tls else 'grpc'}://{target}", Credentials(token=token))
+    except BadTarget as error:
+        raise CommandFailed(ExitCode.BAD_INPUT, str(error), "or give --tls-ca") from error
+    except OSError as error:
+        raise CommandFailed(
+            ExitCode.BAD_INPUT,
+            f"cannot read {error.filename}: {error.strerror}",
+            "check ANABRANCH_TOKEN_FILE",
+        ) from error
+    return (*metadata, ("authorization", f"Bearer {token}"))
+
+
+def _connect_advice(reason: str, tls: ClientTls | None) -> str:
+    """What to look at when no connection opens."""
+    if "certificate" in reason:
+        return "--tls-ca is the authority of the server's certificate, --tls-server-name a name that is in it"
+    if tls is None:
+        return "is the server running? where it speaks TLS, give --tls-ca"
+    return "is the server running, and does it speak TLS?"
+
+
 async def _tell(load: Load, progress: Callable[[str], None]) -> None:
     while True:
         await asyncio.sleep(_PROGRESS_S)
@@ -130,7 +166,9 @@ async def _message(channel: Channel, request: Request, metadata: Metadata) -> by
         raise CommandFailed(
             ExitCode.NOT_FOUND if reply.status is Status.NOT_FOUND else ExitCode.FAILURE,
             f"the server does not describe model {request.model!r}: {reply.status.name} {reply.text}".rstrip(),
-            "give --model as the server names it, or a whole request: --request-file",
+            "a token goes along from ANABRANCH_TOKEN or ANABRANCH_TOKEN_FILE"
+            if reply.status is Status.UNAUTHENTICATED
+            else "give --model as the server names it, or a whole request: --request-file",
         )
     described = pb.ModelMetadataResponse.FromString(reply.body)
     return build_request(

@@ -84,6 +84,8 @@ def load(
     Latency counts from the moment at which a request was meant to leave, so that a server that stalls is charged for the
     requests that it held up. Without any input given, the request is zeros in the shapes of the model's metadata.
 
+    A token in ANABRANCH_TOKEN, or in the file that ANABRANCH_TOKEN_FILE names, goes along.
+
     Exits with 1 when a request was not answered with OK, or none was sent.
 
     Example: anabranch bench load 127.0.0.1:8001 --model minilm --text "fine film" --rate 500
@@ -91,7 +93,7 @@ def load(
     from anabranch.cli.bench.infer_request import parse_pairs
     from anabranch.cli.bench.load import Plan
     from anabranch.cli.bench.report import load_table
-    from anabranch.cli.bench.run import Request, run_load
+    from anabranch.cli.bench.run import Request, run_load, with_token
     from anabranch.cli.numbers import milliseconds
     from anabranch.wire.client import ClientTls
 
@@ -116,7 +118,9 @@ def load(
         warm_up_s=warm_up,
         duration_s=duration,
         deadline_s=deadline,
-        metadata=tuple(parse_pairs(metadata or (), "--metadata").items()),
+        metadata=with_token(
+            tuple(parse_pairs(metadata or (), "--metadata").items()), target, has_tls=has_tls
+        ),
         unit_field=unit_metadata,
         units=units,
         seed=seed,

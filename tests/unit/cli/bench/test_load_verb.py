@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,6 +164,26 @@ def test_what_cannot_be_run_is_refused(
     assert served.requests == []
 
 
+def test_a_token_of_the_environment_goes_along(
+    shell: Shell, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text("secret\n")
+    monkeypatch.setenv("ANABRANCH_TOKEN_FILE", str(tmp_path / "token"))
+    ran = shell("bench", "load", served.address, "--model", "echo", "--duration", "0.1", "--concurrency", "1")
+    assert ran.code == ExitCode.OK, ran.err
+    assert {fields["authorization"] for fields in served.fields} == {"Bearer secret"}
+    assert served.described_with["authorization"] == "Bearer secret"
+
+
+def test_a_token_does_not_leave_the_machine_in_plain_text(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANABRANCH_TOKEN", "secret")
+    ran = shell("bench", "load", "192.0.2.1:8001", "--model", "echo", "--duration", "0.1")
+    assert ran.code == ExitCode.BAD_INPUT
+    assert "in plain text" in ran.err
+
+
 def test_a_target_that_is_none_is_refused(shell: Shell) -> None:
     ran = shell("bench", "load", "localhost", "--model", "echo")
     assert (ran.code, "give HOST:PORT" in ran.err) == (ExitCode.BAD_INPUT, True)
@@ -175,6 +196,7 @@ def test_a_server_that_is_not_there_is_named_with_the_reason(
     ran = shell("bench", "load", "127.0.0.1:9", "--model", "echo")
     assert ran.code == ExitCode.FAILURE
     assert "0 of 4 connections to 127.0.0.1:9 are open after 2 s: Connection refused" in ran.err
+    assert "where it speaks TLS, give --tls-ca" in ran.err
 
 
 def test_the_help_says_what_latency_is_and_when_the_exit_status_is_not_zero(shell: Shell) -> None:
