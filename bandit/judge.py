@@ -19,6 +19,7 @@ from anabranch.bandit.fold import (
     unknown_of,
 )
 from anabranch.bandit.labels import with_unknown
+from anabranch.bandit.least_weight import least_weight
 from anabranch.bandit.measures import DIFFERENCE_SCALE, log_scale_of, scale_of
 from anabranch.bandit.paired import PairedState, combined_log_e
 from anabranch.bandit.quantiles import QuantileRatioTest, RatioClaim, quantile, quantile_interval
@@ -191,7 +192,8 @@ def _numbers(
     """The verdict with the estimate, its confidence sequence and the sample size; no conclusion."""
     alpha = experiment.delta / len(experiment.candidates)
     if is_compared(metric) and not metric.is_long_tailed:
-        return _with_difference(verdict, metric, candidate, state, tests, alpha)
+        least = least_weight(experiment)
+        return _with_difference(verdict, metric, candidate, state, tests, alpha, least)
     values, base = _values(state, candidate, metric), _values(state, experiment.baseline, metric)
     totals = state.totals.get(candidate, Totals())
     if not total_of(values):
@@ -213,7 +215,13 @@ def _numbers(
 
 
 def _with_difference(
-    verdict: Verdict, metric: Metric, candidate: str, state: ExperimentState, tests: MetricTests, alpha: float
+    verdict: Verdict,
+    metric: Metric,
+    candidate: str,
+    state: ExperimentState,
+    tests: MetricTests,
+    alpha: float,
+    least: float,
 ) -> Verdict:
     """Candidate minus baseline: from mirrored pairs where there are any, else from the split."""
     totals = state.totals.get(candidate, Totals())
@@ -230,13 +238,13 @@ def _with_difference(
     estimate = test.estimate(tests.split_for)
     if estimate is None:
         return verdict
-    low, high = contrast_interval(test, tests.split_for, alpha=alpha)
+    low, high = contrast_interval(test, tests.split_for, alpha=alpha, least_weight=least)
     if metric.fills_unlabelled:
         # What is not labelled may be the worst or the best: one test has seen it so, the other one so.
         most = test.estimate(tests.split_against)
         assert most is not None
         estimate = (estimate + most) / 2.0
-        _, high = contrast_interval(test, tests.split_against, alpha=alpha)
+        _, high = contrast_interval(test, tests.split_against, alpha=alpha, least_weight=least)
     if metric.direction is Direction.MIN:
         estimate, low, high = -estimate, -high, -low
     return replace(verdict, samples=tests.split_for.count, estimate=estimate, low=low, high=high)
