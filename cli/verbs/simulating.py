@@ -17,6 +17,9 @@ from anabranch.cli.terminal import Terminal, terminal_of
 
 DEFAULT_SEED = 2026
 
+_NOTES = 10
+"""How often a run over an experiment's scenarios says how far it is."""
+
 
 class Suite(StrEnum):
     """What can be simulated."""
@@ -132,8 +135,12 @@ def _try(
     if reason := why_not(experiment):
         raise CommandFailed(ExitCode.BAD_INPUT, f"{experiment.name} cannot be tried: {reason}")
     names = wanted or known
+    total, found = runs * len(names), []
     with terminal.working(f"{runs} runs of {len(names)} scenarios"):
-        found = list(try_all(experiment, names, rate=rate, runs=runs, seed=seed, jobs=jobs))
+        for ended in try_all(experiment, names, rate=rate, runs=runs, seed=seed, jobs=jobs):
+            found.append(ended)
+            if len(found) * _NOTES // total > (len(found) - 1) * _NOTES // total:
+                terminal.note(f"{len(found)}/{total} runs")
     views = scenario_views(found)
     if output is Format.TABLE:
         terminal.show(scenario_table(views))

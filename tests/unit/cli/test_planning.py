@@ -110,6 +110,7 @@ def test_the_verb_says_the_characteristics(shell: Shell, document_file: Path) ->
     assert ran.code == 0
     (view,) = json.loads(ran.out)
     assert (view["scenario"], view["runs"]) == ("healthy", 1)
+    assert "1/1 runs" in ran.err
     assert shell("simulate", str(document_file), "--scenario", "helthy").code == 2
 
 
