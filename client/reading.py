@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import TypeVar
 
 from anabranch.client import values
 from anabranch.proto import control_pb2 as pb
+
+_Number = TypeVar("_Number", int, float)
 
 
 def experiment(message: pb.Experiment) -> values.Experiment:
@@ -24,14 +28,14 @@ def experiment(message: pb.Experiment) -> values.Experiment:
         started_s=message.started_s,
         step=message.step,
         steps=message.steps,
-        weights=dict(message.weights),
+        weights=_by_arm(message.weights, message),
         live=tuple(message.live),
         removed=tuple(
             values.Removal(variant=gone.variant, at_s=gone.at_s, reason=gone.reason)
             for gone in message.removed
         ),
         winner=message.winner if message.HasField("winner") else None,
-        requests=dict(message.requests),
+        requests=_by_arm(message.requests, message),
         verdicts=tuple(_verdict(each) for each in message.verdicts),
         pending=tuple(request(each, message.name) for each in message.pending),
         document=json.loads(message.document_json),
@@ -39,6 +43,12 @@ def experiment(message: pb.Experiment) -> values.Experiment:
         first_epoch=message.first_epoch,
         state_json=message.state_json,
     )
+
+
+def _by_arm(given: Mapping[str, _Number], message: pb.Experiment) -> dict[str, _Number]:
+    """The baseline first, then the candidates as the document has them: a protobuf map has no order."""
+    places = {arm: place for place, arm in enumerate((message.baseline, *message.candidates))}
+    return dict(sorted(given.items(), key=lambda item: places.get(item[0], len(places))))
 
 
 def request(message: pb.Command, name: str) -> values.Request:
