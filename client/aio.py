@@ -94,7 +94,7 @@ class AsyncClient:
     def watch(
         self, name: str, *, keep_going: bool = False, timeout_s: float | None = None
     ) -> AsyncIterator[values.Experiment]:
-        """One experiment now and after every change, until it is over.
+        """One experiment now and after every change, until it is over; an Inconclusive one waits for a person.
 
         Args:
             name: The experiment.
