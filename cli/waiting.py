@@ -26,7 +26,7 @@ from anabranch.bandit.spec import (
 )
 from anabranch.bandit.state import ExperimentState, GateVisit
 from anabranch.bandit.verdicts import Outcome
-from anabranch.cli.numbers import duration, share
+from anabranch.cli.numbers import count, duration, share
 
 
 def waiting_for(
@@ -40,21 +40,33 @@ def waiting_for(
     step = experiment.steps[state.step] if state.step < len(experiment.steps) else None
     if gates := waiting_gates(experiment, state):
         return tuple(_gate(name, gate, state.gates[gate.name]) for gate in gates)
+    units = _missing_units(experiment, state)
     match state.phase:
         case Phase.PENDING:
             return ("the controller's next tick: it runs inside `anabranch serve`",)
         case Phase.PAUSED:
             return (f"a person: `anabranch resume {name}`, `promote{_which(state)}` or `abort`",)
         case Phase.INCONCLUSIVE:
-            return (f"a person: `anabranch promote {name}{_which(state)}`, `retry` or `abort`",)
+            return (*units, f"a person: `anabranch promote {name}{_which(state)}`, `retry` or `abort`")
         case Phase.PROMOTED | Phase.ROLLED_BACK | Phase.ABORTED:
             return ()
         case Phase.PROGRESSING | Phase.PROMOTING:
-            return (
-                () if step is None else _step(experiment, state, step, now - state.step_started_s, expected)
-            )
+            if step is None:
+                return units
+            return (*units, *_step(experiment, state, step, now - state.step_started_s, expected))
         case _:
             assert_never(state.phase)
+
+
+def _missing_units(experiment: Experiment, state: ExperimentState) -> tuple[str, ...]:
+    """Why nothing is learnt where requests come and none says whose it is."""
+    requests = sum(totals.requests for totals in state.totals.values())
+    if experiment.unit_metadata is None or not requests or any(each.units for each in state.totals.values()):
+        return ()
+    return (
+        f"metadata {experiment.unit_metadata}: none of {count(requests)} requests had it, "
+        f"so {experiment.baseline} served them outside the split; clients must send it",
+    )
 
 
 def _gate(name: str, gate: Gate, visit: GateVisit) -> str:
