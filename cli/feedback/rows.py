@@ -112,7 +112,9 @@ def _parquet_rows(path: Path, id_column: str) -> Iterator[Mapping[str, Any]]:
         from pyarrow import parquet
     except ImportError as error:
         raise CommandFailed(
-            ExitCode.BAD_INPUT, "Parquet needs pyarrow", "pip install 'anabranch[parquet]'"
+            ExitCode.BAD_INPUT,
+            "Parquet needs pyarrow",
+            "pip install pyarrow, or the extra: make setup EXTRAS=parquet",
         ) from error
     try:
         with parquet.ParquetFile(path) as file:

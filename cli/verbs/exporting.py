@@ -43,7 +43,9 @@ def export(
         from anabranch.store.outcome_table import Wanted, write_outcomes
     except ImportError as error:
         raise CommandFailed(
-            ExitCode.BAD_INPUT, "Parquet needs pyarrow", "pip install 'anabranch[parquet]'"
+            ExitCode.BAD_INPUT,
+            "Parquet needs pyarrow",
+            "pip install pyarrow, or the extra: make setup EXTRAS=parquet",
         ) from error
     from anabranch.store.document import parse
 
