@@ -4,8 +4,9 @@
 
 Both ways take turns inside every round, so that a ratio compares times that lie seconds apart. One thread an answer is
 what served before: as many answers at once as there are cores, the others wait. A batch has one thread of its own and the
-same cores for its products. Prints JSON lines: tokens a second, time to the first token, time per further token, and
-whether every token is the same.
+same cores for its products. Prints JSON lines: the processor's time for a token of a step that so many texts share, which
+other programs on the machine change least; then tokens a second, time to the first token, time per further token, and
+whether every token is the same. `--rounds 0` leaves the streams out.
 """
 
 import argparse
@@ -25,8 +26,10 @@ from llm import (  # type: ignore[import-not-found]  # it lies beside this scrip
     tokens_of_the_text,
 )
 
+from anabranch.variants.llm.artifacts import GRAPH
 from anabranch.variants.llm.build import build_language_model
 from anabranch.variants.llm.decode_batch import DecodeBatch, Member
+from anabranch.variants.llm.decoder_session import DecoderSession
 from anabranch.variants.llm.generation import Answering
 from anabranch.variants.llm.generator import Generator, load_generator
 from anabranch.variants.llm.sampling import Sampling
@@ -34,6 +37,7 @@ from anabranch.variants.llm.smollm2 import MODEL, smollm2_source
 
 PROMPT, ANSWER = 64, 48
 SLOTS = 8
+_STEPS, _STEP_ROUNDS = 4, 3
 
 
 @dataclass(slots=True)
@@ -64,12 +68,34 @@ def main() -> None:
         folder = options.models / MODEL / name
         # As served: one thread a call where each answer has a thread, all cores where they share calls.
         single, shared = (load_generator(folder, threads=threads) for threads in (1, cores))
-        for streams in map(int, options.streams.split(",")):
+        lines.append({"kind": "step", "variant": name, "threads": 1, **step_costs(folder)})
+        print(json.dumps(lines[-1]), flush=True)
+        for streams in map(int, options.streams.split(",")) if options.rounds else ():
             line = compare(name, single, shared, text, streams, cores, options.rounds)
             lines.append(line)
             print(json.dumps(line), flush=True)
     if options.output:
         options.output.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def step_costs(folder: Path) -> dict[str, float]:
+    """Milliseconds of the processor for a token of a step, by how many texts share it; one thread."""
+    session = DecoderSession(folder / GRAPH)
+    costs: dict[str, list[float]] = {}
+    for number in range(_STEP_ROUNDS + 1):
+        for texts in (1, 2, 4, 8):
+            batch = session.new_batch(None, texts, 2 * PROMPT)
+            for text in range(texts):
+                cache = session.new_cache(None, 2 * PROMPT)
+                session.step(cache, list(range(1 + text, 1 + text + PROMPT // 4)))
+                batch.admit(cache)
+            start = time.process_time()
+            for _ in range(_STEPS):
+                session.step_batch(batch, [9] * texts)
+            if number:
+                spent = 1e3 * (time.process_time() - start) / (_STEPS * texts)
+                costs.setdefault(f"cpu_ms_per_token_{texts}", []).append(spent)
+    return {name: round(statistics.median(found), 2) for name, found in costs.items()}
 
 
 def compare(
