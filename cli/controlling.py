@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,9 +16,10 @@ from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
 from anabranch.cli.format import Format
 from anabranch.cli.output import encoded
-from anabranch.cli.serving import METRICS
+from anabranch.cli.serving import METRICS, numbers
 from anabranch.cli.terminal import Terminal
 from anabranch.cli.tick_outcome import EXIT_CODES, TickView, overall, tick_views
+from anabranch.router.classes import target_problems
 from anabranch.router.controller import Controller
 from anabranch.router.leadership import Candidate, process_leadership
 from anabranch.router.metrics.port import open_metrics_port
@@ -43,6 +44,7 @@ def run_controller(
     keep_days: float,
     metrics_host: str,
     metrics_port: int | None,
+    class_targets: Sequence[str],
 ) -> None:
     """Do rounds until SIGTERM or SIGINT.
 
@@ -50,6 +52,9 @@ def run_controller(
         CommandFailed: If the store cannot be opened, there are no variants, the times do not fit, or the port of the
             metrics is taken.
     """
+    targets = numbers(class_targets, "class target", "realtime=50, in milliseconds")
+    if problems := target_problems(targets):
+        raise CommandFailed(ExitCode.BAD_INPUT, "\n".join(problems))
     if tick_s <= 0 or lease_s < LEAST_LEASE_TICKS * tick_s:
         raise CommandFailed(ExitCode.BAD_INPUT, lease_problem(lease_s, tick_s))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -58,7 +63,9 @@ def run_controller(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with created_store(url) as store:
-        controller = _controller(store, models, process_leadership(store.replicas, lease_s), keep_days)
+        controller = _controller(
+            store, models, process_leadership(store.replicas, lease_s), keep_days, targets or None
+        )
         metrics = ServerMetrics(None)
         if isinstance(store, SqlStore):
             store.watch(metrics.stated)
@@ -132,9 +139,17 @@ def _decided(
     }
 
 
-def _controller(store: Store, models: Path, leadership: Candidate, keep_days: float) -> Controller:
+def _controller(
+    store: Store,
+    models: Path,
+    leadership: Candidate,
+    keep_days: float,
+    class_targets_ms: Mapping[str, float] | None = None,
+) -> Controller:
     try:
-        return standalone_controller(store, models, leadership, keep_days=keep_days)
+        return standalone_controller(
+            store, models, leadership, keep_days=keep_days, class_targets_ms=class_targets_ms
+        )
     except (FileNotFoundError, LookupError) as error:
         raise CommandFailed(
             ExitCode.NOT_FOUND,

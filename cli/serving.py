@@ -102,7 +102,7 @@ def run_server(
             workers=workers,
             threads=threads,
             wire=_one_of(WireKind, "wire", wire),
-            class_targets_ms=_numbers(class_targets, "class target", "realtime=50, in milliseconds"),
+            class_targets_ms=numbers(class_targets, "class target", "realtime=50, in milliseconds"),
             forecast=forecast,
             metrics_port=metrics_port,
             metrics_host=metrics_host,
@@ -115,7 +115,7 @@ def run_server(
             identities=identities,
             clients=_clients(clients),
             max_feedback_per_s=max_feedback_per_s,
-            wire_limits=_numbers(limits, "limit", "max_connections=512"),
+            wire_limits=numbers(limits, "limit", "max_connections=512"),
             tls_certificate=tls_certificate,
             tls_key=tls_key,
             tls_client_ca=tls_client_ca,
@@ -217,7 +217,12 @@ def _clients(name: str) -> Clients:
         raise CommandFailed(ExitCode.BAD_INPUT, f"clients {name!r} must be one of {known}") from error
 
 
-def _numbers(given: Sequence[str], what: str, example: str) -> dict[str, float]:
+def numbers(given: Sequence[str], what: str, example: str) -> dict[str, float]:
+    """Options that are NAME=NUMBER, by name.
+
+    Raises:
+        CommandFailed: One is not.
+    """
     found: dict[str, float] = {}
     for text in given:
         name, _, value = text.partition("=")

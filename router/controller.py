@@ -21,7 +21,6 @@ from anabranch.bandit.snapshot import Route, Snapshot
 from anabranch.bandit.spec import Experiment
 from anabranch.bandit.step import tick
 from anabranch.router.admission import problems
-from anabranch.router.classes import TARGETS_MS
 from anabranch.router.journal_upkeep import JournalUpkeep
 from anabranch.router.leadership import Alone, Leadership
 from anabranch.router.reading import JournalReader
@@ -78,7 +77,7 @@ class Controller:
         journal_upkeep: JournalUpkeep | None = None,
         refuses: Callable[[Experiment], list[str]] = lambda _experiment: [],
         webhooks: Webhooks | None = None,
-        class_targets_ms: Mapping[str, float] = TARGETS_MS,
+        class_targets_ms: Mapping[str, float] | None = None,
     ) -> None:
         self._store = store
         self._reader = None if journal is None else JournalReader(store, journal)
@@ -244,10 +243,17 @@ class Controller:
             variants=variants,
             webhook_hosts=self._webhook_hosts,
             at_s=self._wall_clock(),
-            class_targets_ms=dict(self._class_targets_ms),
+            class_targets_ms=self._known_targets(),
         )
         self._store.ledger.save_catalog(told)
         self._has_told = True
+
+    def _known_targets(self) -> Mapping[str, float]:
+        """What this one was told, or else what another said before it."""
+        if self._class_targets_ms is not None:
+            return dict(self._class_targets_ms)
+        before = self._store.ledger.catalog()
+        return {} if before is None else before.class_targets_ms
 
     def _refusals(self, experiment: Experiment) -> list[str]:
         found = [*problems(experiment, self._manifests), *self._refuses(experiment)]

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from anabranch.router.complaints import Complaints
@@ -25,7 +25,12 @@ _log = logging.getLogger(__name__)
 
 
 def standalone_controller(
-    store: Store, models: Path, leadership: Leadership, *, keep_days: float
+    store: Store,
+    models: Path,
+    leadership: Leadership,
+    *,
+    keep_days: float,
+    class_targets_ms: Mapping[str, float] | None = None,
 ) -> Controller:
     """A controller that reads no journal and publishes to nobody: routers do both, over the same store.
 
@@ -34,6 +39,7 @@ def standalone_controller(
         models: Folder of built variants, as the routers have it; only their manifests are read.
         leadership: Whether it leads.
         keep_days: How long single requests of an ended experiment are remembered.
+        class_targets_ms: By class of priority, as the routers have them; None leaves what is known.
 
     Raises:
         FileNotFoundError: If there are no variants.
@@ -48,6 +54,7 @@ def standalone_controller(
         leadership=leadership,
         upkeep=Upkeep(store.upkeep, keep_days=keep_days, wall_clock=time.time),
         webhooks=Webhooks(store, policy_from(os.environ), wall_clock=time.time),
+        class_targets_ms=class_targets_ms,
     )
 
 

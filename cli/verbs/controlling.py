@@ -33,6 +33,12 @@ def controller(
     keep_days: options.KeepDays = 30.0,
     metrics_port: options.MetricsPort = None,
     metrics_host: options.MetricsHost = "127.0.0.1",
+    class_target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=MILLISECONDS, as the routers have it: what `get --classes` shows; may be given more than once."
+        ),
+    ] = None,
 ) -> None:
     """Move the experiments of a store on, while `anabranch serve` on any machine serves them.
 
@@ -51,6 +57,7 @@ def controller(
         keep_days=keep_days,
         metrics_host=metrics_host,
         metrics_port=metrics_port,
+        class_targets=class_target or [],
     )
 
 

@@ -327,3 +327,19 @@ def test_windows_stay_open_while_the_journal_is_not_read_to_its_end(
     assert desk.store.experiment("exp").state.totals["a"].windows["feedback.correct"].unlabelled == 0
     desk.controller.run_once()
     assert desk.store.experiment("exp").state.totals["a"].windows["feedback.correct"].unlabelled == 10
+
+
+def test_targets_of_classes_are_told_by_who_knows_them_and_kept_by_who_does_not(desk: Desk) -> None:
+    def told() -> Any:
+        catalog = desk.store.ledger.catalog()
+        assert catalog is not None
+        return catalog.class_targets_ms
+
+    desk.begin().run_once()
+    assert told() == {}
+    knowing = desk.begin()
+    knowing._class_targets_ms = {"batch": 9.0}
+    knowing.run_once()
+    assert told() == {"batch": 9.0}
+    desk.begin().run_once()
+    assert told() == {"batch": 9.0}
