@@ -24,6 +24,10 @@ from anabranch.store.control_plane import ReadPlane
 from anabranch.store.document import parse
 from anabranch.store.port import NotFound, StoredDecision, StoredExperiment
 
+_UNREADABLE = (
+    "evidence is kept that cannot be read: it was damaged or changed, and no decision was computed again"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
@@ -80,10 +84,15 @@ class Verification:
 def verify(store: ReadPlane, name: str) -> Verification:
     """Take every decision since the document was applied again, and check the chain of all there are.
 
+    Where evidence cannot even be read, the chain alone is checked, which names the decision that rests on it.
+
     Raises:
         NotFound: If there is no such experiment.
     """
-    kept, decisions, log = _between_ticks(store, name)
+    try:
+        kept, decisions, log = _between_ticks(store, name)
+    except ValueError:
+        return replace(verify_chain(store, name), problems=(_UNREADABLE,))
     first = first_of_document(decisions, kept)
     replay = Replay(
         parse(_applied(store, name, decisions[first:], kept)),

@@ -97,6 +97,27 @@ def test_every_decision_of_an_untouched_experiment_matches(finished: SqlStore) -
     assert all(checked.is_recomputed for checked in report.decisions)
 
 
+@pytest.mark.parametrize(
+    ("statement", "damage"),
+    [
+        ("UPDATE evidence SET packed = ? WHERE last = ?", b"no zlib"),
+        ("UPDATE evidence SET packed = ? WHERE last = ?", pack("no JSON")),
+        ("UPDATE evidence SET body = ?, packed = NULL WHERE last = ?", "no JSON"),
+    ],
+)
+def test_evidence_that_cannot_be_read_is_named_and_nothing_is_said_to_match(
+    finished: SqlStore, database: Path, statement: str, damage: object
+) -> None:
+    last = finished.decisions("exp")[2].decision.evidence_last
+    tamper(database, statement, damage, last)
+    report = verify(finished, "exp")
+    assert not report.matches
+    assert "cannot be read" in report.problems[0]
+    assert report.first_mismatch is not None
+    assert report.first_mismatch.number == finished.decisions("exp")[2].decision.number
+    assert not verify_chain(finished, "exp").matches
+
+
 def test_the_store_in_memory_verifies_like_the_database(
     small_document: dict[str, Any], drive: Drive, outcomes: Outcomes
 ) -> None:
