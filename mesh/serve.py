@@ -109,7 +109,7 @@ class MeshServer:
         self._ejected: frozenset[Arm] = frozenset()
         self._ejections = Ejections()
         self._lag = LagProbe(self._loop)
-        self._metrics = ServerMetrics(self._lag)
+        self._metrics = ServerMetrics(self._lag, certificate=server.tls_certificate)
         self._store.watch(self._metrics.stated)
         self._version = 0
         self._has_served = False

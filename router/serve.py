@@ -122,7 +122,9 @@ class Server:
         self._complaints = Complaints(self._loop.time)
         self._lag = LagProbe(self._loop)
         class_targets = targets(settings.class_targets_ms)
-        self._metrics = ServerMetrics(self._lag, targets_ms=class_targets)
+        self._metrics = ServerMetrics(
+            self._lag, certificate=settings.tls_certificate, targets_ms=class_targets
+        )
         self._volumes = VolumeKeeper(self._store.volumes, time.time)
         self._forecaster = Forecaster(self._store.volumes, time.time) if settings.forecast else None
         self._metrics_port: MetricsPort | None = None

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import logging
 import ssl
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from anabranch.wire.certificate_end import certificate_end
 from anabranch.wire.listen import tls_context
 from anabranch.wire.seam import Tls
 
 _log = logging.getLogger(__name__)
+_NEAR = timedelta(days=7)
+"""Before its end, a certificate that nobody renewed is told of."""
 
 
 class FileTimes:
@@ -24,7 +28,7 @@ class FileTimes:
     """
 
     def __init__(self, tls: Tls) -> None:
-        self._paths = [path for path in (tls.certificate_file, tls.key_file, tls.client_ca_file) if path]
+        self.paths = [path for path in (tls.certificate_file, tls.key_file, tls.client_ca_file) if path]
         self._seen = self._look()
 
     def have_changed(self) -> bool:
@@ -36,7 +40,7 @@ class FileTimes:
         return True
 
     def _look(self) -> list[tuple[int, int, int] | None]:
-        return [_stamp(path) for path in self._paths]
+        return [_stamp(path) for path in self.paths]
 
 
 class TlsFiles:
@@ -53,6 +57,7 @@ class TlsFiles:
         self._tls = tls
         self._times = FileTimes(tls)
         self._current = tls_context(tls)
+        self._tell_of_end()
         # The listener keeps one context for good; at each handshake that hands over to the current one, which brings its
         # own certificate, key and authorities.
         self.context = tls_context(tls)
@@ -65,10 +70,29 @@ class TlsFiles:
         try:
             self._current = tls_context(self._tls)
         except OSError as error:
-            _log.error("the TLS files have changed and make no server, the former stay in use: %s", error)
+            gone = ", ".join(str(path) for path in self._times.paths if not path.is_file())
+            _log.error(
+                "the TLS files have changed and make no server, the former stay in use: %s",
+                f"no file {gone}" if gone else error,
+            )
             return False
         _log.info("the TLS files have changed: new connections use them")
+        self._tell_of_end()
         return True
+
+    def _tell_of_end(self) -> None:
+        path = self._tls.certificate_file
+        try:
+            end = certificate_end(path)
+        except (OSError, ValueError) as error:
+            _log.warning("when the port's certificate ends is not known: %s", error)
+            return
+        if end <= datetime.now(UTC):
+            _log.error(
+                "the certificate in %s ended at %s: clients that check it refuse", path, end.isoformat()
+            )
+        elif end - datetime.now(UTC) < _NEAR:
+            _log.warning("the certificate in %s ends soon, at %s", path, end.isoformat())
 
     def _hand_over(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         connection.context = self._current

@@ -281,6 +281,10 @@ class Controllers:
         "store_statement_duration_seconds", "Time of one statement of the database."
     )
     store_errors: Final = _counter("store_errors", "Statements that the database refused.")
+    certificate_end: Final = _gauge(
+        "tls_certificate_end_timestamp_seconds",
+        "When the certificate in the file of --tls-cert ends, in seconds since 1970; absent without TLS.",
+    )
     build: Final = _gauge("build_info", "1, with what runs.", ("version",))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +24,7 @@ from anabranch.router.metrics.samples import Sample, Tally, Totals
 from anabranch.store.ingest import Ingested
 from anabranch.store.lease import Lease, LeaseRecord
 from anabranch.store.port import StoredExperiment
+from anabranch.wire.certificate_end import certificate_end
 
 _OWN: Final = -1
 """Where the supervisor's own numbers stand among the lanes, which begin at 0."""
@@ -33,6 +36,7 @@ class ServerMetrics:
 
     Args:
         lag: Of the supervisor's own loop; None where there is none.
+        certificate: The port's own; None without TLS.
         targets_ms: By class of priority, within what its requests should be answered; none where none are served.
         wall_clock: Seconds since 1970.
     """
@@ -41,10 +45,12 @@ class ServerMetrics:
         self,
         lag: LagProbe | None,
         *,
+        certificate: Path | None = None,
         targets_ms: Mapping[str, float] | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._lag = lag
+        self._certificate = certificate
         self._targets_ms = targets_ms or {}
         self._wall_clock = wall_clock
         self._totals = Totals()
@@ -141,6 +147,10 @@ class ServerMetrics:
         """What depends on the moment of the scrape."""
         if self._caught_up_s is not None:
             yield Sample(CONTROLLER.lag, (), max(0.0, self._wall_clock() - self._caught_up_s))
+        if self._certificate is not None:
+            # A file that cannot be read is not used, and the log says so.
+            with contextlib.suppress(OSError, ValueError):
+                yield Sample(CONTROLLER.certificate_end, (), certificate_end(self._certificate).timestamp())
         for name, target_ms in self._targets_ms.items():
             yield Sample(PRIORITIES.target, (name,), target_ms / 1000.0)
         yield Sample(CONTROLLER.build, (version("anabranch"),), 1.0)

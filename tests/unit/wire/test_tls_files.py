@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from anabranch.wire.certificate_end import certificate_end
 from anabranch.wire.seam import Tls
 from anabranch.wire.tls_files import TlsFiles
 
@@ -44,10 +45,41 @@ def test_half_a_renewal_changes_nothing_until_it_is_whole(
     assert files.follow()
 
 
-def test_files_that_are_gone_change_nothing(files: TlsFiles, tmp_path: Path) -> None:
+def test_files_that_are_gone_change_nothing(
+    files: TlsFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     kept = (tmp_path / "server.key").read_bytes()
     (tmp_path / "server.key").unlink()
     assert not files.follow()
+    assert f"no file {tmp_path / 'server.key'}" in caplog.text
     (tmp_path / "server.key").write_bytes(kept)
     os.utime(tmp_path / "server.key")
     assert files.follow()
+
+
+def test_a_certificate_that_has_ended_is_told_of_when_it_is_read(
+    files: TlsFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert "ended" not in caplog.text
+    for kind in ("pem", "key"):
+        shutil.copy(OLD / f"ended.{kind}", tmp_path / f"server.{kind}")
+    assert files.follow()
+    assert f"the certificate in {tmp_path / 'server.pem'} ended at 2020-01-02T00:00:00+00:00" in caplog.text
+    caplog.clear()
+    TlsFiles(Tls(certificate_file=OLD / "ended.pem", key_file=OLD / "ended.key"))
+    assert "ended at 2020-01-02" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "year"), [("ended.pem", 2020), ("server.pem", 2126)])
+def test_both_ways_to_write_a_time_are_read(name: str, year: int) -> None:
+    assert certificate_end(OLD / name).year == year
+
+
+def test_what_is_no_certificate_has_no_end(tmp_path: Path) -> None:
+    whole = (OLD / "server.pem").read_text()
+    lines = whole.splitlines()
+    for number, text in enumerate(("", "text", "\n".join([*lines[:2], lines[-1]]), whole.replace("A", "B"))):
+        path = tmp_path / f"{number}.pem"
+        path.write_text(text)
+        with pytest.raises(ValueError, match=str(path)):
+            certificate_end(path)
