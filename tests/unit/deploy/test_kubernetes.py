@@ -83,8 +83,8 @@ def test_every_file_that_a_router_is_given_is_below_a_mount(
     given = parse_command(container["args"])
     mounts = {Path(each["mountPath"]) for each in container["volumeMounts"]}
     for option in ("tls_cert", "tls_key", "assignment_key"):
-        assert given[option].parent in mounts
-    assert given["state"] in mounts
+        assert Path(given[option]).parent in mounts
+    assert Path(given["state"]) in mounts
     (config,) = kustomization(Path(__file__).parents[3] / "deploy/kubernetes/base")["configMapGenerator"]
     (service_file,) = (Path(each.partition("=")[2]) for each in config["literals"] if "PGSERVICEFILE" in each)
     for name, template in pods(base).items():
