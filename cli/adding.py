@@ -1,13 +1,16 @@
-"""Take a remote variant in for the command line."""
+"""Take a variant in for the command line: a file of a person's own, or a model on another server."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from anabranch.cli.building import Samples, read_samples
 from anabranch.cli.exit_codes import ExitCode
 from anabranch.cli.failures import CommandFailed
+from anabranch.variants.added import add_onnx
 from anabranch.variants.errors import VariantError
 from anabranch.variants.manifest import Manifest
 from anabranch.variants.remote_add import add_remote
@@ -29,6 +32,21 @@ class RemoteOptions:
     key: Path | None
     connections: int
     max_requests: int
+
+
+def add_file(
+    root: Path, model: str, variant: str, path: Path, samples: Path | None, tell: Callable[[str], None]
+) -> Manifest:
+    """Check an ONNX file, measure it, and copy it under `root` as a variant."""
+    if not path.is_file():
+        raise CommandFailed(ExitCode.NOT_FOUND, f"no file {path}", "give an ONNX file")
+    given = read_samples(samples) if samples is not None else Samples()
+    if not given.measure:
+        tell("without --samples, nothing is measured: accuracy, agreement and latency stay empty")
+    try:
+        return add_onnx(path, model, variant, root, samples=given.measure, labels=given.labels, tell=tell)
+    except VariantError as error:
+        raise CommandFailed(ExitCode.BAD_INPUT, str(error)) from error
 
 
 def take_in(root: Path, model: str, variant: str, given: RemoteOptions) -> Manifest:

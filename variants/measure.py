@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from anabranch.variants.class_scores import score_tensor
 from anabranch.variants.collation import run_joined, run_token_rows
+from anabranch.variants.errors import VariantError
 from anabranch.variants.manifest import BatchLatency, Parity, TaskMetric, wilson_interval
 from anabranch.variants.sessions import Session
 from anabranch.variants.tensors import Array, Request
@@ -64,17 +65,23 @@ def compare(
         outputs: What clients see, in the order of the graph: compared element by element and by their class.
         cosine_tensor: Compared by direction; by default the scores of the classes, else the first output.
         reference_name: The reference variant's name.
+
+    Raises:
+        VariantError: No output is of numbers.
     """
     scores = score_tensor({name: reference[name] for name in outputs})
-    cosine_tensor = cosine_tensor or scores or outputs[0]
+    numbers = [name for name in outputs if reference[name].dtype != np.object_]
+    if not numbers:
+        raise VariantError(
+            f"none of the outputs {list(outputs)} is of numbers: there is no distance to measure"
+        )
+    cosine_tensor = cosine_tensor or scores or numbers[0]
     rows = len(reference[outputs[0]])
-    max_abs = max(float(np.abs(_flat(reference[name]) - _flat(candidate[name])).max()) for name in outputs)
+    max_abs = max(float(np.abs(_flat(reference[name]) - _flat(candidate[name])).max()) for name in numbers)
     if scores is not None:
         same = classes(reference[scores]) == classes(candidate[scores])
     else:
-        same = np.logical_and.reduce(
-            [(_flat(reference[name]) == _flat(candidate[name])).all(axis=1) for name in outputs]
-        )
+        same = np.logical_and.reduce([_equal_rows(reference[name], candidate[name]) for name in outputs])
     cosines = _cosines(_flat(reference[cosine_tensor]), _flat(candidate[cosine_tensor]))
     return Parity(
         reference=reference_name,
@@ -85,6 +92,12 @@ def compare(
         cosine_mean=float(cosines.mean()),
         cosine_min=float(cosines.min()),
     )
+
+
+def _equal_rows(left: Array, right: Array) -> NDArray[np.bool_]:
+    """Which rows are the same, of numbers or of text."""
+    equal: NDArray[np.bool_] = (left.reshape(len(left), -1) == right.reshape(len(right), -1)).all(axis=1)
+    return equal
 
 
 def _flat(array: Array) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,15 @@ import onnx
 
 from anabranch.variants.build import cache_key, publish
 from anabranch.variants.errors import VariantError
-from anabranch.variants.manifest import VERSION, Manifest, describe_files, save_manifest, tool_versions
+from anabranch.variants.evaluation import Evaluation
+from anabranch.variants.manifest import (
+    VERSION,
+    BatchLatency,
+    Manifest,
+    describe_files,
+    save_manifest,
+    tool_versions,
+)
 from anabranch.variants.models import ModelSource, PreparedModel, Progress
 from anabranch.variants.onnx_graphs import external_files, load_graph
 from anabranch.variants.packages import file_sha256
@@ -25,7 +34,18 @@ from anabranch.variants.tensors import Array, Request, Signature
 _NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
-def import_onnx(path: Path, model: str, variant: str, root: Path) -> Manifest:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What was measured of a file before it is imported: answers, times by batch size, milliseconds to the first answer."""
+
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    latency: tuple[BatchLatency, ...] = ()
+    cold_ms: float | None = None
+
+
+def import_onnx(
+    path: Path, model: str, variant: str, root: Path, *, measured: Measured | None = None
+) -> Manifest:
     """Copy an ONNX file, and the data files beside it, under `root` and describe it.
 
     The graph is loaded; where its inputs leave the batch size open it is run once with zeros too, and what comes out
@@ -36,12 +56,14 @@ def import_onnx(path: Path, model: str, variant: str, root: Path) -> Manifest:
         model: What clients call the model.
         variant: The variant's name; an older variant of that name is replaced.
         root: The folder of all models.
+        measured: What is known of its answers and times.
 
     Raises:
         VariantError: A name cannot be a folder's, or ONNX Runtime does not load or run the file.
     """
     for name in (model, variant):
         check_name(name)
+    found = measured or Measured()
     source = source_from_onnx(path, model)
     spec = VariantSpec(engine=Engine.ONNX, recipe=Imported())
     start = time.perf_counter()
@@ -73,9 +95,11 @@ def import_onnx(path: Path, model: str, variant: str, root: Path) -> Manifest:
             cache_key=cache_key(source, spec),
             size_bytes=sum(file.size_bytes for file in files),
             build_s=round(time.perf_counter() - start, 3),
-            parity=None,
-            task=None,
-            latency=(),
+            parity=found.evaluation.parity,
+            task=found.evaluation.task,
+            gate=found.evaluation.gate,
+            latency=found.latency,
+            cold_ms=found.cold_ms,
         )
         manifest = keep_price(manifest, home / variant)
         save_manifest(manifest, draft)

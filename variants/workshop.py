@@ -5,18 +5,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import assert_never
 
-import numpy as np
 import onnx
 
-from anabranch.variants.class_scores import score_tensor
 from anabranch.variants.engines import open_session
-from anabranch.variants.errors import BuildError
+from anabranch.variants.evaluation import Evaluation, evaluate
 from anabranch.variants.formats import NumberFormat, promised_formats
-from anabranch.variants.gate import GateVerdict
 from anabranch.variants.graph_formats import require_formats
-from anabranch.variants.judging import judge_accuracy, judge_agreement
-from anabranch.variants.manifest import VERSION, Manifest, Parity, TaskMetric, describe_files, tool_versions
-from anabranch.variants.measure import accuracy, classes, compare, latencies, run_all, run_batch
+from anabranch.variants.manifest import VERSION, Manifest, describe_files, tool_versions
+from anabranch.variants.measure import latencies, run_all, run_batch
 from anabranch.variants.models import ModelSource, PreparedModel, Progress
 from anabranch.variants.onnx_graphs import with_extra_outputs
 from anabranch.variants.onnx_recipes import OnnxBuilder
@@ -110,7 +106,7 @@ class Workshop:
         files = describe_files(draft, [name, *sorted(self._model.assets)])
         self._tell(f"measure {spec.name}")
         formats = self._formats(spec, graph, draft / name)
-        parity, task, gate = self._evaluate(spec, graph, draft / name)
+        found = self._evaluate(spec, graph, draft / name)
         requests = self._model.evaluation
         opened = time.perf_counter()
         session = open_session(
@@ -136,19 +132,17 @@ class Workshop:
             cache_key=self._key_of(spec),
             size_bytes=sum(file.size_bytes for file in files),
             build_s=round(build_s, 3),
-            parity=parity,
-            task=task,
+            parity=found.parity,
+            task=found.task,
             formats=formats,
-            gate=gate,
+            gate=found.gate,
             latency=latencies(session, requests, threads=1) if requests else (),
             cold_ms=round(cold_ms, 3) if requests else None,
         )
 
-    def _evaluate(
-        self, spec: VariantSpec, graph: onnx.ModelProto | None, artifact: Path
-    ) -> tuple[Parity | None, TaskMetric | None, GateVerdict | None]:
+    def _evaluate(self, spec: VariantSpec, graph: onnx.ModelProto | None, artifact: Path) -> Evaluation:
         if not self._model.evaluation:
-            return None, None, None
+            return Evaluation()
         session: Session
         if graph is not None:
             session = OnnxSession(
@@ -168,38 +162,17 @@ class Workshop:
                 embedding=True,
             )
         reference = self._reference_outputs()
-        is_reference = spec.name == REFERENCE
-        outputs = reference if is_reference else run_all(session, self._model.evaluation)
-        names = [output.name for output in self._model.outputs]
-        for name in names:
-            if not np.isfinite(outputs[name].astype(np.float64)).all():
-                raise BuildError(
-                    f"{spec.name} answers with values that are not finite in {name!r}: refuse the recipe"
-                )
-        parity = compare(
-            reference,
+        outputs = reference if spec.name == REFERENCE else run_all(session, self._model.evaluation)
+        return evaluate(
+            spec.name,
             outputs,
-            outputs=names,
-            cosine_tensor=self._model.probe,
-            reference_name=REFERENCE,
+            reference,
+            REFERENCE,
+            names=[output.name for output in self._model.outputs],
+            labels=self._model.labels,
+            probe=self._model.probe,
+            tell=self._tell,
         )
-        labels = self._model.labels
-        scores = score_tensor({name: reference[name] for name in names})
-        if scores is None:
-            if labels is not None:
-                raise BuildError(
-                    f"the samples have labels, and none of the outputs {names} has scores of classes "
-                    "(floating, two columns or more): leave the labels out, or export the scores"
-                )
-            self._tell(f"gate {spec.name}: none, no output has scores of classes")
-            return parity, None, None
-        task = accuracy(outputs[scores], labels) if labels is not None else None
-        if is_reference:
-            return parity, task, None
-        ours, theirs = classes(outputs[scores]), classes(reference[scores])
-        gate = judge_agreement(theirs, ours) if labels is None else judge_accuracy(theirs, ours, labels)
-        self._tell(f"gate {spec.name}: {gate.outcome}, {gate.reason}")
-        return parity, task, gate
 
     def _formats(
         self, spec: VariantSpec, graph: onnx.ModelProto | None, artifact: Path

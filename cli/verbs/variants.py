@@ -1,4 +1,4 @@
-"""`variants`: what is built, and what is served elsewhere and taken in."""
+"""`variants`: what is built, and what is taken in: files, and models that are served elsewhere."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     group.command("show")(show)
     group.command("compare")(compare)
     group.command("profile")(profile)
+    group.command("add")(add)
     group.command("add-remote")(add_remote)
     group.command("price")(price)
     app.add_typer(group, name="variants", rich_help_panel=options.RUN)
@@ -188,6 +189,43 @@ def profile(
         f"{traced.calls} calls of {traced.rows} rows, {traced.call_ms:.2f} ms each while traced: {traced.trace}"
     )
     terminal.note("open it in https://ui.perfetto.dev or chrome://tracing")
+
+
+def add(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="What clients call the model.", autocompletion=complete_model)],
+    variant: Annotated[str, typer.Argument(help="The new variant's name, such as retrained.")],
+    file: Annotated[
+        Path, typer.Argument(help="An ONNX file with the same inputs and outputs.", metavar="FILE")
+    ],
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            help="Real inputs, .npz, as for `build`; they measure it beside onnx-fp32.", metavar="FILE"
+        ),
+    ] = None,
+    models: options.Models = DEFAULT_MODELS,
+    output: options.Output = Format.TABLE,
+) -> None:
+    """Take an ONNX file in as a further variant of a model: retrained, pruned, distilled or exported otherwise.
+
+    Its tensors must be those of the model's other variants. A file that was added by the same name before is replaced.
+
+    Example: anabranch variants add classifier retrained retrained.onnx --samples held-out.npz
+    """
+    from anabranch.cli.adding import add_file
+    from anabranch.cli.build_progress import shown_progress
+    from anabranch.cli.building import variant_table
+    from anabranch.cli.output import encoded
+
+    terminal = terminal_of(context)
+    with shown_progress(terminal) as tell:
+        manifest = add_file(models, model, variant, file, samples, tell)
+    if output is Format.TABLE:
+        terminal.show(variant_table([manifest]))
+    else:
+        terminal.say(encoded(manifest, output))
+    terminal.note("a running server takes it with SIGHUP")
 
 
 def add_remote(
