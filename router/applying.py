@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,36 @@ def check_applicable(
             check_revision(parse(other.document), experiment, other.state)
         if other.name != experiment.name and parse(other.document).model == experiment.model:
             raise second_on_model(experiment.model, other.name, phase)
+
+
+def stale_baseline(experiment: Experiment, outcome: Applied, promoted: str | None) -> str | None:
+    """Why an experiment should not begin against another variant than the one that was promoted; None where it may.
+
+    Its baseline would get all traffic at once, without a test, and lose it again at the end.
+
+    Args:
+        experiment: What is applied.
+        outcome: What that does: what goes on is let go on.
+        promoted: The model's baseline by promotion.
+    """
+    if promoted in (None, experiment.baseline) or outcome not in (Applied.CREATED, Applied.CONFIGURED):
+        return None
+    return (
+        f"spec.baseline: {experiment.baseline} is not what serves {experiment.model} now, that is {promoted}, which was promoted: "
+        "name it as the baseline, or take its promotion back with `anabranch undo`"
+    )
+
+
+def override_remark(failed: Iterable[str], stale: str | None) -> str:
+    """What the audit log says of an application that was forced; empty where there was nothing to force.
+
+    Args:
+        failed: Candidates that the offline gate found worse.
+        stale: What `stale_baseline` said.
+    """
+    gates = ", ".join(failed)
+    found = [f"gate overridden for {gates}" if gates else "", "a baseline that was replaced" if stale else ""]
+    return "; ".join(remark for remark in found if remark)
 
 
 def failed_gates(experiment: Experiment, models: Path) -> dict[str, str]:

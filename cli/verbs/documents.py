@@ -53,7 +53,9 @@ def apply(
         check_applicable,
         failed_gates,
         outcome_of,
+        override_remark,
         priced,
+        stale_baseline,
     )
     from anabranch.store.catalog_check import catalog_problems
     from anabranch.store.document import document_warnings, parse
@@ -83,9 +85,8 @@ def apply(
             ),
             "leave these candidates out, or say --force",
         )
-    remark = f"gate overridden for {', '.join(failed)}" if failed else ""
     path = sqlite_path(store)
-    outcome, catalog = Applied.CREATED, None
+    outcome, catalog, stale = Applied.CREATED, None, None
     built = built_variants(parse(document), models)
     if path is None or path.is_file():
         with existing_store(store) as opened:
@@ -94,11 +95,17 @@ def apply(
             _checked(file, document)
             check_applicable(parse(document), document, kept)
             outcome, catalog = outcome_of(name, document, kept), opened.ledger.catalog()
+            experiment = parse(document)
+            stale = stale_baseline(experiment, outcome, opened.baseline(experiment.model))
     else:
         document = priced(document, (), built)
         _checked(file, document)
     if unpriced := unpriced_text(parse(document)):
         raise CommandFailed(ExitCode.REFUSED, unpriced)
+    if stale and not force:
+        raise CommandFailed(
+            ExitCode.REFUSED, stale, "or say --force: the document's baseline gets all traffic at once"
+        )
     unserved = [] if catalog is None else catalog_problems(parse(document), catalog)
     if unserved and not force:
         raise CommandFailed(
@@ -114,7 +121,7 @@ def apply(
     if path is not None and not path.is_file():
         terminal.note(f"creating the database {path}")
     with created_store(store) as opened:
-        opened.apply(document, terminal.actor, terminal.clock.now(), remark=remark)
+        opened.apply(document, terminal.actor, terminal.clock.now(), remark=override_remark(failed, stale))
     _say_applied(terminal, name, outcome, output, dry_run=False)
     if outcome is Applied.REVISED:
         terminal.note(f"the evidence is kept; the controller's next tick answers: `anabranch history {name}`")

@@ -18,7 +18,15 @@ from anabranch.proto import control_pb2 as pb
 from anabranch.router.access.authenticator import printable
 from anabranch.router.access.guard import NotAllowed
 from anabranch.router.admission import problems
-from anabranch.router.applying import check_applicable, gate_failures, outcome_of, priced, unified
+from anabranch.router.applying import (
+    check_applicable,
+    gate_failures,
+    outcome_of,
+    override_remark,
+    priced,
+    stale_baseline,
+    unified,
+)
 from anabranch.router.control import messages
 from anabranch.router.control.errors import BadRequest, Busy, Refused
 from anabranch.store.access import GRANTS, Permission, Principal
@@ -111,12 +119,15 @@ class Verbs:
             raise Refused(unpriced)
         failed = self._check_served(experiment, is_forced=request.force)
         outcome = outcome_of(experiment.name, document, kept)
+        stale = stale_baseline(experiment, outcome, self._store.baseline(experiment.model))
+        if stale and not request.force:
+            raise Refused(f"{stale}; or force")
         if request.dry_run:
             check_applicable(experiment, document, kept)
             found = next((other for other in kept if other.name == experiment.name), None)
             shown = None if found is None else self._message(found, principal)
             return pb.ApplyResponse(name=experiment.name, outcome=outcome.value, experiment=shown)
-        remark = f"gate overridden for {', '.join(failed)}" if failed else ""
+        remark = override_remark(failed, stale)
         stored = self._store.apply(document, principal.actor, self._wall_clock(), remark=remark)
         return pb.ApplyResponse(
             name=experiment.name, outcome=outcome.value, experiment=self._message(stored, principal)

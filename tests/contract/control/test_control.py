@@ -148,6 +148,19 @@ def test_who_served_a_model_when_is_told(bench: Bench, write: Write) -> None:
         )
 
 
+def test_an_experiment_against_a_baseline_that_was_replaced_does_not_begin_unasked(
+    bench: Bench, write: Write
+) -> None:
+    with bench.client() as client:
+        bench.store.set_baseline("m", "better", 5.0)
+        for dry_run in (True, False):
+            with pytest.raises(errors.Refused, match="base is not what serves m now, that is better"):
+                client.apply(write(), dry_run=dry_run)
+        assert client.apply(write(), force=True).outcome == "created"
+        # What goes on is not asked again.
+        assert client.apply(write()).outcome == "unchanged"
+
+
 def test_the_server_recomputes_and_so_can_the_caller(bench: Bench, write: Write) -> None:
     with bench.client() as client:
         client.apply(write())

@@ -151,6 +151,30 @@ def test_what_is_not_served_is_refused_with_every_name_and_what_was_meant(
     assert shell("apply", "-f", "-", "--force", *dry, typed=json.dumps(text)).code == 0
 
 
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_an_experiment_against_a_baseline_that_was_replaced_does_not_begin_unasked(
+    dry: list[str], shell: Shell, document_file: Path
+) -> None:
+    document = yaml.safe_load(document_file.read_text())
+    model, baseline = document["spec"]["model"], document["spec"]["baseline"]
+    shell.store().set_baseline(model, "better", 1.0)
+    ran = shell("apply", "-f", str(document_file), *dry)
+    assert ran.code == 5
+    assert f"spec.baseline: {baseline} is not what serves {model} now, that is better" in ran.err
+    assert shell.store().experiments() == []
+    assert shell("apply", "-f", str(document_file), "--force", *dry).code == 0
+    shell.store().set_baseline(model, baseline, 2.0)
+    assert shell("apply", "-f", str(document_file), *dry).code == 0
+
+
+def test_an_override_is_in_the_audit_log(shell: Shell, document_file: Path) -> None:
+    model = yaml.safe_load(document_file.read_text())["spec"]["model"]
+    shell.store().set_baseline(model, "better", 1.0)
+    shell("apply", "-f", str(document_file), "--force")
+    [event] = shell.store().events("tiny")
+    assert "a baseline that was replaced" in event.detail
+
+
 def test_an_experiment_that_is_over_begins_anew_with_a_changed_document(
     shell: Shell, live: Begin, document_file: Path
 ) -> None:
