@@ -165,6 +165,7 @@ def test_a_block_that_looks_the_same_is_not_drawn_again(looker: Looker) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_thousands_of_looks_do_not_make_it_grow(looker: Looker) -> None:
     async def act(app: Top, pilot: Pilot[None]) -> None:
         sizes = []
