@@ -1,7 +1,7 @@
 """The bench's command line.
 
 python -m bench.dataplane install
-python -m bench.dataplane run [--only split,tiny,...] [--reps 3] [--seconds 3] [--out FILE] [--memory-minutes 3]
+python -m bench.dataplane run [--only split,tiny,...] [--peers NAME ...] [--cases NAME ...] [--reps 3] [--seconds 3] [--out FILE] [--memory-minutes 3]
 python -m bench.dataplane report [FILE ...]
 """
 
@@ -28,6 +28,8 @@ def main() -> int:
     install.add_argument("--only", default="", help="names of environments, with commas")
     run = commands.add_parser("run", help="measure")
     run.add_argument("--only", default="", help="names of scenarios, with commas; all by default")
+    run.add_argument("--peers", nargs="*", default=(), help="names of peers as in the tables; all by default")
+    run.add_argument("--cases", nargs="*", default=(), help="names of cases, likewise")
     run.add_argument("--reps", type=int, default=3)
     run.add_argument("--seconds", type=float, default=3.0, help="window of one measurement")
     run.add_argument("--out", type=Path, default=None, help="file of JSON lines to append to")
@@ -65,8 +67,9 @@ def _run(options: argparse.Namespace) -> None:
     if unknown:
         sys.exit(f"scenarios {', '.join(unknown)} are unknown: choose from {', '.join(scenarios)}")
     out = options.out or RESULTS / f"dataplane-{datetime.now(UTC):%Y-%m-%d}.jsonl"
+    peers, cases = frozenset(options.peers), frozenset(options.cases)
     for name in chosen:
-        scenarios[name](Journal(out, _say), options.reps, options.seconds)
+        scenarios[name](Journal(out, _say, peers, cases), options.reps, options.seconds)
 
 
 def _say(line: str) -> None:

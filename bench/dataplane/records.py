@@ -21,15 +21,19 @@ _OUR_PACKAGES = ("ngh2", "uvloop", "onnxruntime", "numpy", "protobuf")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Journal:
-    """Where results go.
+    """Where results go, and of whom.
 
     Attributes:
         path: A file of JSON lines, appended to.
         say: Takes one line for people.
+        peers: Who is measured; everybody if empty.
+        cases: What is measured; everything if empty.
     """
 
     path: Path
     say: Callable[[str], None]
+    peers: frozenset[str] = frozenset()
+    cases: frozenset[str] = frozenset()
 
     def write(self, scenario: str, case: str, peer: str, rep: int, **fields: Any) -> None:
         """Append one measurement."""

@@ -39,7 +39,7 @@ def in_turns(scenario: str, peers: Sequence[Peer], reps: int, journal: Journal, 
     lost: set[str] = set()
     for rep in range(reps):
         for peer in peers:
-            if peer.name in lost:
+            if peer.name in lost or (journal.peers and peer.name not in journal.peers):
                 continue
             problem = _one_turn(peer, rep, measured)
             if problem:
@@ -88,6 +88,8 @@ def measure_cases(
         for message in {id(case.message): case.message for case in cases}.values():
             check_answer(running, message, expected(peer, message), unit)
         for case in cases:
+            if journal.cases and case.name not in journal.cases:
+                continue
             options = {**load, **case.load, "unit_header": unit_header, "seed": rep + 1}
             result = measure(running, case.message, **options)
             journal.result(
