@@ -13,6 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+# Loaded where a root is sought; a tick must not load it, for half a second, under traffic.
+import scipy.optimize  # noqa: F401
+
 from anabranch.bandit.decision import Command, Decision, Verb
 from anabranch.bandit.evidence import Evidence
 from anabranch.bandit.lifecycle import Phase
