@@ -9,14 +9,13 @@ from importlib import metadata
 from typing import Final
 
 from anabranch.cli.failures import CommandFailed
-from anabranch.cli.numbers import duration, milliseconds
+from anabranch.cli.numbers import milliseconds
 from anabranch.cli.remote_store import translated
 from anabranch.cli.servers import connect
-from anabranch.cli.surgery import Finding, Grade
+from anabranch.cli.surgery import Finding, Grade, clock_finding
 from anabranch.client import values
 from anabranch.client.sync import Client
 
-_CLOCK_ROOM_S: Final = 5.0
 _TIMEOUT_S: Final = 10.0
 _SLOW_MS: Final = 1_000.0
 
@@ -134,11 +133,6 @@ def _experiments(client: Client) -> Finding:
 
 def _clock(client: Client, now: float) -> Finding:
     latest = max((max(each.applied_s, each.started_s) for each in client.experiments()), default=0.0)
-    if latest > now + _CLOCK_ROOM_S:
-        return Finding(
-            check="clock",
-            grade=Grade.BAD,
-            found=f"the server began an experiment {duration(latest - now)} in the future",
-            advice="this clock or the server's is wrong: set both by NTP",
-        )
-    return Finding(check="clock", grade=Grade.GOOD, found="after everything that was begun there")
+    return clock_finding(
+        latest, now, "the server began an experiment", "after everything that was begun there"
+    )

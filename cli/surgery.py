@@ -278,14 +278,28 @@ def check_clock(surgery: Surgery) -> Finding:
             latest = max((each.state.epoch_started_s for each in store.experiments()), default=0.0)
     except CommandFailed:
         latest = 0.0
-    if latest > surgery.now + _CLOCK_ROOM_S:
+    return clock_finding(
+        latest, surgery.now, "the store holds decisions", "set, and after everything that was decided"
+    )
+
+
+def clock_finding(latest: float, now: float, ahead: str, good: str) -> Finding:
+    """Whether something was decided after now, by this clock.
+
+    Args:
+        latest: When the last thing was, in seconds since 1970; 0 where there is none.
+        now: By this clock.
+        ahead: What is said before the time, where it lies in the future.
+        good: What is said where it does not.
+    """
+    if latest > now + _CLOCK_ROOM_S:
         return Finding(
             check="clock",
             grade=Grade.BAD,
-            found=f"the store holds decisions {duration(latest - surgery.now)} in the future",
+            found=f"{ahead} {duration(latest - now)} in the future",
             advice="this clock or the server's is wrong: set both by NTP",
         )
-    return Finding(check="clock", grade=Grade.GOOD, found="set, and after everything that was decided")
+    return Finding(check="clock", grade=Grade.GOOD, found=good)
 
 
 def check_models(surgery: Surgery) -> Finding:

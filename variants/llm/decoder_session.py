@@ -13,9 +13,8 @@ from anabranch.variants.llm.batch_cache import BatchCache
 from anabranch.variants.llm.kv_cache import (
     Cache,
     CacheGeometry,
-    WholeCache,
     Window,
-    WindowCache,
+    empty_cache,
     past_name,
     present_name,
 )
@@ -71,9 +70,7 @@ class DecoderSession:
             window: What the variant remembers; None for everything.
             tokens: The text's tokens at most.
         """
-        if window is None:
-            return WholeCache(self.geometry, tokens, CHUNK)
-        return WindowCache(self.geometry, window, CHUNK)
+        return empty_cache(self.geometry, window, tokens, CHUNK)
 
     def close(self) -> None:
         """Nothing: its memory goes with it."""

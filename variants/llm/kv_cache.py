@@ -191,3 +191,17 @@ class WindowCache:
             self.buffers[:, :, :, holes] = self.buffers[:, :, :, movers]
             self._places[holes] = self._places[movers]
         self._places = self._places[:count]
+
+
+def empty_cache(geometry: CacheGeometry, window: Window | None, tokens: int, most_tokens: int) -> Cache:
+    """A cache for one text.
+
+    Args:
+        geometry: The variant's buffers.
+        window: What the variant remembers; None for everything.
+        tokens: The text's tokens at most.
+        most_tokens: Tokens that one call may bring.
+    """
+    if window is None:
+        return WholeCache(geometry, tokens, most_tokens)
+    return WindowCache(geometry, window, most_tokens)

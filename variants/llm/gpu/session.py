@@ -15,7 +15,7 @@ from anabranch.variants.errors import VariantError, VariantRunError
 from anabranch.variants.llm.batch_cache import BatchCache
 from anabranch.variants.llm.gpu.artifact import read_description, read_weights
 from anabranch.variants.llm.gpu.module import GpuDecoder, Layer, layer
-from anabranch.variants.llm.kv_cache import HIDDEN, Cache, CacheGeometry, WholeCache, Window, WindowCache
+from anabranch.variants.llm.kv_cache import HIDDEN, Cache, CacheGeometry, Window, empty_cache
 from anabranch.variants.torch_engine.session import GPU
 
 # Tokens of a prompt that are read in one call: a GPU is full with some hundred, and a stream waits for no more.
@@ -111,9 +111,7 @@ class GpuSession:
             window: What the variant remembers; None for everything.
             tokens: The text's tokens at most.
         """
-        if window is None:
-            return WholeCache(self.geometry, tokens, CHUNK)
-        return WindowCache(self.geometry, window, CHUNK)
+        return empty_cache(self.geometry, window, tokens, CHUNK)
 
     def close(self) -> None:
         """Nothing: its memory goes with it."""
