@@ -28,8 +28,9 @@ from anabranch.bandit.spec import (
 )
 from anabranch.store.document import parse
 from anabranch.store.ingest import Ingested
+from anabranch.store.ingestion_port import FeedbackRow, Ingestion, PairRow, UnitRow
 from anabranch.store.journal import CorruptSegment, SegmentName, read_records, segments
-from anabranch.store.port import FeedbackRow, Ingestion, PairRow, Store, UnitRow
+from anabranch.store.port import Store
 from anabranch.store.records import Feedback, Flag, Pair, Record, Routed, UnreadableRecord
 
 

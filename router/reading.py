@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from anabranch.store.ingest import Ingested, Ingester
-from anabranch.store.port import AlreadyRead, Store
+from anabranch.store.ingestion_port import AlreadyRead
+from anabranch.store.port import Store
 
 MOST_BATCHES: Final = 10
 """Batches of one round: with a backlog of hours, experiments must still be ticked."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from anabranch.bandit.costs import cost_per_1k, cost_scale
 from anabranch.bandit.measures import KL_SCALE, LATENCY_SCALE
 from anabranch.bandit.spec import COMPUTE, COST, ERROR, FIRST_TOKEN, KL, LATENCY, PER_TOKEN, TOP1_AGREEMENT
-from anabranch.store.port import PairRow
+from anabranch.store.ingestion_port import PairRow
 from anabranch.store.record_arrays import RecordArray
 from anabranch.store.records import Flag
 from anabranch.store.tally import Counts, Tally

@@ -23,8 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from anabranch.store.counting import Batch, BoolArray, count_pairs, count_requests, known, pairs_to_remember
+from anabranch.store.ingestion_port import FeedbackRow, Ingestion, UnitRow
 from anabranch.store.journal import Block, SegmentName, read_block, segments
-from anabranch.store.port import FeedbackRow, Ingestion, Store, UnitRow
+from anabranch.store.port import Store
 from anabranch.store.record_arrays import GENERATED, PAIR, ROUTED
 from anabranch.store.records import Feedback, Flag
 from anabranch.store.tally import Plans, Tally

@@ -17,6 +17,7 @@ from anabranch.bandit.state import ExperimentState
 from anabranch.store.chain import GENESIS, link, seal_of
 from anabranch.store.codec import decision_text
 from anabranch.store.document import parse
+from anabranch.store.ingestion_port import CurrentSpec
 from anabranch.store.lease import Lease
 from anabranch.store.ledger_port import StoredSpec, Tenure
 from anabranch.store.memory_access import MemoryAccess
@@ -31,7 +32,6 @@ from anabranch.store.port import (
     MOVES_ENDED,
     AuditEvent,
     Conflict,
-    CurrentSpec,
     NotFound,
     Revision,
     StoredDecision,

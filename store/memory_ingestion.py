@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from anabranch.bandit.evidence import Cell, PairCell
+from anabranch.store.ingestion_port import AlreadyRead, CurrentSpec, FeedbackRow, PairRow, UnitRow, WaitingRow
 from anabranch.store.journal import SegmentName
-from anabranch.store.port import AlreadyRead, CurrentSpec, FeedbackRow, PairRow, UnitRow, WaitingRow
 
 _Assignment: TypeAlias = tuple[int, int, int]
 
@@ -43,7 +43,7 @@ class Ingests:
 
 
 class MemoryIngestion:
-    """`port.Ingestion` over `Ingests`; nothing of it is kept without `commit`.
+    """`ingestion_port.Ingestion` over `Ingests`; nothing of it is kept without `commit`.
 
     Args:
         kept: Where to.
@@ -75,25 +75,25 @@ class MemoryIngestion:
         self._kept.waiting[:] = self._waiting
 
     def offset(self, segment: SegmentName) -> int:
-        """See `port.Ingestion.offset`."""
+        """See `ingestion_port.Ingestion.offset`."""
         return self._offsets.get(segment, 0)
 
     def offsets(self, lanes: Collection[int]) -> dict[SegmentName, int]:
-        """See `port.Ingestion.offsets`."""
+        """See `ingestion_port.Ingestion.offsets`."""
         return {name: offset for name, offset in self._offsets.items() if name.lane in lanes}
 
     def advance(self, segment: SegmentName, offset: int, *, since: int) -> None:
-        """See `port.Ingestion.advance`."""
+        """See `ingestion_port.Ingestion.advance`."""
         if self.offset(segment) != since:
             raise AlreadyRead(already_read(segment, since))
         self._offsets[segment] = offset
 
     def forget(self, names: Collection[SegmentName]) -> None:
-        """See `port.Ingestion.forget`."""
+        """See `ingestion_port.Ingestion.forget`."""
         self._forgotten.update(names)
 
     def add_units(self, rows: Iterable[UnitRow]) -> tuple[list[UnitRow], list[FeedbackRow]]:
-        """See `port.Ingestion.add_units`."""
+        """See `ingestion_port.Ingestion.add_units`."""
         new = []
         for row in rows:
             if (row.experiment, row.unit) not in self._units:
@@ -103,11 +103,11 @@ class MemoryIngestion:
         return new, [known for row in new for known in self._feedback.get(_assignment(row), {}).values()]
 
     def of_first_requests(self, rows: Iterable[FeedbackRow]) -> list[FeedbackRow]:
-        """See `port.Ingestion.of_first_requests`."""
+        """See `ingestion_port.Ingestion.of_first_requests`."""
         return [row for row in rows if _assignment(row) in self._firsts]
 
     def add_pairs(self, rows: Iterable[PairRow]) -> list[tuple[PairRow, FeedbackRow]]:
-        """See `port.Ingestion.add_pairs`."""
+        """See `ingestion_port.Ingestion.add_pairs`."""
         new = []
         for row in rows:
             key = _assignment(row)
@@ -124,7 +124,7 @@ class MemoryIngestion:
     def add_feedback(
         self, rows: Iterable[FeedbackRow]
     ) -> tuple[list[FeedbackRow], list[tuple[PairRow, FeedbackRow]]]:
-        """See `port.Ingestion.add_feedback`."""
+        """See `ingestion_port.Ingestion.add_feedback`."""
         new = []
         for row in rows:
             key = _assignment(row)
@@ -141,11 +141,11 @@ class MemoryIngestion:
         return new, matched
 
     def add_waiting(self, rows: Iterable[WaitingRow]) -> None:
-        """See `port.Ingestion.add_waiting`."""
+        """See `ingestion_port.Ingestion.add_waiting`."""
         self._waiting.extend(rows)
 
     def due(self, experiments: Collection[int], before_s: float, *, limit: int) -> list[WaitingRow]:
-        """See `port.Ingestion.due`."""
+        """See `ingestion_port.Ingestion.due`."""
         found = [row for row in self._waiting if row.experiment in experiments and row.closes_s <= before_s]
         taken = sorted(found, key=lambda row: row.closes_s)[:limit]
         for row in taken:
@@ -153,7 +153,7 @@ class MemoryIngestion:
         return taken
 
     def waits_from(self, experiment: int, lanes: Collection[int]) -> dict[int, int]:
-        """See `port.Ingestion.waits_from`."""
+        """See `ingestion_port.Ingestion.waits_from`."""
         found: dict[int, int] = {}
         for row in self._waiting:
             if row.experiment == experiment and row.lane in lanes:
@@ -161,7 +161,7 @@ class MemoryIngestion:
         return found
 
     def feedback_of(self, experiment: int, lane: int, first: int, last: int) -> list[FeedbackRow]:
-        """See `port.Ingestion.feedback_of`."""
+        """See `ingestion_port.Ingestion.feedback_of`."""
         return [
             row
             for key, rows in self._feedback.items()
@@ -170,7 +170,7 @@ class MemoryIngestion:
         ]
 
     def add_delta(self, experiment: int, cells: Collection[Cell], pairs: Collection[PairCell]) -> None:
-        """See `port.Ingestion.add_delta`."""
+        """See `ingestion_port.Ingestion.add_delta`."""
         self._deltas.append(Delta(experiment=experiment, cells=tuple(cells), pairs=tuple(pairs)))
 
 

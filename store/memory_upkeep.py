@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
+from anabranch.store.ingestion_port import UnitRow
 from anabranch.store.lease import Lease
 from anabranch.store.memory_ingestion import Delta, Ingests
 from anabranch.store.memory_replicas import MemoryReplicas
-from anabranch.store.port import UnitRow
 from anabranch.store.upkeep_port import CHUNK, Compacted
 
 _Part = TypeVar("_Part")

@@ -10,10 +10,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from anabranch.bandit.evidence import Cell, PairCell
 from anabranch.store import codec, postgres_bulk, sqlite_bulk
+from anabranch.store.ingestion_port import AlreadyRead, CurrentSpec, FeedbackRow, PairRow, UnitRow, WaitingRow
 from anabranch.store.journal import SegmentName
 from anabranch.store.locks import Lock, hold
 from anabranch.store.memory_ingestion import already_read
-from anabranch.store.port import AlreadyRead, CurrentSpec, FeedbackRow, PairRow, UnitRow, WaitingRow
 from anabranch.store.tables import CURSOR, DELTA, EXPERIMENT, FEEDBACK, PAIR, UNIT, WAITING
 
 _CHUNK = 500  # Keys a statement: SQLite allows 32,766 bound values in one.
@@ -53,7 +53,7 @@ def upsert(
 
 
 class SqlIngestion:
-    """`port.Ingestion` on an open transaction."""
+    """`ingestion_port.Ingestion` on an open transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -61,14 +61,14 @@ class SqlIngestion:
         self._is_alone = False
 
     def offset(self, segment: SegmentName) -> int:
-        """See `port.Ingestion.offset`."""
+        """See `ingestion_port.Ingestion.offset`."""
         found = self._connection.execute(
             select(CURSOR.c.offset).where(CURSOR.c.lane == segment.lane, CURSOR.c.segment == segment.index)
         ).scalar()
         return int(found or 0)
 
     def offsets(self, lanes: Collection[int]) -> dict[SegmentName, int]:
-        """See `port.Ingestion.offsets`."""
+        """See `ingestion_port.Ingestion.offsets`."""
         wanted = sorted(lanes)
         found = {}
         for start in range(0, len(wanted), _CHUNK):
@@ -78,7 +78,7 @@ class SqlIngestion:
         return found
 
     def advance(self, segment: SegmentName, offset: int, *, since: int) -> None:
-        """See `port.Ingestion.advance`.
+        """See `ingestion_port.Ingestion.advance`.
 
         Whoever comes second waits for the first one's transaction, and then finds the segment further on.
         """
@@ -98,28 +98,28 @@ class SqlIngestion:
             raise AlreadyRead(already_read(segment, since))
 
     def forget(self, names: Collection[SegmentName]) -> None:
-        """See `port.Ingestion.forget`."""
+        """See `ingestion_port.Ingestion.forget`."""
         key = tuple_(CURSOR.c.lane, CURSOR.c.segment)
         gone = [(name.lane, name.index) for name in names]
         for start in range(0, len(gone), _CHUNK):
             self._connection.execute(delete(CURSOR).where(key.in_(gone[start : start + _CHUNK])))
 
     def add_units(self, rows: Iterable[UnitRow]) -> tuple[list[UnitRow], list[FeedbackRow]]:
-        """See `port.Ingestion.add_units`."""
+        """See `ingestion_port.Ingestion.add_units`."""
         self._be_alone()
         new = self._add({(row.experiment, row.unit): row for row in reversed(list(rows))}, UNIT, _unit_values)
         known = self._by_assignment(FEEDBACK, new)
         return new, [_feedback(row) for found in known.values() for row in found]
 
     def of_first_requests(self, rows: Iterable[FeedbackRow]) -> list[FeedbackRow]:
-        """See `port.Ingestion.of_first_requests`."""
+        """See `ingestion_port.Ingestion.of_first_requests`."""
         self._be_alone()
         asked = list(rows)
         known = self._by_assignment(UNIT, asked)
         return [row for row in asked if _assignment(row) in known]
 
     def add_pairs(self, rows: Iterable[PairRow]) -> list[tuple[PairRow, FeedbackRow]]:
-        """See `port.Ingestion.add_pairs`."""
+        """See `ingestion_port.Ingestion.add_pairs`."""
         self._be_alone()
         by_key = {(*_assignment(row), row.arm): row for row in reversed(list(rows))}
         new = self._add(by_key, PAIR, _pair_values)
@@ -129,7 +129,7 @@ class SqlIngestion:
     def add_feedback(
         self, rows: Iterable[FeedbackRow]
     ) -> tuple[list[FeedbackRow], list[tuple[PairRow, FeedbackRow]]]:
-        """See `port.Ingestion.add_feedback`."""
+        """See `ingestion_port.Ingestion.add_feedback`."""
         self._be_alone()
         by_key = {(*_assignment(row), row.metric): row for row in reversed(list(rows))}
         new = self._add(by_key, FEEDBACK, _feedback_values)
@@ -138,7 +138,7 @@ class SqlIngestion:
         return new, matched
 
     def specs(self) -> list[CurrentSpec]:
-        """See `port.Ingestion.specs`."""
+        """See `ingestion_port.Ingestion.specs`."""
         self._be_alone()
         columns = EXPERIMENT.c
         found = select(columns.id, columns.spec_version, columns.first_epoch, columns.document)
@@ -150,14 +150,14 @@ class SqlIngestion:
         ]
 
     def add_waiting(self, rows: Iterable[WaitingRow]) -> None:
-        """See `port.Ingestion.add_waiting`."""
+        """See `ingestion_port.Ingestion.add_waiting`."""
         values = [_waiting_values(row) for row in rows]
         if values:
             self._be_alone()
             self._connection.execute(insert(WAITING), values)
 
     def due(self, experiments: Collection[int], before_s: float, *, limit: int) -> list[WaitingRow]:
-        """See `port.Ingestion.due`."""
+        """See `ingestion_port.Ingestion.due`."""
         columns = WAITING.c
         asked = (
             select(WAITING)
@@ -184,7 +184,7 @@ class SqlIngestion:
         ]
 
     def waits_from(self, experiment: int, lanes: Collection[int]) -> dict[int, int]:
-        """See `port.Ingestion.waits_from`."""
+        """See `ingestion_port.Ingestion.waits_from`."""
         columns = WAITING.c
         found = {}
         for lane in sorted(lanes):
@@ -199,7 +199,7 @@ class SqlIngestion:
         return found
 
     def feedback_of(self, experiment: int, lane: int, first: int, last: int) -> list[FeedbackRow]:
-        """See `port.Ingestion.feedback_of`."""
+        """See `ingestion_port.Ingestion.feedback_of`."""
         columns = FEEDBACK.c
         asked = select(FEEDBACK).where(
             columns.experiment_id == experiment,
@@ -209,7 +209,7 @@ class SqlIngestion:
         return [_feedback(row) for row in self._connection.execute(asked)]
 
     def add_delta(self, experiment: int, cells: Collection[Cell], pairs: Collection[PairCell]) -> None:
-        """See `port.Ingestion.add_delta`."""
+        """See `ingestion_port.Ingestion.add_delta`."""
         self._be_alone()
         self._connection.execute(
             insert(DELTA).values(

@@ -13,7 +13,7 @@ from anabranch.bandit.measures import DIFFERENCE_SCALE, feedback_scales, label_w
 from anabranch.bandit.scales import BinaryScale, GridScale
 from anabranch.bandit.spec import FEEDBACK_PREFIX, KL
 from anabranch.store.document import parse
-from anabranch.store.port import CurrentSpec, FeedbackRow, PairRow
+from anabranch.store.ingestion_port import CurrentSpec, FeedbackRow, PairRow
 
 
 @dataclass(slots=True)

@@ -16,7 +16,8 @@ import numpy as np
 from anabranch.bandit.measures import DIFFERENCE_SCALE
 from anabranch.bandit.spec import FEEDBACK_PREFIX
 from anabranch.store.counting import Batch, BoolArray, waits_for_label
-from anabranch.store.port import FeedbackRow, Ingestion, Store, StoredExperiment, WaitingRow
+from anabranch.store.ingestion_port import FeedbackRow, Ingestion, WaitingRow
+from anabranch.store.port import Store, StoredExperiment
 from anabranch.store.record_arrays import RecordArray
 from anabranch.store.records import Flag
 from anabranch.store.tally import Counts, Plans, Tally, difference

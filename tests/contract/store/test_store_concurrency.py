@@ -12,8 +12,9 @@ from anabranch.bandit.evidence import Cell, Evidence
 from anabranch.bandit.lifecycle import Phase
 from anabranch.router.reading import JournalReader
 from anabranch.store.ingest import Ingester
+from anabranch.store.ingestion_port import FeedbackRow, Ingestion, PairRow, UnitRow
 from anabranch.store.journal import JournalWriter, SegmentName
-from anabranch.store.port import Conflict, FeedbackRow, Ingestion, PairRow, Store, UnitRow
+from anabranch.store.port import Conflict, Store
 from anabranch.store.records import Flag, routed_body
 from anabranch.store.sql import open_store
 

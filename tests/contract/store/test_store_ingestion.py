@@ -6,8 +6,9 @@ import pytest
 
 from anabranch.bandit.evidence import Cell, Evidence, PairCell, merge_cells, merge_pairs
 from anabranch.bandit.lifecycle import Phase
+from anabranch.store.ingestion_port import AlreadyRead, FeedbackRow, PairRow, UnitRow
 from anabranch.store.journal import SegmentName
-from anabranch.store.port import AlreadyRead, FeedbackRow, PairRow, Store, UnitRow
+from anabranch.store.port import Store
 
 Write = Callable[..., dict[str, Any]]
 SEGMENT = SegmentName(lane=3, index=0)

@@ -12,8 +12,9 @@ from anabranch.bandit.evidence import Cell, Evidence, PairCell, Window
 from anabranch.bandit.step import tick
 from anabranch.store.document import parse
 from anabranch.store.ingest import ingest
+from anabranch.store.ingestion_port import Ingestion
 from anabranch.store.journal import JournalWriter
-from anabranch.store.port import Ingestion, Store
+from anabranch.store.port import Store
 from anabranch.store.records import Feedback, Flag, Pair, Record, Routed
 from anabranch.store.sql import open_store
 from anabranch.store.upkeep_port import Compacted

@@ -9,8 +9,9 @@ import pytest
 from anabranch.bandit.decision import Action, Change, Decision
 from anabranch.bandit.evidence import Cell
 from anabranch.bandit.lifecycle import Phase
+from anabranch.store.ingestion_port import FeedbackRow, PairRow, UnitRow
 from anabranch.store.lease import LeaseLost
-from anabranch.store.port import FeedbackRow, PairRow, Store, UnitRow
+from anabranch.store.port import Store
 from anabranch.store.upkeep_port import Compacted
 
 Write = Callable[..., dict[str, Any]]
