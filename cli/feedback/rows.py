@@ -114,7 +114,7 @@ def _parquet_rows(path: Path, id_column: str) -> Iterator[Mapping[str, Any]]:
         raise CommandFailed(
             ExitCode.BAD_INPUT,
             "Parquet needs pyarrow",
-            "pip install pyarrow, or the extra: make setup EXTRAS=parquet",
+            "pip install 'anabranch[parquet]'",
         ) from error
     try:
         with parquet.ParquetFile(path) as file:

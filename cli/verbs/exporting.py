@@ -45,7 +45,7 @@ def export(
         raise CommandFailed(
             ExitCode.BAD_INPUT,
             "Parquet needs pyarrow",
-            "pip install pyarrow, or the extra: make setup EXTRAS=parquet",
+            "pip install 'anabranch[parquet]'",
         ) from error
     from anabranch.store.document import parse
 
