@@ -125,11 +125,11 @@ class DecodeBatch:
         start = self._clock()
         try:
             logits = self._session.step(cache, tokens)
+            member.charge(self._clock() - start, 1)
+            token = member.answering.read(len(tokens), logits[-1])
         except Exception as error:  # noqa: BLE001  # whatever an engine raises ends this answer, not the others
             self._reading.popleft()
             return [Step(member=member, error=error)]
-        member.charge(self._clock() - start, 1)
-        token = member.answering.read(len(tokens), logits[-1])
         if token is None:
             return []
         self._reading.popleft()
@@ -157,7 +157,12 @@ class DecodeBatch:
         steps = []
         for member, row in zip(members, logits, strict=True):
             member.charge(took_s, len(members))
-            token = member.answering.read(1, row)
+            try:
+                token = member.answering.read(1, row)
+            except VariantError as error:
+                self._leave(member)
+                steps.append(Step(member=member, error=error))
+                continue
             assert token is not None, "its prompt is read"
             if token.finish is not None:
                 self._leave(member)

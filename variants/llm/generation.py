@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from anabranch.variants.errors import VariantRunError
 from anabranch.variants.llm.kv_cache import CacheGeometry, Window
 from anabranch.variants.llm.sampling import Sampling, choose
 
@@ -164,10 +165,15 @@ class Answering:
         Returns:
             The next token, or the end; None while the prompt is not read to its end. No token follows one with a
             `finish`.
+
+        Raises:
+            VariantRunError: The logits are no numbers, as those of a variant that overflows.
         """
         self._unread = self._unread[count:]
         if self._unread:
             return None
+        if not np.isfinite(logits.max()):
+            raise VariantRunError("the decoder gave logits that are no numbers: nothing follows from them")
         token = choose(logits, self.sampling, self._draw())
         if token in self.stops:
             return Token(id=None, finish=Finish.STOP)
@@ -190,7 +196,7 @@ def generate(
         is_cancelled: Asked before every call of the decoder.
 
     Raises:
-        VariantRunError: The engine failed.
+        VariantRunError: The engine failed, or gave what are no numbers.
     """
     while tokens := answering.unread(cache.most_tokens):
         if is_cancelled():

@@ -198,3 +198,44 @@ def test_a_step_that_fails_ends_those_who_shared_it_and_nobody_who_comes_later(
     assert batch.size == 0
     later = member(plain, [5, 80], 9)
     assert drive(batch, [later])[later] == alone(plain, [5, 80], 9)
+
+
+def test_logits_that_are_no_numbers_end_one_answer_and_not_its_neighbour(
+    plain: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = batch_of(plain, 2)
+    sound, broken = member(plain, [5, 80], 9), member(plain, [6, 81], 9)
+    for each in (sound, broken):
+        batch.join(each)
+    said = [
+        step.token.id for step in (*batch.advance(), *batch.advance()) if step.token and step.member is sound
+    ]
+    session: Any = plain._session
+    step_batch = session.step_batch
+
+    def half_broken(caches: Any, tokens: Sequence[int]) -> NDArray[np.float32]:
+        logits = np.array(step_batch(caches, tokens))
+        logits[1] = np.nan
+        return logits
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "step_batch", half_broken)
+        steps = batch.advance()
+    [failed] = [step for step in steps if step.error]
+    assert failed.member is broken
+    assert isinstance(failed.error, VariantRunError)
+    assert "no numbers" in str(failed.error)
+    said += [step.token.id for step in steps if step.token]
+    while batch.size:
+        said += [step.token.id for step in batch.advance() if step.token]
+    assert said == alone(plain, [5, 80], 9)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_an_answer_alone_ends_with_an_error_too(
+    plain: Generator, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    step = plain._session.step
+    monkeypatch.setattr(plain._session, "step", lambda *asked: step(*asked) * np.float32(np.inf))
+    with pytest.raises(VariantRunError, match="no numbers"):
+        alone(plain, [5, 80], 3, temperature=temperature)
