@@ -27,7 +27,7 @@ HTTP, only reads, and listens on loopback; `--metrics-host` opens it elsewhere. 
   request. The series are bounded by variants served, and experiments tell those that go on and the last one of each model.
 - `process_…` are the supervisor's own, as every Prometheus client has them.
 - A request costs its worker one function call and six numbers appended to an array; buckets are counted once a second. Together
-  0.45 µs of CPU, a third of what one labelled histogram and one counter of prometheus_client cost on the request path: `python bench/metrics_cost.py`.
+  0.56 µs of CPU, two fifths of what one labelled histogram and one counter of prometheus_client cost on the request path: `python bench/metrics_cost.py`.
 """
 
 
