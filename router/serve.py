@@ -324,11 +324,12 @@ class Server:
         self._store.close()
 
     def _read_to_the_end(self) -> None:
-        self._volumes.flush(is_last=True)
         self._controller.run_once()
         while self._controller.ingested.records:
             self._controller.run_once()
         self._controller.step_down()
+        # Last: no decision rests on volumes, and what the store refuses of them must not keep evidence or the lease.
+        self._volumes.flush(is_last=True)
 
     def _publish(self, snapshot: Snapshot) -> None:
         self._loop.call_soon_threadsafe(self._link.publish, snapshot)
