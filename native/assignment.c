@@ -4,12 +4,11 @@
  *
  * Source: RFC 7693, BLAKE2b.
  */
-#include <stdbool.h>
 #include <string.h>
 
 #include "native.h"
 
-enum { BLOCK = 128, MOST_KEY = 64, MOST_DIGEST = 64, ROUNDS = 12 };
+enum { BLOCK = 128, MOST_DIGEST = 64, ROUNDS = 12, MAC_BYTES = 8 };
 
 static const uint64_t INITIAL[8] = {0x6A09E667F3BCC908, 0xBB67AE8584CAA73B, 0x3C6EF372FE94F82B, 0xA54FF53A5F1D36F1,
                                     0x510E527FADE682D1, 0x9B05688C2B3E6C1F, 0x1F83D9ABFB41BD6B, 0x5BE0CD19137E2179};
@@ -113,6 +112,34 @@ static void blake2b(uint8_t *digest, size_t digest_size, const uint8_t *key, siz
   for (size_t i = 0; i < digest_size; i++) digest[i] = (uint8_t)(h[i / 8] >> 8 * (i % 8));
 }
 
+double place_of(const uint8_t *salt, size_t salt_size, const uint8_t *unit, size_t size) {
+  uint8_t digest[8];
+  uint64_t place = 0;
+  blake2b(digest, sizeof digest, salt, salt_size, unit, size);
+  for (int i = 0; i < 8; i++) place = place << 8 | digest[i];
+  /* As many bits as a float holds exactly. */
+  return (double)(place >> 11) * (1.0 / 9007199254740992.0);
+}
+
+void digest_of(uint8_t *digest, const uint8_t *key, size_t key_size, const uint8_t *unit, size_t size) {
+  blake2b(digest, UNIT_BYTES, key, key_size, unit, size);
+}
+
+size_t sealed_letters(size_t body_size) { return ((body_size + MAC_BYTES) * 8 + 5) / 6; }
+
+/* A body of at most MOST_SEALED bytes and its MAC, as URL-safe base64 without padding. */
+void seal_into(uint8_t *letters, const uint8_t *key, size_t key_size, const uint8_t *body, size_t body_size) {
+  static const char LETTERS[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+  uint8_t sealed[MOST_SEALED + MAC_BYTES + 2];
+  memcpy(sealed, body, body_size);
+  blake2b(sealed + body_size, MAC_BYTES, key, key_size, body, body_size);
+  sealed[body_size + MAC_BYTES] = sealed[body_size + MAC_BYTES + 1] = 0;
+  for (size_t i = 0, count = sealed_letters(body_size); i < count; i++) {
+    size_t byte = i * 6 / 8, shift = 10 - i * 6 % 8;
+    letters[i] = (uint8_t)LETTERS[(sealed[byte] << 8 | sealed[byte + 1]) >> shift & 63];
+  }
+}
+
 static bool are_keyed(PyObject *const *args, Py_ssize_t count, Py_ssize_t expected) {
   if (count == expected && PyBytes_Check(args[0]) && PyBytes_Check(args[1]) && PyBytes_GET_SIZE(args[0]) <= MOST_KEY) return true;
   PyErr_SetString(PyExc_TypeError, "a key of at most 64 bytes and bytes are taken");
@@ -122,47 +149,29 @@ static bool are_keyed(PyObject *const *args, Py_ssize_t count, Py_ssize_t expect
 #define BYTES(object) (const uint8_t *)PyBytes_AS_STRING(object), (size_t)PyBytes_GET_SIZE(object)
 
 static PyObject *unit_point(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-  uint8_t digest[8];
-  uint64_t point = 0;
   (void)module;
   if (!are_keyed(args, count, 2)) return NULL;
-  blake2b(digest, sizeof digest, BYTES(args[0]), BYTES(args[1]));
-  for (int i = 0; i < 8; i++) point = point << 8 | digest[i];
-  /* As many bits as a float holds exactly. */
-  return PyFloat_FromDouble((double)(point >> 11) * (1.0 / 9007199254740992.0));
+  return PyFloat_FromDouble(place_of(BYTES(args[0]), BYTES(args[1])));
 }
 
 static PyObject *unit_digest(PyObject *module, PyObject *const *args, Py_ssize_t count) {
   (void)module;
   if (!are_keyed(args, count, 2)) return NULL;
-  PyObject *digest = PyBytes_FromStringAndSize(NULL, 16);
-  if (digest) blake2b((uint8_t *)PyBytes_AS_STRING(digest), 16, BYTES(args[0]), BYTES(args[1]));
+  PyObject *digest = PyBytes_FromStringAndSize(NULL, UNIT_BYTES);
+  if (digest) digest_of((uint8_t *)PyBytes_AS_STRING(digest), BYTES(args[0]), BYTES(args[1]));
   return digest;
 }
 
-/* A body and its MAC of 8 bytes, as URL-safe base64 without padding. */
 static PyObject *seal(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-  static const char LETTERS[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-  uint8_t sealed[BLOCK + 8 + 2];
   (void)module;
   if (!are_keyed(args, count, 2)) return NULL;
   size_t size = (size_t)PyBytes_GET_SIZE(args[1]);
-  if (size > BLOCK) {
+  if (size > MOST_SEALED) {
     PyErr_SetString(PyExc_ValueError, "a body of at most 128 bytes is taken");
     return NULL;
   }
-  memcpy(sealed, PyBytes_AS_STRING(args[1]), size);
-  blake2b(sealed + size, 8, BYTES(args[0]), BYTES(args[1]));
-  size += 8;
-  sealed[size] = sealed[size + 1] = 0;
-  size_t letters = (size * 8 + 5) / 6;
-  PyObject *text = PyUnicode_New((Py_ssize_t)letters, 127);
-  if (text == NULL) return NULL;
-  Py_UCS1 *to = PyUnicode_1BYTE_DATA(text);
-  for (size_t i = 0; i < letters; i++) {
-    size_t byte = i * 6 / 8, shift = 10 - i * 6 % 8;
-    to[i] = (Py_UCS1)LETTERS[(sealed[byte] << 8 | sealed[byte + 1]) >> shift & 63];
-  }
+  PyObject *text = PyUnicode_New((Py_ssize_t)sealed_letters(size), 127);
+  if (text) seal_into(PyUnicode_1BYTE_DATA(text), BYTES(args[0]), BYTES(args[1]));
   return text;
 }
 

@@ -9,85 +9,28 @@
  * the `ngh2` package alone.
  */
 #include <dlfcn.h>
-#include <stdbool.h>
 #include <string.h>
 #include <sys/random.h>
 
-#include "native.h"
-#include "nghttp2_abi.h"
+#include "engine.h"
 
-enum { CALL, ANSWER, REQUEST, RESPONSE, DATA, TRAILERS, RESET, CLOSED, SETTINGS, PONG, GOAWAY, END };
-
-#define PREFIX 5
 /* A longer value is an id or a token, which does not come again: it would only push others out of the compressor's table. */
 #define MOST_INDEXED 40
-#define MOST_FIELDS 1024       /* of one block; a further one ends the connection */
 #define MOST_FUSED (256 << 10) /* bytes of a message; larger ones do not fit a read */
-#define CACHED 64              /* fields remembered as Python pairs */
 #define MOST_CACHED 256        /* bytes of a field that is remembered */
-#define MOST_PARTS 3           /* of a message that is sent */
+#define MOST_KEPT 32           /* responses on the express path that may come in several reads, of one connection */
 
 static nghttp2_functions h2;
 static PyObject *EngineError;
+uint64_t engine_turns = 0;
 
-/* How a stream's frames are reported. */
-enum stage {
-  PLAIN,  /* each as it comes; bytes of one read together */
-  FUSING, /* held back until the end of the read */
-  WHOLE   /* a response that has its trailers, and waits for the stream's end */
-};
-
-typedef struct Stream {
-  int32_t id;
-  uint8_t stage;
-  bool is_touched;  /* has something to report at the end of this read */
-  bool is_answered; /* its response is queued, and Python has forgotten it */
-  bool is_ended;    /* no more is given for sending */
-  bool is_deferred; /* libnghttp2 waits for more to send */
-  uint8_t prefix_left;
-  uint8_t prefix[PREFIX];
-  struct Stream *previous, *next, *touched;
-  /* Received. */
-  PyObject *known, *headers, *timeout, *trailers;
-  PyObject *bytes; /* a message while fusing, else raw bytes */
-  size_t filled;   /* of `bytes`; while fusing with those of the prefix before it */
-  /* To be sent. */
-  PyObject **parts;
-  size_t parts_begin, parts_end, parts_room, offset, waiting;
-  PyObject *first_parts[MOST_PARTS];
-  PyObject *trailers_out;
-} Stream;
-
-typedef struct {
-  PyObject_HEAD
-  nghttp2_session *session;
-  bool is_server, has_failed, is_active, is_closing, is_closed;
-  bool is_busy; /* in libnghttp2: a finalizer, or a key's comparison, that comes back here is refused */
-  uint32_t close_code;
-  size_t most_header_bytes, most_message_bytes;
-  PyObject *unary, *events;
-  Stream *streams, *touched;
-  size_t waiting;
-  /* The block of fields that is being received. */
-  PyObject *fields[MOST_FIELDS];
-  size_t fields_count, fields_bytes;
-  PyObject *path, *timeout, *status;
-  bool is_post, is_grpc, is_encoded;
-  /* What is being sent. */
-  PyObject *out;
-  size_t out_size, out_limit;
-  struct {
-    nghttp2_rcbuf *name, *value;
-    PyObject *pair;
-  } cache[CACHED];
-} Engine;
-
-static int report(Engine *self, PyObject *event) {
+int engine_report(Engine *self, PyObject *event) {
   if (event == NULL) return -1;
   int failed = PyList_Append(self->events, event);
   Py_DECREF(event);
   return failed;
 }
+#define report engine_report
 
 /* Streams. */
 
@@ -100,10 +43,13 @@ static Stream *new_stream(Engine *self, enum stage stage) {
   stream->next = self->streams;
   if (self->streams) self->streams->previous = stream;
   self->streams = stream;
+  self->streams_count++;
   return stream;
 }
 
 static void free_stream(Engine *self, Stream *stream) {
+  if (stream->crossing) express_lose(stream);
+  self->streams_count--;
   if (stream->is_touched) {
     Stream **link = &self->touched;
     while (*link != stream) link = &(*link)->touched;
@@ -152,6 +98,7 @@ static int report_bytes(Engine *self, Stream *stream, bool is_end) {
 static int unfuse(Engine *self, Stream *stream) {
   enum stage stage = stream->stage;
   if (stage == PLAIN) return 0;
+  if (stream->crossing && express_hand_over(self, stream) < 0) return -1;
   stream->stage = PLAIN;
   if (stream->headers == NULL) return 0; /* a client's stream that nothing has come for */
   int kind = self->is_server ? REQUEST : RESPONSE;
@@ -180,12 +127,18 @@ static int unfuse(Engine *self, Stream *stream) {
   return 0;
 }
 
+/* Whether the rest of a response on the express path may come in later reads: that of a few, as their bytes are not acknowledged. */
+static bool is_kept(Engine *self, Stream *stream) {
+  return stream->crossing && stream->stage == FUSING && self->crossings <= MOST_KEPT;
+}
+
 /* At the end of a read: nothing is held back any longer. */
 static int report_touched(Engine *self) {
   while (self->touched) {
     Stream *stream = self->touched;
     self->touched = stream->touched;
     stream->is_touched = false;
+    if (is_kept(self, stream)) continue;
     if (unfuse(self, stream) < 0 || report_bytes(self, stream, false) < 0) return -1;
   }
   return 0;
@@ -365,6 +318,11 @@ static int on_trailers(Engine *self, Stream *stream) {
 static int on_data_end(Engine *self, Stream *stream) {
   if (self->is_server && stream->stage == FUSING && has_message(stream)) {
     size_t size = stream->filled;
+    int taken = self->express && stream->known == self->express_known ? express_take(self, stream) : 0;
+    if (taken) {
+      h2.session_consume_connection(self->session, size);
+      return taken < 0 ? -1 : 0;
+    }
     PyObject *event = Py_BuildValue("(iiNNNN)", CALL, stream->id, stream->known, stream->headers,
                                     stream->timeout ? stream->timeout : Py_NewRef(Py_None), stream->bytes);
     stream->known = stream->headers = stream->timeout = stream->bytes = NULL;
@@ -456,6 +414,7 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
     case NGHTTP2_FRAME_RST_STREAM:
       if (stream == NULL) break;
       failed = unfuse(self, stream) < 0 || report_bytes(self, stream, false) < 0 ||
+               (stream->crossing && express_hand_over(self, stream) < 0) ||
                report(self, Py_BuildValue("(iiI)", RESET, stream->id, frame->rst_stream.error_code)) < 0;
       break;
     case NGHTTP2_FRAME_SETTINGS:
@@ -481,7 +440,13 @@ static int on_stream_close(nghttp2_session *session, int32_t stream_id, uint32_t
   int failed = 0;
   if (stream == NULL) return 0;
   h2.session_set_stream_user_data(session, stream_id, NULL);
-  if (stream->stage == WHOLE && error_code == 0) {
+  int taken = stream->stage == WHOLE && error_code == 0 && stream->crossing ? express_answer(self, stream) : 0;
+  if (taken) {
+    h2.session_consume_connection(self->session, stream->filled);
+    failed = taken < 0;
+  } else if (stream->crossing && express_hand_over(self, stream) < 0) {
+    failed = -1;
+  } else if (stream->stage == WHOLE && error_code == 0) {
     size_t size = stream->filled;
     PyObject *event = Py_BuildValue("(iiNNN)", ANSWER, stream_id, stream->headers, stream->bytes, stream->trailers);
     stream->headers = stream->bytes = stream->trailers = NULL;
@@ -821,6 +786,7 @@ static PyObject *engine_receive(Engine *self, PyObject *const *args, Py_ssize_t 
     return NULL;
   }
   self->is_busy = true;
+  engine_turns++;
   nghttp2_ssize result = h2.session_mem_recv2(self->session, view.buf, (size_t)size);
   bool is_taken = result == size && report_touched(self) == 0 && note_end(self) == 0;
   self->is_busy = false;
@@ -853,6 +819,7 @@ static PyObject *engine_data_to_send(Engine *self, PyObject *limit) {
   self->out_size = 0;
   self->out_limit = (size_t)most;
   self->is_busy = true;
+  engine_turns++;
   int result = h2.session_send(self->session);
   bool is_sent = result == 0 && note_end(self) == 0 && _PyBytes_Resize(&self->out, (Py_ssize_t)self->out_size) == 0;
   self->is_busy = false;
@@ -876,20 +843,21 @@ static bool begin(Engine *self, Stream *stream, PyObject *fields, bool has_body,
 }
 
 /* `respond` with fields and trailers that are tuples. */
-static PyObject *respond(Engine *self, int stream_id, PyObject *fields, PyObject *message, PyObject *tail, PyObject *trailers) {
+int engine_answer(Engine *self, Stream *stream, PyObject *fields, PyObject *message, PyObject *tail, PyObject *trailers) {
   int result;
-  if (!is_usable(self) || !fits_prefix(message, tail)) return NULL;
-  Stream *stream = find(self, stream_id);
+  if (!fits_prefix(message, tail)) return -1;
   if (stream == NULL || stream->is_answered || stream->is_ended) {
     PyErr_SetString(EngineError, "the stream takes no response");
-    return NULL;
+    return -1;
   }
-  if (!are_fields(trailers) || !begin(self, stream, fields, true, &result)) return NULL;
+  if (!are_fields(trailers) || !begin(self, stream, fields, true, &result)) return -1;
   stream->trailers_out = Py_NewRef(trailers);
   stream->is_answered = stream->is_ended = true;
-  if (result < 0) return refuse(self, result);
-  if (add_message(self, stream, message, tail) < 0) return NULL;
-  Py_RETURN_NONE;
+  if (result < 0) {
+    refuse(self, result);
+    return -1;
+  }
+  return add_message(self, stream, message, tail);
 }
 
 static PyObject *engine_respond(Engine *self, PyObject *const *args, Py_ssize_t count) {
@@ -897,10 +865,11 @@ static PyObject *engine_respond(Engine *self, PyObject *const *args, Py_ssize_t 
   int stream_id = as_int(args[0]);
   if (stream_id < 0) return NULL;
   PyObject *fields = as_fields(args[1]), *trailers = fields ? as_fields(args[4]) : NULL;
-  PyObject *done = trailers ? respond(self, stream_id, fields, args[2], args[3], trailers) : NULL;
+  bool is_done = trailers && is_usable(self) && engine_answer(self, find(self, stream_id), fields, args[2], args[3], trailers) == 0;
   Py_XDECREF(fields);
   Py_XDECREF(trailers);
-  return done;
+  if (!is_done) return NULL;
+  Py_RETURN_NONE;
 }
 
 static PyObject *engine_send_response(Engine *self, PyObject *const *args, Py_ssize_t count) {
@@ -963,29 +932,37 @@ static PyObject *engine_end_stream(Engine *self, PyObject *stream_id) {
   return number < 0 ? NULL : end_body(self, number, NULL);
 }
 
-static PyObject *begin_request(Engine *self, PyObject *fields, PyObject *message, PyObject *tail) {
+bool engine_takes_requests(Engine *self) {
+  return self->is_active && !self->is_busy && !self->has_failed && !self->is_closed && h2.session_check_request_allowed(self->session);
+}
+
+Stream *engine_open(Engine *self, PyObject *fields, PyObject *message, PyObject *tail) {
   if (!is_usable(self) || (message && !fits_prefix(message, tail))) return NULL;
-  if (!h2.session_check_request_allowed(self->session)) {
+  if (!engine_takes_requests(self)) {
     PyErr_SetString(EngineError, "the connection takes no further requests");
     return NULL;
   }
   Stream *stream = new_stream(self, message ? FUSING : PLAIN);
-  if (stream == NULL) return PyErr_NoMemory();
+  if (stream == NULL) {
+    PyErr_NoMemory();
+    return NULL;
+  }
   int result = 0;
   stream->is_ended = message != NULL;
   if ((message && add_message(self, stream, message, tail) < 0) || !begin(self, stream, fields, true, &result) || result < 0) {
     free_stream(self, stream);
-    return result < 0 ? refuse(self, result) : NULL;
+    if (result < 0) refuse(self, result);
+    return NULL;
   }
   stream->id = result;
-  return PyLong_FromLong(result);
+  return stream;
 }
 
 static PyObject *send_request(Engine *self, PyObject *headers, PyObject *message, PyObject *tail) {
   PyObject *fields = as_fields(headers);
-  PyObject *stream_id = fields ? begin_request(self, fields, message, tail) : NULL;
+  Stream *stream = fields ? engine_open(self, fields, message, tail) : NULL;
   Py_XDECREF(fields);
-  return stream_id;
+  return stream ? PyLong_FromLong(stream->id) : NULL;
 }
 
 static PyObject *engine_request(Engine *self, PyObject *const *args, Py_ssize_t count) {
@@ -1053,6 +1030,28 @@ static PyObject *get_waiting(Engine *self, void *ignored) {
   return PyLong_FromSize_t(self->waiting);
 }
 
+static PyObject *get_crossings(Engine *self, void *ignored) {
+  (void)ignored;
+  return PyLong_FromSsize_t(self->crossings);
+}
+
+/* Take part in the express path: a server's connection with the path's table and the method that it is for, a client's with neither. */
+static PyObject *engine_join(Engine *self, PyObject *const *args, Py_ssize_t count) {
+  ARGUMENTS(1, 3)
+  PyObject *known = NULL;
+  if (count == 3) {
+    known = self->is_server && express_is(args[1]) ? PyDict_GetItemWithError(self->unary, args[2]) : NULL;
+    if (known == NULL) {
+      if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "a server joins with a table and one of its methods");
+      return NULL;
+    }
+    Py_XSETREF(self->express, Py_NewRef(args[1]));
+  }
+  Py_XSETREF(self->express_known, Py_XNewRef(known));
+  Py_XSETREF(self->owner, Py_NewRef(args[0]));
+  Py_RETURN_NONE;
+}
+
 static PyObject *get_wants_write(Engine *self, void *ignored) {
   (void)ignored;
   if (self->has_failed || !self->is_active) {
@@ -1116,6 +1115,9 @@ static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
 
 static int engine_traverse(Engine *self, visitproc visit, void *arg) {
   Py_VISIT(self->unary);
+  Py_VISIT(self->owner);
+  Py_VISIT(self->express);
+  Py_VISIT(self->express_known);
   Py_VISIT(self->events);
   for (Stream *stream = self->streams; stream; stream = stream->next) Py_VISIT(stream->known);
   return 0;
@@ -1125,6 +1127,9 @@ static int engine_clear(Engine *self) {
   release(self);
   self->has_failed = true;
   Py_CLEAR(self->unary);
+  Py_CLEAR(self->owner);
+  Py_CLEAR(self->express);
+  Py_CLEAR(self->express_known);
   Py_CLEAR(self->events);
   return 0;
 }
@@ -1138,6 +1143,7 @@ static void engine_dealloc(Engine *self) {
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))engine_##name, METH_FASTCALL, NULL}
 static PyMethodDef engine_methods[] = {
     FAST(initiate),
+    FAST(join),
     FAST(receive),
     {"events", (PyCFunction)engine_events, METH_NOARGS, NULL},
     {"data_to_send", (PyCFunction)engine_data_to_send, METH_O, NULL},
@@ -1160,11 +1166,12 @@ static PyMethodDef engine_methods[] = {
 
 static PyGetSetDef engine_attributes[] = {
     {"waiting_bytes", (getter)get_waiting, NULL, NULL, NULL},
+    {"crossings", (getter)get_crossings, NULL, NULL, NULL},
     {"wants_write", (getter)get_wants_write, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-static PyTypeObject EngineType = {
+PyTypeObject EngineType = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "anabranch._native.NativeEngine",
     .tp_basicsize = sizeof(Engine),

@@ -2,7 +2,6 @@
  *
  * Both answer None to whatever is not plain text under a plain name: Python then looks at all of it, and says what is wrong.
  */
-#include <stdbool.h>
 #include <string.h>
 
 #include "native.h"
@@ -69,10 +68,10 @@ static bool is_name(Name name) {
   return true;
 }
 
-static bool is_value(Name value) {
-  if (value.size && (value.text[0] == ' ' || value.text[value.size - 1] == ' ')) return false;
-  for (Py_ssize_t i = 0; i < value.size; i++)
-    if (value.text[i] < ' ' || value.text[i] > '~') return false;
+bool is_plain_value(const char *text, size_t size) {
+  if (size && (text[0] == ' ' || text[size - 1] == ' ')) return false;
+  for (size_t i = 0; i < size; i++)
+    if (text[i] < ' ' || text[i] > '~') return false;
   return true;
 }
 
@@ -93,7 +92,7 @@ static PyObject *encode_metadata(PyObject *module, PyObject *metadata) {
                is_ascii(PyTuple_GET_ITEM(pair, 1));
     if (!is_plain) break;
     Name name = of(PyTuple_GET_ITEM(pair, 0)), value = of(PyTuple_GET_ITEM(pair, 1));
-    is_plain = is_name(name) && is_value(value);
+    is_plain = is_name(name) && is_plain_value(value.text, (size_t)value.size);
     if (!is_plain) break;
     PyObject *field = Py_BuildValue("(NN)", PyBytes_FromStringAndSize(name.text, name.size),
                                     PyBytes_FromStringAndSize(value.text, value.size));

@@ -12,6 +12,7 @@ from binascii import Error as Base64Error
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Final
 
 from anabranch.proto.native import native
 from anabranch.store.records import Flag
@@ -47,12 +48,19 @@ class Assignment:
 
 
 class AssignmentIds:
-    """Gives out and reads assignment ids with one installation's key."""
+    """Gives out and reads assignment ids with one installation's key.
+
+    Attributes:
+        key: Signs them.
+    """
+
+    LETTERS: Final = 4 * ((_BODY.size + _MAC_BYTES) // 3)
+    """Of an id, of which there are no others: its bytes are a multiple of three."""
 
     def __init__(self, key: bytes) -> None:
         if len(key) < 16:
             raise ValueError(f"the key has {len(key)} bytes, at least 16 are needed")
-        self._key = key
+        self.key = key
         compiled = native()
         self._seal: Callable[[bytes, bytes], str] = _seal if compiled is None else compiled.seal
         self._digest: Callable[[bytes, bytes], bytes] = _digest if compiled is None else compiled.unit_digest
@@ -83,7 +91,7 @@ class AssignmentIds:
     ) -> str:
         """The id of an assignment from its fields: a request has no time for an `Assignment`."""
         body = _BODY.pack(_VERSION, experiment, epoch, arm, flags, lane, sequence, top1, propensity)
-        return self._seal(self._key, body)
+        return self._seal(self.key, body)
 
     def open(self, text: str) -> Assignment:
         """The assignment of an id.
@@ -103,7 +111,7 @@ class AssignmentIds:
                 "assignment_id is not base64: send it as it came with the answer"
             ) from error
         body, mac = sealed[: _BODY.size], sealed[_BODY.size :]
-        if len(sealed) != _BODY.size + _MAC_BYTES or not hmac.compare_digest(mac, _mac(self._key, body)):
+        if len(sealed) != _BODY.size + _MAC_BYTES or not hmac.compare_digest(mac, _mac(self.key, body)):
             raise ForgedAssignment(
                 "assignment_id was not given out by this installation: send it as it came with the answer"
             )
@@ -123,7 +131,7 @@ class AssignmentIds:
 
     def digest(self, unit: bytes) -> bytes:
         """16 bytes that stand for a unit in records, so that journals hold no user ids."""
-        return self._digest(self._key, unit)
+        return self._digest(self.key, unit)
 
 
 def _mac(key: bytes, body: bytes) -> bytes:

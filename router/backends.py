@@ -143,10 +143,10 @@ class RemoteBackend:
         variant: The variant, started.
     """
 
-    __slots__ = ("_variant",)
+    __slots__ = ("variant",)
 
     def __init__(self, variant: RemoteVariant) -> None:
-        self._variant = variant
+        self.variant = variant
 
     def submit(
         self,
@@ -158,7 +158,7 @@ class RemoteBackend:
         part: Part | None = None,
     ) -> Submitted:
         """Send a request; the server knows its priority from the request's own parameters."""
-        return self._variant.submit(
+        return self.variant.submit(
             query.message,
             query.rows,
             [pair for pair in query.metadata if pair[0] not in KEPT_BACK],
@@ -170,12 +170,12 @@ class RemoteBackend:
 
     def unfit(self) -> str | None:
         """Why a request that somebody else can answer should not go there now."""
-        return self._variant.unfit()
+        return self.variant.unfit()
 
     def late(self, waited_s: float) -> None:
         """A server that does not answer in time counts as failing."""
-        self._variant.late(waited_s)
+        self.variant.late(waited_s)
 
     def load(self) -> Load:
         """What waits and what runs there, only the server knows."""
-        return Load(0, self._variant.in_flight)
+        return Load(0, self.variant.in_flight)

@@ -164,6 +164,18 @@ class Flight:
         except VariantError as error:
             self._charge(self._refusal(self.variant, error)[0])
 
+    def take_over(self, submit: Callable[[Done], Submitted]) -> None:
+        """Go on with a request that the express path has sent to its variant.
+
+        Args:
+            submit: Gets who hears of its end, and answers what was submitted.
+        """
+        if self.arm == 0:
+            self._last = submit(self._last_done)
+        else:
+            self._candidate = submit(self._candidate_done)
+            self._tick = self._home.watch(self)
+
     def expire(self) -> None:
         """The candidate has used its time: ask the baseline too."""
         if self._candidate is None or self.is_over:

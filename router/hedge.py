@@ -6,6 +6,7 @@ A candidate may use the request's time but for what the baseline needs, and neve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from anabranch.router.recent import RecentQuantile
@@ -26,18 +27,25 @@ class Hedge:
         candidate_timeout_s: The most that any candidate gets.
     """
 
-    __slots__ = ("_candidate_timeout_s", "_recent")
+    __slots__ = ("_recent", "candidate_timeout_s")
 
     def __init__(self, candidate_timeout_s: float) -> None:
-        self._candidate_timeout_s = candidate_timeout_s
+        self.candidate_timeout_s = candidate_timeout_s
         self._recent: dict[tuple[str, str], RecentQuantile] = {}
 
     def observe(self, model: str, baseline: str, latency_s: float) -> None:
         """Learn what a baseline's answer took, from its submission."""
+        self._of(model, baseline).add(latency_s)
+
+    def observe_all(self, model: str, baseline: str, latencies_s: Sequence[float]) -> None:
+        """Learn what several took."""
+        self._of(model, baseline).extend(latencies_s)
+
+    def _of(self, model: str, baseline: str) -> RecentQuantile:
         recent = self._recent.get((model, baseline))
         if recent is None:
             recent = self._recent[(model, baseline)] = RecentQuantile(0.99)
-        recent.add(latency_s)
+        return recent
 
     def budget_s(self, model: str, baseline: str) -> float:
         """What the baseline needs to answer."""
@@ -56,5 +64,5 @@ class Hedge:
             left_s: Until the request's deadline; None where it has none.
         """
         if left_s is None:
-            return self._candidate_timeout_s
-        return min(self._candidate_timeout_s, max(left_s - self.budget_s(model, baseline), left_s / 2.0, 0.0))
+            return self.candidate_timeout_s
+        return min(self.candidate_timeout_s, max(left_s - self.budget_s(model, baseline), left_s / 2.0, 0.0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from anabranch.bandit.assignment import assign, unit_point
 from anabranch.bandit.snapshot import Route
@@ -24,7 +25,7 @@ from anabranch.router.hedge import Hedge
 from anabranch.router.metrics.meter import Meters
 from anabranch.router.mirror import Mirror, Original
 from anabranch.router.models import Models, UnknownModel
-from anabranch.router.queries import BadRequest, Queries, check
+from anabranch.router.queries import BadRequest, Queries, Query, check
 from anabranch.router.recorder import Recorder
 from anabranch.router.replies import ASSIGNMENT_ID, EXPERIMENT, INVOKED_VARIANT, Replies
 from anabranch.router.routes import Routes
@@ -43,12 +44,23 @@ _STICKY = Flag.EVIDENCE | Flag.STICKY
 _OF_SAMPLED = {flags: flags | Flag.SAMPLED for flags in (_EVIDENCE, _STICKY)}
 
 
+class Learner(Protocol):
+    """The express path, as the path that it leaves out sees it."""
+
+    lessons: object
+    """Of a plan that holds this there is nothing more to learn."""
+
+    def learn(self, call: Call, query: Query, route: Route) -> None:
+        """See what requests like this one have in common."""
+
+
 class Inference:
     """Answers `ModelInfer` in one worker.
 
     Attributes:
         counts: Requests by what became of them.
         meters: What is told of them to Prometheus.
+        express: Learns from requests how to do without this; None: it answers all.
     """
 
     def __init__(
@@ -76,7 +88,7 @@ class Inference:
         self._ids = ids
         self._wheel = wheel
         self._wall_clock = wall_clock
-        self._draw = draw
+        self.draw = draw
         compiled = native()
         self._unit_point: Callable[[bytes, bytes], float] = (
             unit_point if compiled is None else compiled.unit_point
@@ -89,6 +101,7 @@ class Inference:
         # The event loop's clock stands still within a turn and counts whole milliseconds: it is for deadlines.
         self.stopwatch = stopwatch
         self.counts: Counter[str] = Counter()
+        self.express: Learner | None = None
         self.meters = Meters(models, targets_ms)
 
     def infer(self, call: Call, message: bytes, parts: Callable[[bytes], None] | None = None) -> None:
@@ -132,6 +145,8 @@ class Inference:
             chosen = target
         reference = chosen or route.baseline
         check(query, reference, model.variant(reference))
+        if self.express is not None and chosen is None and plan.lessons is not self.express.lessons:
+            self.express.learn(call, query, route)
         deadline = call.deadline
         if plan.timeout_s is not None:
             until = self.loop_time() + plan.timeout_s
@@ -154,7 +169,7 @@ class Inference:
         flight.sequence = self._recorder.next_sequence()
         flags = _EVIDENCE
         if route.unit_metadata is None:
-            point = self._draw()
+            point = self.draw()
         else:
             unit = metadata.get(route.unit_metadata)
             if not unit:
@@ -167,7 +182,7 @@ class Inference:
             flags = _STICKY
         flight.arm, flight.propensity = assign(route.layout, point)
         flight.variant = route.arms[flight.arm]
-        if route.mirror is not None and self._draw() < route.mirror.fraction:
+        if route.mirror is not None and self.draw() < route.mirror.fraction:
             flags = _OF_SAMPLED[flags]
         flight.flags = flags
 
@@ -230,7 +245,7 @@ class Inference:
         plan = flight.route.mirror
         if plan is None or flight.arm != 0 or _SAMPLED not in flight.flags:
             return
-        noise = self._draw() < plan.noise_floor
+        noise = self.draw() < plan.noise_floor
         self._mirror.copy(
             Original(route=flight.route, query=flight.query, answer=answer, sequence=flight.sequence),
             (*plan.arms, 0) if noise else plan.arms,

@@ -40,7 +40,18 @@ class Plan:
         BadRequest: A parameter is out of its range.
     """
 
-    __slots__ = ("chosen", "heads", "model", "parsed", "priority", "raw", "rows", "timeout_s", "wanted")
+    __slots__ = (
+        "chosen",
+        "heads",
+        "lessons",
+        "model",
+        "parsed",
+        "priority",
+        "raw",
+        "rows",
+        "timeout_s",
+        "wanted",
+    )
 
     def __init__(self, parsed: pb.ModelInferRequest, model: ServedModel, chosen: str | None) -> None:
         self.parsed = parsed
@@ -56,6 +67,8 @@ class Plan:
         """By variant that has checked the description: the rows of such a request."""
         self.heads: dict[str, bytes] = {}
         """By variant: how its answer to such a request begins."""
+        self.lessons: object = None
+        """What the express path knew when it had learnt all of such requests that it could."""
         self.raw = [
             (tensor.name, DTYPES.get(tensor.datatype), tuple(tensor.shape), _size_bytes(tensor))
             for tensor in parsed.inputs

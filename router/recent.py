@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 
 # Among 512 values, 32 further ones move a quantile by little, and a sort takes as long as a hundred of them take to arrive.
 _STALE_SHARE = 1 / 16
@@ -32,6 +33,11 @@ class RecentQuantile:
         """Take a value in; the oldest leaves when there are too many."""
         self._latest.append(value)
         self._waiting += 1
+
+    def extend(self, values: Sequence[float]) -> None:
+        """Take several in."""
+        self._latest.extend(values)
+        self._waiting += len(values)
 
     def value(self) -> float:
         """The smallest remembered value that at least `share` of them do not exceed.

@@ -7,6 +7,7 @@ and reports itself unable, so that new requests go to the baseline outside the e
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from anabranch.store.records import Record
@@ -24,6 +25,10 @@ class Journal(Protocol):
 
     def append_body(self, body: bytes) -> None:
         """Queue a request in its binary form."""
+        ...
+
+    def append_bodies(self, bodies: Iterable[bytes]) -> None:
+        """Queue several."""
         ...
 
     def commit(self) -> None:
@@ -57,6 +62,12 @@ class Recorder:
         self.sequence += 1
         return self.sequence
 
+    def reserve(self, count: int) -> tuple[int, int]:
+        """Numbers that no other assignment of this lane has: those above the first, up to the second."""
+        before = self.sequence
+        self.sequence += count
+        return before, self.sequence
+
     def record(self, record: Record) -> None:
         """Append a record; it is durable after the next commit."""
         if self._waiting >= _MOST_WAITING:
@@ -72,6 +83,15 @@ class Recorder:
             return
         self._waiting += 1
         self._journal.append_body(body)
+
+    def record_bodies(self, bodies: Sequence[bytes]) -> None:
+        """The same for several."""
+        room = _MOST_WAITING - self._waiting
+        if len(bodies) > room:
+            self.dropped += len(bodies) - room
+            bodies = bodies[:room]
+        self._waiting += len(bodies)
+        self._journal.append_bodies(bodies)
 
     def commit(self) -> None:
         """Make everything recorded durable; called before the replies of a loop turn leave."""

@@ -56,7 +56,7 @@ class Replies:
             ValueError: An output is of a type that the protocol lacks.
         """
         plan = query.plan
-        parts: list[Any] = [plan.heads.get(variant) or self._head(plan, variant)]
+        parts: list[Any] = [plan.heads.get(variant) or self.head(plan, variant)]
         if query.id:
             parts.append(bytes_field(3, query.id))
         if len(identity) > 1:
@@ -94,7 +94,7 @@ class Replies:
             identity: As for `local`.
         """
         parts: list[Any] = [
-            query.plan.heads.get(variant) or self._head(query.plan, variant),
+            query.plan.heads.get(variant) or self.head(query.plan, variant),
             bytes_field(3, query.id),
         ]
         if len(identity) > 1:
@@ -110,13 +110,12 @@ class Replies:
         key = (experiment, len(sealed))
         prefix = self._prefixes.get(key)
         if prefix is None:
-            prefix = encode_parameter(4, PARAMETERS[EXPERIMENT], experiment) + encode_parameter(
-                4, PARAMETERS[ASSIGNMENT_ID], sealed
-            ).removesuffix(sealed.encode())
+            prefix = assignment_prefix(experiment, sealed)
             _keep(self._prefixes, key, prefix)
         parts += (prefix, sealed.encode())
 
-    def _head(self, plan: Plan, variant: str) -> bytes:
+    def head(self, plan: Plan, variant: str) -> bytes:
+        """How the answers of a variant to one kind of request begin."""
         head = plan.heads[variant] = (
             text_field(1, plan.parsed.model_name)
             + text_field(2, variant)
@@ -133,6 +132,13 @@ class Replies:
         )
         _keep(self._described, (name, array.dtype, array.shape), described)
         return described
+
+
+def assignment_prefix(experiment: str, sealed: str) -> bytes:
+    """What of the parameters of an assignment precedes its id: the same for ids of the same length."""
+    return encode_parameter(4, PARAMETERS[EXPERIMENT], experiment) + encode_parameter(
+        4, PARAMETERS[ASSIGNMENT_ID], sealed
+    ).removesuffix(sealed.encode())
 
 
 def _keep(kept: dict[Any, Any], key: object, value: object) -> None:

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from anabranch.bandit.routing import plain_route
 from anabranch.bandit.snapshot import Route, Snapshot
 
 
+class Follower(Protocol):
+    """What was decided by the routes, and is not looked up again."""
+
+    def forget(self) -> None:
+        """They are others now."""
+
+    def trust(self, until: float) -> None:
+        """They may be relied on until a time, on the event loop's clock."""
+
+
 class Routes:
     """The current snapshot of one worker.
+
+    Attributes:
+        express: Is told of every change.
 
     Args:
         baselines: By model, what serves before the first snapshot comes.
@@ -26,19 +40,25 @@ class Routes:
         self._max_age_s = max_age_s
         self._heard_at = loop_time()
         self.version = 0
+        self.express: Follower | None = None
 
     def publish(self, snapshot: Snapshot) -> None:
         """Route by a snapshot from now on; an older one than the current is ignored."""
-        self.heard()
         if snapshot.version < self.version:
+            self.heard()
             return
         self.version = snapshot.version
         self._routes = {**self._plain, **snapshot.routes}
         self._plain = {model: plain_route(model, route.baseline) for model, route in self._routes.items()}
+        if self.express is not None:
+            self.express.forget()
+        self.heard()
 
     def heard(self) -> None:
         """The publisher is alive: the current snapshot is fresh."""
         self._heard_at = self._loop_time()
+        if self.express is not None:
+            self.express.trust(self._heard_at + self._max_age_s)
 
     @property
     def age_s(self) -> float:

@@ -22,10 +22,12 @@ import uvloop
 
 from anabranch.proto import feedback_pb2, open_inference_pb2
 from anabranch.proto.native import describe_native
+from anabranch.router.access.authenticator import Rules
 from anabranch.router.access.worker_access import WorkerAccess
 from anabranch.router.assignment_id import AssignmentIds
 from anabranch.router.backends import Backend, LocalBackend, RemoteBackend, queue_name
 from anabranch.router.classes import targets
+from anabranch.router.express import ExpressPath
 from anabranch.router.feedback import FeedbackService
 from anabranch.router.generation import GenerationBackend
 from anabranch.router.hedge import Hedge
@@ -51,10 +53,12 @@ from anabranch.variants.llm.generator import Generator
 from anabranch.variants.llm.pool import GenerationPool, ThreadRunner
 from anabranch.variants.remote import RemoteVariant
 from anabranch.variants.runtime import LoadedVariant, suitable_placement
-from anabranch.wire.choice import new_wire
+from anabranch.wire.choice import WireKind, new_wire
 from anabranch.wire.deadlines import DeadlineWheel
+from anabranch.wire.express import has_express
 from anabranch.wire.health import Health, Serving
 from anabranch.wire.reflection import Reflection
+from anabranch.wire.seam import Handlers
 
 REPORT_S = 1.0
 _log = logging.getLogger(__name__)
@@ -121,6 +125,17 @@ class Worker:
             guard=self._access.guard,
             may_report=self._access.may_report,
         )
+        self._express: ExpressPath | None = None
+        if settings.wire is WireKind.NGH2 and self._traces is None and has_express():
+            self._express = ExpressPath(
+                inference=self._inference,
+                recorder=self._recorder,
+                ids=ids,
+                stats=self._wire.stats,
+                loop=loop,
+                is_guarded=self._access.guard is not None,
+            )
+            self._inference.express = self._routes.express = self._express
         self._lag = LagProbe(loop)
         self._readings = Readings(
             inference=self._inference,
@@ -142,7 +157,8 @@ class Worker:
             loop.add_signal_handler(number, self._stop.set)
         self._add_queues()
         # One that cannot be reached does not hinder the others: its requests go to the baseline.
-        await asyncio.gather(*(variant.start() for variant in self._remotes()))
+        table = None if self._express is None else self._express.table
+        await asyncio.gather(*(variant.start(table) for variant in self._remotes()))
         link = await LinkClient.connect(self._settings.socket)
         listening = asyncio.create_task(self._listen(link))
         reporting = asyncio.create_task(self._report(link))
@@ -230,13 +246,15 @@ class Worker:
             | self._health.handlers()
             | Reflection(descriptors).handlers()
         )
+        if self._express is not None:
+            handlers |= Handlers(express={f"/{SERVICE}/ModelInfer": self._express.table})
         await self._wire.start(
             host=self._settings.host,
             port=self._port,
             handlers=handlers,
             limits=self._settings.limits,
             tls=self._settings.tls,
-            before_flush=self._recorder.commit,
+            before_flush=self._commit,
             reuse_port=True,
             listeners=self._listeners,
         )
@@ -253,7 +271,7 @@ class Worker:
 
         try:
             await link.listen(
-                on_snapshot=on_snapshot, on_heartbeat=self._routes.heard, on_access=self._access.follow
+                on_snapshot=on_snapshot, on_heartbeat=self._routes.heard, on_access=self._follow
             )
         except (OSError, ValueError) as error:
             # A supervisor that was killed with something of ours unread resets the line instead of closing it.
@@ -262,12 +280,23 @@ class Worker:
         self._routed.set()
         self._stop.set()
 
+    def _follow(self, rules: Rules) -> None:
+        self._access.follow(rules)
+        if self._express is not None:
+            self._express.forget()
+
     async def _report(self, link: LinkClient) -> None:
         while True:
             # Mirrored pairs are recorded outside any reply: they become durable here at the latest.
-            self._recorder.commit()
+            self._commit()
             self._say(link)
             await asyncio.sleep(REPORT_S)
+
+    def _commit(self) -> None:
+        if self._express is None:
+            self._recorder.commit()
+        else:
+            self._express.commit()
 
     def _say(self, link: LinkClient) -> None:
         link.report(

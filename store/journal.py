@@ -15,7 +15,7 @@ import fcntl
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from zlib import crc32
@@ -95,6 +95,10 @@ class JournalWriter:
     def append_body(self, body: bytes) -> None:
         """Queue a request that is in its binary form: `routed_body`."""
         self._requests.append(body)
+
+    def append_bodies(self, bodies: Iterable[bytes]) -> None:
+        """Queue several."""
+        self._requests += bodies
 
     def commit(self) -> None:
         """Write what is queued.

@@ -24,7 +24,10 @@ from anabranch.variants.remote_stream import RemoteDone, RemotePart, RemoteStrea
 from anabranch.variants.remote_target import RemoteTarget
 from anabranch.variants.tensors import Request, RequestCheck, Signature, TensorSpec
 from anabranch.wire.client import Channel, ChannelLimits, ClientCall, Reply
+from anabranch.wire.client_calls import Fields
 from anabranch.wire.client_channel import GrpcChannel
+from anabranch.wire.client_connection import ClientConnection
+from anabranch.wire.express import Table, new_upstream
 from anabranch.wire.seam import Metadata, Status
 
 METHOD: Final = f"{SERVICE}/ModelInfer"
@@ -79,7 +82,12 @@ class RemoteVariant:
         self._channel: Channel | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watch: asyncio.Task[None] | None = None
-        self.in_flight = 0
+        self.upstream = new_upstream(self.remote.max_requests)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests on their way."""
+        return self.upstream.in_flight
 
     @property
     def name(self) -> str:
@@ -122,10 +130,16 @@ class RemoteVariant:
     def check_contents(self, request: Request) -> None:
         """Nothing: the server does."""
 
-    async def start(self) -> None:
-        """Connect, look at the server once, and go on looking."""
+    async def start(self, table: Table | None = None) -> None:
+        """Connect, look at the server once, and go on looking.
+
+        Args:
+            table: Of the express path, where there is one.
+        """
         self._loop = asyncio.get_running_loop()
         self._channel = self._open_channel(self.remote, self._folder)
+        if table is not None and isinstance(self._channel, GrpcChannel):
+            self._channel.join(self.upstream, table)
         await self.look()
         self._watch = self._loop.create_task(self._go_on_looking())
 
@@ -170,10 +184,11 @@ class RemoteVariant:
             QueueFull: As many requests are in flight as may be.
         """
         room = self.remote.max_requests // 2 if is_copy else self.remote.max_requests
-        if self.in_flight >= room:
+        upstream = self.upstream
+        if upstream.in_flight >= room:
             self.refused += 1
             raise QueueFull(
-                f"{self.in_flight} requests are in flight, max_requests is {self.remote.max_requests}"
+                f"{upstream.in_flight} requests are in flight, max_requests is {self.remote.max_requests}"
                 f"{', of which copies get half' if is_copy else ''}: send less, or raise it"
             )
         assert self._channel is not None
@@ -181,7 +196,7 @@ class RemoteVariant:
         if part is not None and self.remote.is_decoupled:
             stream = RemoteStream(self, self._loop.time(), rows, done, part)
             stream.begin(self._channel, message + self._rename, metadata, deadline)
-            self.in_flight += 1
+            upstream.in_flight += 1
             return stream
         call = RemoteCall(self, self._loop.time(), rows, done)
         call.begin(
@@ -189,7 +204,54 @@ class RemoteVariant:
                 METHOD, message, tail=self._rename, done=call.ended, metadata=metadata, deadline=deadline
             )
         )
-        self.in_flight += 1
+        upstream.in_flight += 1
+        return call
+
+    def express(self) -> tuple[Fields, bytes] | None:
+        """What the express path sends with a request: the fields that all have, and what follows the message.
+
+        None where the variant takes no part in it.
+        """
+        return (self._channel.fixed(METHOD), self._rename) if isinstance(self._channel, GrpcChannel) else None
+
+    def take_over(
+        self,
+        message: bytes,
+        rows: int,
+        extra: Fields,
+        connection: ClientConnection,
+        stream_id: int,
+        *,
+        since: float,
+        deadline: float | None,
+        done: RemoteDone,
+    ) -> "RemoteCall":
+        """Go on with a request that the express path has sent, and counted as in flight.
+
+        Args:
+            message: As for `submit`.
+            rows: Likewise.
+            extra: The metadata that went along, as fields.
+            connection: Where it was sent.
+            stream_id: On which stream.
+            since: When, on the event loop's clock.
+            deadline: As for `submit`.
+            done: Likewise.
+        """
+        assert isinstance(self._channel, GrpcChannel)
+        call = RemoteCall(self, since, rows, done)
+        call.begin(
+            self._channel.take_over(
+                METHOD,
+                message,
+                self._rename,
+                extra,
+                connection,
+                stream_id,
+                done=call.ended,
+                deadline=deadline,
+            )
+        )
         return call
 
     def late(self, waited_s: float) -> None:
@@ -204,7 +266,7 @@ class RemoteVariant:
             since: When it began, on the event loop's clock.
         """
         assert self._loop is not None
-        self.in_flight -= 1
+        self.upstream.in_flight -= 1
         took_s = self._loop.time() - since
         if status is not Status.OK or self._outlier.is_suspect:
             self._heard(status, took_s)
@@ -215,6 +277,7 @@ class RemoteVariant:
         now = self._loop.time()
         before = self._outlier.ejections
         self._outlier.heard(status, now, waited_s)
+        self._judge()
         if self._outlier.ejections > before:
             _log.warning(
                 "%s at %s is ejected for %.0f s: %d failures in a row, the last %s",
@@ -235,6 +298,14 @@ class RemoteVariant:
             else:
                 _log.warning("%s at %s is not ready: %s", name, target, problem)
         self._problem = problem
+        self._judge()
+
+    def _judge(self) -> None:
+        """Tell the express path whether there is anything to be careful about: then it is not taken."""
+        assert self._loop is not None
+        outlier = self._outlier
+        is_left_alone = outlier.is_suspect or outlier.left_s(self._loop.time()) > 0
+        self.upstream.is_calm = self._problem is None and not is_left_alone
 
     async def _find_problem(self) -> str | None:
         assert self._channel is not None
@@ -290,7 +361,7 @@ class RemoteCall:
         """Forget it, and tell the server."""
         if self._done is not None and self._call is not None:
             self._done = None
-            self._variant.in_flight -= 1
+            self._variant.upstream.in_flight -= 1
             self._call.cancel()
 
     def ended(self, reply: Reply) -> None:

@@ -15,6 +15,7 @@ from anabranch.variants.batching import Failure, Timing
 from anabranch.variants.remote_answer import RemoteAnswer, remote_failure
 from anabranch.variants.remote_check import SERVICE
 from anabranch.wire.client import Channel, ClientStreamCall, Reply
+from anabranch.wire.express import Upstream
 from anabranch.wire.seam import Metadata, Status
 
 METHOD: Final = f"{SERVICE}/ModelStreamInfer"
@@ -31,7 +32,7 @@ class Origin(Protocol):
     def name(self) -> str:
         """The variant's name."""
 
-    in_flight: int
+    upstream: Upstream
 
     def ended(self, status: Status, since: float) -> float:
         """A request has ended; answers how long it took, in seconds."""
@@ -71,7 +72,7 @@ class RemoteStream:
         """Forget it, and tell the server."""
         if self._done is not None and self._call is not None:
             self._done = None
-            self._origin.in_flight -= 1
+            self._origin.upstream.in_flight -= 1
             self._call.cancel()
 
     def _on_message(self, message: bytes) -> None:

@@ -19,6 +19,7 @@ from anabranch.wire.client_connection import ClientConnection
 from anabranch.wire.client_framing import request_headers
 from anabranch.wire.client_streams import StreamingCall
 from anabranch.wire.deadlines import DeadlineWheel
+from anabranch.wire.express import PlainUpstream, Table, Upstream
 from anabranch.wire.flush import Flusher
 from anabranch.wire.grpc_framing import encode_metadata
 from anabranch.wire.http2_client import Http2ClientConnection
@@ -76,6 +77,21 @@ class GrpcChannel:
         self._sweeper: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event | None = None
         self._is_closed = False
+        self._upstream: Upstream = PlainUpstream()
+        self._table: Table | None = None
+
+    def join(self, upstream: Upstream, table: Table | None) -> None:
+        """Let the express path use the connections; before any is made.
+
+        Args:
+            upstream: Learns of them.
+            table: What requests are looked up in; None: there is no such path.
+        """
+        self._upstream, self._table = upstream, table
+
+    def fixed(self, method: str) -> Fields:
+        """The headers that all calls of a method have in common."""
+        return self._fixed.get(method) or self._fix(method)
 
     @property
     def writable(self) -> bool:
@@ -95,7 +111,9 @@ class GrpcChannel:
         deadline: float | None = None,
     ) -> UnaryCall:
         """Begin a call."""
-        fixed = self._fixed.get(method) or self._fix(method)
+        fixed = self._fixed.get(method) or self._fix(
+            method
+        )  # as `fixed` does, which would cost a call a request
         extra = encode_metadata(metadata) if metadata else ()
         call = UnaryCall(self, fixed, extra, message, tail, done, deadline)
         self._admit(call)
@@ -128,6 +146,26 @@ class GrpcChannel:
         self._admit(call)
         return call
 
+    def take_over(
+        self,
+        method: str,
+        message: bytes,
+        tail: bytes,
+        extra: Fields,
+        connection: ClientConnection,
+        stream_id: int,
+        *,
+        done: Done,
+        deadline: float | None,
+    ) -> UnaryCall:
+        """Go on with a call that the express path has sent on a connection."""
+        call = UnaryCall(self, self.fixed(method), extra, message, tail, done, deadline)
+        self.stats.calls += 1
+        if deadline is not None:
+            call.tick = self.wheel.add(call, deadline)
+        connection.take_over(call, stream_id)
+        return call
+
     async def ready(self, timeout_s: float) -> None:
         """Wait for the first connections, attempt after attempt."""
         try:
@@ -158,6 +196,7 @@ class GrpcChannel:
         self._ready.clear()
         self._empty = asyncio.Event()
         for connection in list(self._connections):
+            self.retire(connection)
             connection.end_all(Status.CANCELLED, "the channel was closed")
             connection.http2.finish()
         if self._connections:
@@ -180,7 +219,7 @@ class GrpcChannel:
                         self._fill()
                     return
                 # Out of stream numbers, or ending: what is open on it ends there.
-                self._retire(connection)
+                self.retire(connection)
                 connection = self._pick()
         self._enqueue(call)
 
@@ -191,21 +230,26 @@ class GrpcChannel:
     def opened(self, connection: ClientConnection) -> None:
         """Use a connection."""
         self._ready.append(connection)
+        connection.http2.use(self._upstream, connection.max_streams)
         self.stats.connections += 1
         self.has_room()
+
+    def resized(self, connection: ClientConnection) -> None:
+        """Use a connection for another number of calls at once."""
+        connection.http2.use(self._upstream, connection.max_streams)
 
     def leaving(self, connection: ClientConnection, too_many_pings: bool) -> None:
         """Use a connection no more."""
         if too_many_pings:
             self._keepalive_s *= 2
-        self._retire(connection)
+        self.retire(connection)
         self._attend()
 
     def lost(self, connection: ClientConnection, reason: str, open_calls: int) -> None:
         """Forget a connection."""
         # A server that greets and then answers nothing is no better than one that cannot be reached.
         has_failed = not (connection.served or connection.is_leaving)
-        self._retire(connection)
+        self.retire(connection)
         self._discard(connection)
         if connection in self._attempts or self._is_closed:
             # Whoever waits for the greeting learns of it.
@@ -217,6 +261,16 @@ class GrpcChannel:
             self._backoff.succeeded()
         self._attend()
 
+    def retire(self, connection: ClientConnection) -> None:
+        """Send no further calls on a connection; what the express path has on it goes on as calls."""
+        connection.is_leaving = True
+        connection.http2.disuse(self._upstream)
+        if self._table is not None:
+            # However what is open on it ends, Python sees to it.
+            connection.http2.leave(self._table)
+        with contextlib.suppress(ValueError):
+            self._ready.remove(connection)
+
     def has_room(self) -> None:
         """Send calls that wait."""
         while self._pending:
@@ -226,7 +280,7 @@ class GrpcChannel:
                 return
             call, _ = self._pending.popitem(last=False)
             if not connection.begin(call):
-                self._retire(connection)
+                self.retire(connection)
                 self._pending[call] = None
                 self._pending.move_to_end(call, last=False)
 
@@ -251,8 +305,9 @@ class GrpcChannel:
         best = None
         fewest = 1 << 31
         for connection in self._ready:
-            if connection.open_streams < fewest and connection.open_streams < connection.max_streams:
-                best, fewest = connection, connection.open_streams
+            open_streams = connection.open_streams + connection.http2.crossings
+            if open_streams < fewest and open_streams < connection.max_streams:
+                best, fewest = connection, open_streams
         return best
 
     def _enqueue(self, call: OutgoingCall) -> None:
@@ -278,11 +333,6 @@ class GrpcChannel:
         # Never from within the caller's own call.
         self.loop.call_soon(call.fail, Status.UNAVAILABLE, text)
 
-    def _retire(self, connection: ClientConnection) -> None:
-        connection.is_leaving = True
-        with contextlib.suppress(ValueError):
-            self._ready.remove(connection)
-
     def _fill(self) -> None:
         """Open connections up to the minimum, and one more where all are full."""
         if self._is_closed or self.loop.time() < self._backoff.retry_at:
@@ -304,6 +354,7 @@ class GrpcChannel:
         )
         connection = ClientConnection(self, http2)
         http2.receiver = connection
+        http2.join()
         self._connections.add(connection)
         self._attempts[connection] = self.loop.create_task(self._attempt(connection))
         if self._sweeper is None:

@@ -30,6 +30,12 @@ class ConnectionChannel(CallChannel, Protocol):
     def opened(self, connection: "ClientConnection") -> None:
         """The server has greeted, and calls can be sent."""
 
+    def resized(self, connection: "ClientConnection") -> None:
+        """The server allows another number of streams."""
+
+    def retire(self, connection: "ClientConnection") -> None:
+        """Send no further calls on the connection; what the express path has on it goes on as calls."""
+
     def leaving(self, connection: "ClientConnection", too_many_pings: bool) -> None:
         """The server takes no further calls on the connection."""
 
@@ -120,6 +126,13 @@ class ClientConnection:
             call.begun()
         return True
 
+    def take_over(self, call: OutgoingCall, stream_id: int) -> None:
+        """Go on with a call that was sent on a stream already."""
+        call.stream_id = stream_id
+        call.connection = self
+        self._calls[stream_id] = call
+        self.open_streams += 1
+
     def end_all(self, status: Status, text: str) -> None:
         """End every call."""
         for call in list(self._calls.values()):
@@ -153,6 +166,8 @@ class ClientConnection:
             if not self.greeting.done():
                 self.greeting.set_result("")
             self._channel.opened(self)
+        elif not self.is_leaving:
+            self._channel.resized(self)
 
     def on_answer(self, stream_id: int, headers: Headers, message: bytes, trailers: Headers) -> None:
         """End the call with a whole response."""
@@ -324,6 +339,7 @@ class ClientConnection:
 
     def on_connection_lost(self, reason: str) -> None:
         """End every call."""
+        self._channel.retire(self)
         calls, self._calls = list(self._calls.values()), {}
         self._blocked.clear()
         self.open_streams = 0
@@ -335,4 +351,4 @@ class ClientConnection:
 
     def open_calls(self) -> int:
         """Return the number of calls not yet answered."""
-        return len(self._calls)
+        return len(self._calls) + self.http2.crossings

@@ -45,6 +45,8 @@ class Event(IntEnum):
     """No further streams are taken: debug data."""
     END = 11
     """HTTP/2 has ended: code."""
+    HANDOVER = 12
+    """A request leaves the express path: what takes it over, and its arguments."""
 
 
 class Engine(Protocol):
@@ -57,6 +59,19 @@ class Engine(Protocol):
     @property
     def wants_write(self) -> bool:
         """`data_to_send` would give something."""
+
+    @property
+    def crossings(self) -> int:
+        """Requests on the express path that the connection has a side of; Python does not know of their streams."""
+
+    def join(self, owner: object, table: object = None, path: bytes = b"", /) -> None:
+        """Take part in the express path, where the engine has one.
+
+        Args:
+            owner: The connection; its `stir` is called when something is to be written.
+            table: What a server's requests are looked up in; None for a client.
+            path: The method that they are requests of.
+        """
 
     def initiate(self, settings: Mapping[int, int], window_bytes: int, /) -> None:
         """Announce settings, and the connection's window."""
@@ -148,6 +163,14 @@ class PlainEngine:
     def wants_write(self) -> bool:
         """See `Engine`."""
         return bool(self._connection.want_write)
+
+    @property
+    def crossings(self) -> int:
+        """None: there is no such path here."""
+        return 0
+
+    def join(self, owner: object, table: object = None, path: bytes = b"", /) -> None:
+        """See `Engine`: there is no such path here."""
 
     def initiate(self, settings: Mapping[int, int], window_bytes: int, /) -> None:
         """See `Engine`."""

@@ -203,9 +203,18 @@ class Http2Connection(Http2Responses, Http2Socket):
             case (Event.PONG, opaque):
                 if opaque == _SHUTDOWN_PING:
                     self.refuse_further()
+            case (Event.HANDOVER, take_over, *told):
+                take_over(*told)
             case (Event.END, code):
                 self._stats.protocol_errors += code != NO_ERROR
                 self._linger()
+
+    # From the express path.
+
+    def stir(self) -> None:
+        """A reply is to be written."""
+        self._flusher.replied = True
+        self.mark()
 
     # From the wire.
 

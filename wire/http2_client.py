@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 from anabranch.wire.client import ChannelLimits
 from anabranch.wire.engine import EngineError, Event, new_engine
+from anabranch.wire.express import Upstream
 from anabranch.wire.flush import Flusher
 from anabranch.wire.grpc_framing import Headers
 from anabranch.wire.http2_socket import Http2Socket, Phase, SocketStats, speaks_http2
@@ -174,11 +175,21 @@ class Http2ClientConnection(Http2Socket):
                 if self.phase in (Phase.HANDSHAKE, Phase.OPEN):
                     self.phase = Phase.CLOSING
                 self.receiver.on_going_away(debug_data == _TOO_MANY_PINGS)
+            case (Event.HANDOVER, take_over, *told):
+                take_over(*told)
             case (Event.END, code):
                 self._stats.protocol_errors += code != NO_ERROR
                 self._end(f"HTTP/2 ended with error code {code}")
 
     # From the channel.
+
+    def use(self, upstream: Upstream, max_streams: int) -> None:
+        """Have the express path send requests here too."""
+        upstream.open(self._engine, max_streams)
+
+    def disuse(self, upstream: Upstream) -> None:
+        """Have it send none any more."""
+        upstream.close(self._engine)
 
     def request(self, headers: Headers, message: bytes, tail: bytes) -> int:
         """Queue a whole request.

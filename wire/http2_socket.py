@@ -158,6 +158,12 @@ class Http2Socket(Http2Streams, asyncio.BufferedProtocol):
         """The peer closed its end: nothing can be answered any more."""
         return False
 
+    # From the express path.
+
+    def stir(self) -> None:
+        """Something is to be written."""
+        self.mark()
+
     # From the flusher.
 
     def mark(self) -> None:

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from typing import Final
 
 from anabranch.wire.engine import Engine, EngineError
+from anabranch.wire.express import Table
 
 NO_ERROR: Final = 0x0
 CANCEL: Final = 0x8
@@ -26,6 +27,23 @@ class Http2Streams(ABC):
         self._marked = False
         self.backlog_bytes = 0
         """Bytes of bodies that wait for the peer to read."""
+
+    @property
+    def crossings(self) -> int:
+        """Requests on the express path that the connection has a side of."""
+        return self._engine.crossings
+
+    def join(self, table: object = None, path: bytes = b"") -> None:
+        """Take part in the express path: a server's connection with the path's table, for one method."""
+        if table is None:
+            self._engine.join(self)
+        else:
+            self._engine.join(self, table, path)
+
+    def leave(self, table: Table) -> None:
+        """Take over what is on the express path."""
+        for _, take_over, *told in table.leave(self._engine):
+            take_over(*told)
 
     @abstractmethod
     def mark(self) -> None:

@@ -126,6 +126,11 @@ class NativeCall(ServedCall):
         return self._metadata
 
     @property
+    def headers(self) -> Headers:
+        """The request's fields as they came."""
+        return self._headers
+
+    @property
     def peer(self) -> str:
         """The client's address."""
         return self.owner.peer

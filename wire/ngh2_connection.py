@@ -320,6 +320,7 @@ class GrpcConnection:
 
     def on_connection_lost(self) -> None:
         """Cancel every call."""
+        self._leave_express()
         self._held.clear()
         self._blocked.clear()
         for call in list(self._calls.values()):
@@ -329,10 +330,11 @@ class GrpcConnection:
 
     def open_calls(self) -> int:
         """Return the number of calls not yet answered."""
-        return len(self._calls)
+        return len(self._calls) + self._http2.crossings
 
     def end_all(self, status: Status, message: str) -> None:
         """End every call."""
+        self._leave_express()
         for call in list(self._calls.values()):
             call.fail_now(status, message)
 
@@ -390,6 +392,31 @@ class GrpcConnection:
     def watch_drain(self, call: NativeStreamCall) -> None:
         """Look at the call after each write."""
         self._blocked.append(call)
+
+    def take_over(
+        self, stream_id: int, headers: Headers, timeout_s: float | None, arrived: float
+    ) -> NativeCall:
+        """Go on with a call of the express path.
+
+        Args:
+            stream_id: Its stream.
+            headers: Its fields.
+            timeout_s: What the client waits for it; None: no deadline.
+            arrived: When it came, on the loop's clock.
+        """
+        assert self._wire.express is not None
+        method, handler = self._unary[self._wire.express[0]]
+        call = NativeCall(self, stream_id, method, headers, handler)
+        call.half_closed = True
+        if timeout_s is not None:
+            call.deadline = arrived + timeout_s
+            call.tick = self._wheel.add(call, call.deadline)
+        self._calls[stream_id] = call
+        return call
+
+    def _leave_express(self) -> None:
+        if self._wire.express is not None:
+            self._http2.leave(self._wire.express[1])
 
     def _forget(self, call: NativeCall) -> None:
         self._calls.pop(call.stream_id, None)

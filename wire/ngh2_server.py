@@ -38,6 +38,7 @@ class Ngh2Wire:
         self._buffer = receive_buffer()
         self._tls: TlsFiles | None = None
         self._peers: Counter[str] = Counter()
+        self.express: tuple[bytes, Any] | None = None
 
     async def start(
         self,
@@ -56,6 +57,7 @@ class Ngh2Wire:
         self.limits = limits
         self.unary = {name.encode("ascii"): (name, handler) for name, handler in handlers.unary.items()}
         self.stream = {name.encode("ascii"): (name, handler) for name, handler in handlers.stream.items()}
+        self.express = next(((name.encode("ascii"), table) for name, table in handlers.express.items()), None)
         self.flusher = Flusher(self.loop, before_flush, self.stats)
         self.wheel = DeadlineWheel(self.loop)
         self._is_draining = False
@@ -142,6 +144,9 @@ class Ngh2Wire:
             unary=self.unary,
         )
         connection.receiver = GrpcConnection(self, connection)
+        if self.express is not None:
+            path, table = self.express
+            connection.join(table, path)
         return connection
 
     def remember(self, connection: Http2Connection, calls: Calls) -> bool:

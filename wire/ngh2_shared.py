@@ -4,6 +4,7 @@ import asyncio
 from typing import Protocol
 
 from anabranch.wire.deadlines import DeadlineWheel
+from anabranch.wire.express import Table
 from anabranch.wire.flush import Flusher
 from anabranch.wire.http2 import Http2Connection, Receiver
 from anabranch.wire.seam import Limits, Status, StreamHandler, UnaryHandler, WireStats
@@ -27,6 +28,8 @@ class Shared(Protocol):
     unary: dict[bytes, tuple[str, UnaryHandler]]
     stream: dict[bytes, tuple[str, StreamHandler]]
     buffered_bytes: int
+    express: tuple[bytes, Table] | None
+    """A method, and the table that its requests are looked up in."""
 
     def remember(self, connection: Http2Connection, calls: Calls) -> bool:
         """Tell whether there is room for a connection, and keep it."""

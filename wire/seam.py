@@ -213,10 +213,13 @@ class Handlers:
     Args:
         unary: Called with the call and the request's bytes.
         stream: Called with the call when it opens.
+        express: By unary method, a table of the compiled module's that may answer requests before its handler is called
+            (`anabranch.router.express`). A wire that has no such path calls the handler for each.
     """
 
     unary: Mapping[str, UnaryHandler] = field(default_factory=dict)
     stream: Mapping[str, StreamHandler] = field(default_factory=dict)
+    express: Mapping[str, object] = field(default_factory=dict)
 
     def __or__(self, other: "Handlers") -> "Handlers":
         """Serve both.
@@ -227,7 +230,11 @@ class Handlers:
         twice = (self.unary.keys() | self.stream.keys()) & (other.unary.keys() | other.stream.keys())
         if twice:
             raise ValueError(f"two handlers for {', '.join(sorted(twice))}: give one")
-        return Handlers(unary={**self.unary, **other.unary}, stream={**self.stream, **other.stream})
+        return Handlers(
+            unary={**self.unary, **other.unary},
+            stream={**self.stream, **other.stream},
+            express={**self.express, **other.express},
+        )
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from anabranch.wire.grpc_framing import Headers
@@ -16,10 +16,12 @@ def split(message: bytes, raw_tag: int, /) -> tuple[bytes, bytes, list[tuple[int
 class NativeEngine:
     waiting_bytes: int
     wants_write: bool
+    crossings: int
 
     def __init__(
         self, unary: Mapping[bytes, object] | None, *, max_header_bytes: int, max_message_bytes: int
     ) -> None: ...
+    def join(self, owner: object, table: object = None, path: bytes = b"", /) -> None: ...
     def initiate(self, settings: Mapping[int, int], window_bytes: int, /) -> None: ...
     def receive(self, buffer: memoryview, size: int, /) -> None: ...
     def events(self) -> Sequence[tuple[Any, ...]]: ...
@@ -37,3 +39,54 @@ class NativeEngine:
     def send_goaway(self, code: int, /) -> None: ...
     def send_shutdown_notice(self) -> None: ...
     def waiting_on(self, stream_id: int, /) -> int: ...
+
+class Upstream:
+    in_flight: int
+    is_calm: bool
+
+    def __init__(self, most: int) -> None: ...
+    def open(self, engine: object, most_streams: int, /) -> None: ...
+    def close(self, engine: object, /) -> None: ...
+
+class Pattern:
+    def __init__(
+        self,
+        *,
+        hand_over: Callable[..., None],
+        description: bytes,
+        sizes: tuple[int, ...],
+        fields: tuple[tuple[bytes, bytes, int], ...],
+        arms: tuple[tuple[Any, ...], ...],
+        ends: tuple[float, ...],
+        owners: tuple[int, ...],
+        draw: Callable[[], float],
+        observe: Callable[[list[float]], None],
+        experiment: int,
+        epoch: int,
+        lane: int,
+        key: bytes,
+        salt: bytes,
+        flags: int,
+        sampled: int,
+        mirrored: float,
+        rows: int,
+        level: int,
+        prefix: bytes,
+        experiment_field: tuple[bytes, ...],
+        valid_until: float,
+    ) -> None: ...
+
+class Express:
+    is_able: bool
+    is_watched: bool
+    fresh_until: float
+    sequence: int
+    sequence_end: int
+    crossings: int
+
+    def __init__(self, wake: Callable[[], None]) -> None: ...
+    def add(self, pattern: Pattern, /) -> bool: ...
+    def forget(self) -> None: ...
+    def settle(self) -> tuple[int, int, list[bytes], list[tuple[Callable[[list[float]], None], list[float]]]]: ...
+    def overdue(self, before: float, /) -> list[tuple[Any, ...]]: ...
+    def leave(self, engine: object, /) -> list[tuple[Any, ...]]: ...

@@ -1,6 +1,6 @@
 """Parts of a worker that a test moves by hand: a call, a journal, a dispatcher, clocks and draws."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -87,6 +87,10 @@ class ListJournal:
 
     def append_body(self, body: bytes) -> None:
         self.pending.append(unpack(Kind.ROUTED, body))
+
+    def append_bodies(self, bodies: Iterable[bytes]) -> None:
+        for body in bodies:
+            self.append_body(body)
 
     def commit(self) -> None:
         if self.is_full:
