@@ -196,7 +196,7 @@ class GrpcChannel:
         self._ready.clear()
         self._empty = asyncio.Event()
         for connection in list(self._connections):
-            self.retire(connection)
+            self._retire(connection)
             connection.end_all(Status.CANCELLED, "the channel was closed")
             connection.http2.finish()
         if self._connections:
@@ -219,7 +219,7 @@ class GrpcChannel:
                         self._fill()
                     return
                 # Out of stream numbers, or ending: what is open on it ends there.
-                self.retire(connection)
+                self._retire(connection)
                 connection = self._pick()
         self._enqueue(call)
 
@@ -242,14 +242,14 @@ class GrpcChannel:
         """Use a connection no more."""
         if too_many_pings:
             self._keepalive_s *= 2
-        self.retire(connection)
+        self._retire(connection)
         self._attend()
 
     def lost(self, connection: ClientConnection, reason: str, open_calls: int) -> None:
         """Forget a connection."""
         # A server that greets and then answers nothing is no better than one that cannot be reached.
         has_failed = not (connection.served or connection.is_leaving)
-        self.retire(connection)
+        self._retire(connection)
         self._discard(connection)
         if connection in self._attempts or self._is_closed:
             # Whoever waits for the greeting learns of it.
@@ -261,15 +261,11 @@ class GrpcChannel:
             self._backoff.succeeded()
         self._attend()
 
-    def retire(self, connection: ClientConnection) -> None:
-        """Send no further calls on a connection; what the express path has on it goes on as calls."""
-        connection.is_leaving = True
+    def leave_express(self, connection: ClientConnection) -> None:
+        """Have what the express path has on a connection go on as calls, and no more go there."""
         connection.http2.disuse(self._upstream)
         if self._table is not None:
-            # However what is open on it ends, Python sees to it.
             connection.http2.leave(self._table)
-        with contextlib.suppress(ValueError):
-            self._ready.remove(connection)
 
     def has_room(self) -> None:
         """Send calls that wait."""
@@ -280,7 +276,7 @@ class GrpcChannel:
                 return
             call, _ = self._pending.popitem(last=False)
             if not connection.begin(call):
-                self.retire(connection)
+                self._retire(connection)
                 self._pending[call] = None
                 self._pending.move_to_end(call, last=False)
 
@@ -332,6 +328,13 @@ class GrpcChannel:
         self.stats.refused += 1
         # Never from within the caller's own call.
         self.loop.call_soon(call.fail, Status.UNAVAILABLE, text)
+
+    def _retire(self, connection: ClientConnection) -> None:
+        """Send no further calls on a connection."""
+        connection.is_leaving = True
+        self.leave_express(connection)
+        with contextlib.suppress(ValueError):
+            self._ready.remove(connection)
 
     def _fill(self) -> None:
         """Open connections up to the minimum, and one more where all are full."""

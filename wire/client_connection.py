@@ -33,8 +33,8 @@ class ConnectionChannel(CallChannel, Protocol):
     def resized(self, connection: "ClientConnection") -> None:
         """The server allows another number of streams."""
 
-    def retire(self, connection: "ClientConnection") -> None:
-        """Send no further calls on the connection; what the express path has on it goes on as calls."""
+    def leave_express(self, connection: "ClientConnection") -> None:
+        """Have what the express path has on the connection go on as calls."""
 
     def leaving(self, connection: "ClientConnection", too_many_pings: bool) -> None:
         """The server takes no further calls on the connection."""
@@ -339,7 +339,7 @@ class ClientConnection:
 
     def on_connection_lost(self, reason: str) -> None:
         """End every call."""
-        self._channel.retire(self)
+        self._channel.leave_express(self)
         calls, self._calls = list(self._calls.values()), {}
         self._blocked.clear()
         self.open_streams = 0

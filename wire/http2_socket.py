@@ -141,8 +141,16 @@ class Http2Socket(Http2Streams, asyncio.BufferedProtocol):
             self._break()
             return
         self._dispatch()
-        if not self._marked:
+        # Most reads leave nothing to be written yet: a request that is under way, an answer for another connection.
+        if not self._marked and (self.backlog_bytes or self.phase is not Phase.OPEN or self._wants_write()):
             self.mark()
+
+    def _wants_write(self) -> bool:
+        try:
+            return self._engine.wants_write
+        except EngineError:
+            # It has failed, or ended: the flush sees to that.
+            return True
 
     def pause_writing(self) -> None:
         """The peer does not read: keep bodies in the engine."""

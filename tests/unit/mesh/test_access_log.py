@@ -1,6 +1,7 @@
 """Entries of Envoy's access log, and the records that they become."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -42,6 +43,9 @@ class Log:
         self.written.append(record)
 
     def append_body(self, body: bytes) -> None:
+        raise AssertionError("not used here")
+
+    def append_bodies(self, bodies: Iterable[bytes]) -> None:
         raise AssertionError("not used here")
 
     def commit(self) -> None:
