@@ -440,7 +440,7 @@ static int on_stream_close(nghttp2_session *session, int32_t stream_id, uint32_t
   int failed = 0;
   if (stream == NULL) return 0;
   h2.session_set_stream_user_data(session, stream_id, NULL);
-  int taken = stream->stage == WHOLE && error_code == 0 && stream->crossing ? express_answer(self, stream) : 0;
+  int taken = stream->stage == WHOLE && error_code == 0 && stream->crossing ? express_answer(stream) : 0;
   if (taken) {
     h2.session_consume_connection(self->session, stream->filled);
     failed = taken < 0;

@@ -87,7 +87,7 @@ int engine_report(Engine *self, PyObject *event);
 /* From the express path. */
 bool express_is(PyObject *value);
 int express_take(Engine *front, Stream *stream);   /* 1: the request is on it, and the stream has given its parts away */
-int express_answer(Engine *back, Stream *stream);  /* 1: its response is on its way; 0: Python has to see to it */
+int express_answer(Stream *stream); /* 1: its response is on its way; 0: Python has to see to it */
 int express_hand_over(Engine *self, Stream *stream); /* reports HANDOVER: from here on it is Python's */
 void express_lose(Stream *stream);                 /* one side is gone */
 

@@ -7,6 +7,8 @@
  * the HANDOVER event tells Python all that was decided, and Python goes on as if it had been its own from the start. So what is
  * to be done about anything but the plain case is written once, in Python (`anabranch.router.express`).
  *
+ * A variant in this process gets a `Run` from Python's dispatcher instead of a stream of another connection; the rest is the same.
+ *
  * A pattern lives as long as the route it was made by. What is drawn, hashed, signed and recorded is to the bit what Python would.
  */
 #include "engine.h"
@@ -47,11 +49,20 @@ typedef struct {
   } engines[MOST_ENGINES];
 } Upstream;
 
+/* What answers an arm's requests: a server elsewhere, or a function of Python's that queues a `Run`. */
 typedef struct {
-  Upstream *upstream;
+  PyObject *target;
+  Upstream *upstream; /* the target, where it is one */
   PyObject *fixed, *rename, *variant_field, *head, *note;
   double weight;
 } Arm;
+
+/* A request that runs in this process. */
+typedef struct {
+  PyObject_HEAD
+  Crossing *crossing; /* NULL once it is answered, or Python's */
+  PyObject *holder;   /* Python's side of it */
+} Run;
 
 typedef struct {
   PyObject *name, *value;
@@ -87,7 +98,8 @@ typedef struct {
 struct Crossing {
   Express *express;
   Pattern *pattern;
-  Engine *front, *back; /* the client's connection, and the variant's */
+  Engine *front, *back; /* the client's connection, and the variant's; NULL where it runs here */
+  Run *run;
   Stream *front_stream, *back_stream;
   int32_t front_id, back_id;
   PyObject *headers, *timeout, *message;
@@ -98,7 +110,7 @@ struct Crossing {
   Crossing *older, *newer;
 };
 
-static PyTypeObject ExpressType, PatternType, UpstreamType;
+static PyTypeObject ExpressType, PatternType, UpstreamType, RunType;
 
 static double seconds(clockid_t clock) {
   struct timespec time;
@@ -182,7 +194,7 @@ static int pattern_traverse(Pattern *self, visitproc visit, void *arg) {
   Py_VISIT(self->draw);
   Py_VISIT(self->observe);
   for (size_t i = 0; i < self->arms_count; i++) {
-    Py_VISIT(self->arms[i].upstream);
+    Py_VISIT(self->arms[i].target);
     Py_VISIT(self->arms[i].note);
   }
   return 0;
@@ -195,7 +207,7 @@ static int pattern_clear(Pattern *self) {
   }
   for (size_t i = 0; i < self->arms_count; i++) {
     Arm *arm = &self->arms[i];
-    PyObject *held[] = {(PyObject *)arm->upstream, arm->fixed, arm->rename, arm->variant_field, arm->head, arm->note};
+    PyObject *held[] = {arm->target, arm->fixed, arm->rename, arm->variant_field, arm->head, arm->note};
     for (size_t j = 0; j < sizeof held / sizeof *held; j++) Py_DECREF(held[j]);
   }
   self->fields_count = self->arms_count = 0;
@@ -243,11 +255,12 @@ static bool read_arms(Pattern *self, PyObject *arms) {
   if (!ROOM(self->arms, PyTuple_GET_SIZE(arms))) return false;
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(arms); i++) {
     Arm *arm = &self->arms[i];
-    if (!PyArg_ParseTuple(PyTuple_GET_ITEM(arms, i), "O!O!SO!SOd", &UpstreamType, &arm->upstream, &PyTuple_Type, &arm->fixed, &arm->rename,
+    if (!PyArg_ParseTuple(PyTuple_GET_ITEM(arms, i), "OO!SO!SOd", &arm->target, &PyTuple_Type, &arm->fixed, &arm->rename,
                           &PyTuple_Type, &arm->variant_field, &arm->head, &arm->note, &arm->weight))
       return false;
-    PyObject *held[] = {(PyObject *)arm->upstream, arm->fixed, arm->rename, arm->variant_field, arm->head, arm->note};
+    PyObject *held[] = {arm->target, arm->fixed, arm->rename, arm->variant_field, arm->head, arm->note};
     for (size_t j = 0; j < sizeof held / sizeof *held; j++) Py_INCREF(held[j]);
+    if (Py_IS_TYPE(arm->target, &UpstreamType)) arm->upstream = (Upstream *)arm->target;
     self->arms_count++;
   }
   return true;
@@ -385,7 +398,8 @@ static void unlink_crossing(Crossing *crossing) {
   express->crossings--;
   express->held -= (size_t)PyBytes_GET_SIZE(crossing->message);
   crossing->front->crossings--;
-  crossing->back->crossings--;
+  if (crossing->back) crossing->back->crossings--;
+  if (crossing->run) crossing->run->crossing = NULL;
   if (crossing->front_stream) crossing->front_stream->crossing = NULL;
   if (crossing->back_stream) crossing->back_stream->crossing = NULL;
 }
@@ -396,7 +410,9 @@ static void free_crossing(Crossing *crossing) {
   Py_DECREF(crossing->message);
   Py_DECREF(crossing->pattern);
   Py_DECREF(crossing->front);
-  Py_DECREF(crossing->back);
+  Py_XDECREF(crossing->back);
+  if (crossing->run) Py_CLEAR(crossing->run->holder);
+  Py_XDECREF(crossing->run);
   Py_DECREF(crossing->express);
   PyMem_Free(crossing);
 }
@@ -424,10 +440,12 @@ static PyObject *take_off(Crossing *crossing) {
   PyObject *extra = PyTuple_New((Py_ssize_t)pattern->passed_count);
   if (extra == NULL) return NULL;
   put_passed(pattern, crossing->headers, extra, 0);
-  PyObject *told = Py_BuildValue("(iOOiOOOiiKy#ddOiN)", HANDOVER, pattern->hand_over, crossing->front->owner, crossing->front_id, crossing->headers,
-                                 crossing->timeout ? crossing->timeout : Py_None, crossing->message, crossing->arm, crossing->flags,
-                                 (unsigned long long)crossing->sequence, crossing->unit, (Py_ssize_t)UNIT_BYTES, crossing->propensity,
-                                 crossing->arrived, crossing->back->owner, crossing->back_id, extra);
+  PyObject *holder = crossing->run && crossing->run->holder ? crossing->run->holder : Py_None;
+  PyObject *told = Py_BuildValue("(iO(OiOOOiiKy#ddOOiN))", HANDOVER, pattern->hand_over, crossing->front->owner, crossing->front_id,
+                                 crossing->headers, crossing->timeout ? crossing->timeout : Py_None, crossing->message, crossing->arm,
+                                 crossing->flags, (unsigned long long)crossing->sequence, crossing->unit, (Py_ssize_t)UNIT_BYTES,
+                                 crossing->propensity, crossing->arrived, holder, crossing->back ? crossing->back->owner : Py_None,
+                                 crossing->back_id, extra);
   unlink_crossing(crossing);
   free_crossing(crossing);
   return told;
@@ -518,6 +536,22 @@ static PyObject *outgoing_fields(const Pattern *pattern, const Arm *arm, PyObjec
   return fields;
 }
 
+/* Have Python queue a request that runs here. It is called after the read, as it may answer others at once. */
+static int submit(Engine *front, const Arm *arm, Crossing *crossing, const Outline *outline, double timeout_s) {
+  PyObject *raw = PyList_New((Py_ssize_t)outline->raw_count);
+  if (raw == NULL) return -1;
+  for (size_t i = 0; i < outline->raw_count; i++) {
+    PyObject *ends = Py_BuildValue("(nn)", (Py_ssize_t)outline->raw[i][0], (Py_ssize_t)outline->raw[i][1]);
+    if (ends == NULL) {
+      Py_DECREF(raw);
+      return -1;
+    }
+    PyList_SET_ITEM(raw, (Py_ssize_t)i, ends);
+  }
+  PyObject *told = Py_BuildValue("(OONdi)", crossing->run, crossing->message, raw, timeout_s > 0.0 ? crossing->arrived + timeout_s : 0.0, crossing->arm);
+  return engine_report(front, told ? Py_BuildValue("(iON)", HANDOVER, arm->target, told) : NULL);
+}
+
 /* Nothing is drawn or numbered before it is sure that whoever is drawn can take the request: given to Python after that, it would
  * be drawn anew, and the weights would not be those that are told. */
 int express_take(Engine *front, Stream *stream) {
@@ -532,8 +566,9 @@ int express_take(Engine *front, Stream *stream) {
   if (pattern == NULL || arrived > self->fresh_until || arrived > pattern->valid_until || (stream->timeout && timeout_s < LEAST_TIME_S)) return 0;
   Engine *backs[MOST_ARMS];
   for (size_t i = 0; i < pattern->arms_count; i++) {
-    backs[i] = pick(pattern->arms[i].upstream);
-    if (backs[i] == NULL && (pattern->arms[i].weight > 0.0 || !pattern->experiment)) return 0;
+    Arm *arm = &pattern->arms[i];
+    backs[i] = arm->upstream ? pick(arm->upstream) : NULL;
+    if (arm->upstream && backs[i] == NULL && (arm->weight > 0.0 || !pattern->experiment)) return 0;
   }
   Crossing *crossing = PyMem_Calloc(1, sizeof(Crossing));
   if (crossing == NULL) {
@@ -546,10 +581,19 @@ int express_take(Engine *front, Stream *stream) {
   }
   Arm *arm = &pattern->arms[crossing->arm];
   Engine *back = backs[crossing->arm];
-  PyObject *fields = outgoing_fields(pattern, arm, stream->headers, timeout_s);
-  Stream *sent = fields ? engine_open(back, fields, stream->bytes, arm->rename) : NULL;
-  Py_XDECREF(fields);
-  if (sent == NULL) {
+  Stream *sent = NULL;
+  if (back) {
+    PyObject *fields = outgoing_fields(pattern, arm, stream->headers, timeout_s);
+    sent = fields ? engine_open(back, fields, stream->bytes, arm->rename) : NULL;
+    Py_XDECREF(fields);
+  } else {
+    crossing->run = PyObject_New(Run, &RunType);
+    if (crossing->run) {
+      crossing->run->crossing = crossing;
+      crossing->run->holder = NULL;
+    }
+  }
+  if (sent == NULL && crossing->run == NULL) {
     /* Memory has run out, or stream numbers have. */
     PyMem_Free(crossing);
     if (PyErr_ExceptionMatches(PyExc_MemoryError)) return -1;
@@ -559,11 +603,11 @@ int express_take(Engine *front, Stream *stream) {
   crossing->express = (Express *)Py_NewRef(self);
   crossing->pattern = (Pattern *)Py_NewRef(pattern);
   crossing->front = (Engine *)Py_NewRef(front);
-  crossing->back = (Engine *)Py_NewRef(back);
+  crossing->back = (Engine *)Py_XNewRef(back);
   crossing->front_stream = stream;
   crossing->back_stream = sent;
   crossing->front_id = stream->id;
-  crossing->back_id = sent->id;
+  crossing->back_id = sent ? sent->id : 0;
   crossing->headers = stream->headers;
   crossing->timeout = stream->timeout;
   crossing->message = stream->bytes;
@@ -574,7 +618,7 @@ int express_take(Engine *front, Stream *stream) {
   Py_CLEAR(stream->known);
   stream->filled = 0;
   stream->stage = PLAIN;
-  stream->crossing = sent->crossing = crossing;
+  stream->crossing = crossing;
   crossing->older = self->newest;
   if (self->newest)
     self->newest->newer = crossing;
@@ -585,9 +629,12 @@ int express_take(Engine *front, Stream *stream) {
   self->taken++;
   self->held += size;
   front->crossings++;
+  if (watch(self) < 0) return -1;
+  if (back == NULL) return submit(front, arm, crossing, &outline, timeout_s) < 0 ? -1 : 1;
+  sent->crossing = crossing;
   back->crossings++;
   arm->upstream->in_flight++;
-  return stir(back) < 0 || watch(self) < 0 ? -1 : 1;
+  return stir(back) < 0 ? -1 : 1;
 }
 
 /* Answers. */
@@ -616,16 +663,23 @@ static bool is_plain_answer(PyObject *headers, PyObject *trailers) {
     (to) += sizeof(value);                \
   } while (0)
 
+/* Where the time of an answer went, in seconds, and the rows that shared it. */
+typedef struct {
+  double latency, queue, compute;
+  long rows;
+} Times;
+
 /* `store.records.routed_body`. */
-static PyObject *record_of(const Crossing *crossing, double latency_ms, double compute_ms) {
+static PyObject *record_of(const Crossing *crossing, const Times *times) {
   const Pattern *pattern = crossing->pattern;
   PyObject *record = PyBytes_FromStringAndSize(NULL, RECORD_BYTES);
   if (record == NULL) return NULL;
   uint8_t *to = (uint8_t *)PyBytes_AS_STRING(record), status = 0;
   double at = seconds(CLOCK_REALTIME);
   uint32_t experiment = pattern->experiment, epoch = pattern->epoch;
-  float numbers[] = {(float)latency_ms, 0.0f, (float)compute_ms, (float)crossing->propensity};
-  uint16_t rows = (uint16_t)(pattern->rows < 65535 ? pattern->rows : 65535);
+  float numbers[] = {(float)(1000.0 * times->latency), (float)(1000.0 * times->queue), (float)(1000.0 * times->compute),
+                     (float)crossing->propensity};
+  uint16_t rows = (uint16_t)(times->rows < 65535 ? times->rows : 65535);
   PUT(to, at);
   PUT(to, crossing->sequence);
   PUT(to, crossing->unit);
@@ -640,12 +694,11 @@ static PyObject *record_of(const Crossing *crossing, double latency_ms, double c
   return record;
 }
 
-/* `router.assignment_id.AssignmentIds.give_out`, of an answer whose class nobody asks for. */
-static PyObject *assignment_of(const Crossing *crossing) {
+/* `router.assignment_id.AssignmentIds.give_out`. */
+static PyObject *assignment_of(const Crossing *crossing, int32_t class) {
   const Pattern *pattern = crossing->pattern;
   uint8_t body[ASSIGNMENT_BYTES], *to = body, version = 1;
   uint32_t experiment = pattern->experiment, epoch = pattern->epoch, lane = pattern->lane;
-  int32_t class = -1;
   float propensity = (float)crossing->propensity;
   PUT(to, version);
   PUT(to, experiment);
@@ -663,8 +716,9 @@ static PyObject *assignment_of(const Crossing *crossing) {
   return sealed;
 }
 
-/* What behind the variant's answer gives it the names that the client knows: `router.replies.Replies.remote_tail`. */
-static PyObject *tail_of(const Crossing *crossing, PyObject *sealed) {
+/* What beside the variant's answer gives it the names that the client knows, as `router.replies.Replies` writes it. An answer from
+ * elsewhere has an id of its own, which is overwritten even where the client gave none. */
+static PyObject *names_of(const Crossing *crossing, PyObject *sealed) {
   const Pattern *pattern = crossing->pattern;
   PyObject *head = pattern->arms[crossing->arm].head;
   size_t id = crossing->id_to - crossing->id_from, size = (size_t)PyBytes_GET_SIZE(head) + 1 + 5 + id;
@@ -674,12 +728,14 @@ static PyObject *tail_of(const Crossing *crossing, PyObject *sealed) {
   char *begin = PyBytes_AS_STRING(tail), *to = begin;
   memcpy(to, PyBytes_AS_STRING(head), (size_t)PyBytes_GET_SIZE(head));
   to += PyBytes_GET_SIZE(head);
-  *to++ = 0x1A;
-  size_t left = id;
-  for (; left >= 0x80; left >>= 7) *to++ = (char)(left | 0x80);
-  *to++ = (char)left;
-  memcpy(to, PyBytes_AS_STRING(crossing->message) + crossing->id_from, id);
-  to += id;
+  if (id || crossing->back) {
+    *to++ = 0x1A;
+    size_t left = id;
+    for (; left >= 0x80; left >>= 7) *to++ = (char)(left | 0x80);
+    *to++ = (char)left;
+    memcpy(to, PyBytes_AS_STRING(crossing->message) + crossing->id_from, id);
+    to += id;
+  }
   if (sealed) {
     memcpy(to, PyBytes_AS_STRING(pattern->prefix), (size_t)PyBytes_GET_SIZE(pattern->prefix));
     to += PyBytes_GET_SIZE(pattern->prefix);
@@ -701,56 +757,116 @@ static PyObject *reply_fields(const Crossing *crossing, PyObject *sealed) {
 }
 
 /* Count an answer, for Prometheus and for what the baseline needs. */
-static int note_answer(Express *self, const Crossing *crossing, double latency_s, double compute_s) {
+static int note_answer(Express *self, const Crossing *crossing, const Times *times) {
   Pattern *pattern = crossing->pattern;
-  double noted[NOTED] = {1000.0 * latency_s, 1000.0 * latency_s, pattern->level, 0.0, compute_s, pattern->rows};
+  double latency_ms = 1000.0 * times->latency;
+  double noted[NOTED] = {latency_ms, latency_ms, pattern->level, times->queue, times->compute, (double)times->rows};
   PyObject *row = PyBytes_FromStringAndSize((const char *)noted, sizeof noted);
   PyObject *done = row ? PyObject_CallOneArg(pattern->arms[crossing->arm].note, row) : NULL;
   Py_XDECREF(row);
   if (done == NULL) return -1;
   Py_DECREF(done);
   if (!pattern->experiment || crossing->arm != 0) return 0;
-  PyObject *took = PyFloat_FromDouble(latency_s);
+  PyObject *took = PyFloat_FromDouble(times->latency);
   bool is_first = PyList_GET_SIZE(pattern->took) == 0;
   int failed = took == NULL || PyList_Append(pattern->took, took) < 0 || (is_first && PyList_Append(self->observed, (PyObject *)pattern) < 0);
   Py_XDECREF(took);
   return failed ? -1 : 0;
 }
 
-int express_answer(Engine *back, Stream *stream) {
-  Crossing *crossing = stream->crossing;
+/* Record an answer and send it; 1, or -1 with an exception. */
+static int answer(Crossing *crossing, PyObject *message, int32_t class, const Times *times) {
   Pattern *pattern = crossing->pattern;
   Express *self = crossing->express;
-  bool is_copied = (crossing->flags & pattern->sampled) && crossing->arm == 0;
-  if (is_copied || crossing->front_stream == NULL || !is_plain_answer(stream->headers, stream->trailers)) return 0;
-  /* Without a server of its own to wait in, all of its time is the variant's. */
-  double latency_s = seconds(CLOCK_MONOTONIC) - crossing->arrived;
-  PyObject *sealed = NULL, *record = NULL, *tail = NULL, *fields = NULL;
+  PyObject *sealed = NULL, *record = NULL, *names = NULL, *fields = NULL;
+  bool is_local = crossing->back == NULL;
   int result = -1;
-  (void)back;
-  if (pattern->experiment && ((sealed = assignment_of(crossing)) == NULL ||
-                              (record = record_of(crossing, 1000.0 * latency_s, 1000.0 * latency_s)) == NULL))
-    goto done;
-  if ((tail = tail_of(crossing, sealed)) == NULL || (fields = reply_fields(crossing, sealed)) == NULL) goto done;
+  if (pattern->experiment && ((sealed = assignment_of(crossing, class)) == NULL || (record = record_of(crossing, times)) == NULL)) goto done;
+  if ((names = names_of(crossing, sealed)) == NULL || (fields = reply_fields(crossing, sealed)) == NULL) goto done;
   if (record && PyList_Append(self->records, record) < 0) goto done;
-  if (note_answer(self, crossing, latency_s, latency_s) < 0) goto done;
-  if (engine_answer(crossing->front, crossing->front_stream, fields, stream->bytes, tail, ok_trailers) < 0) {
+  if (note_answer(self, crossing, times) < 0) goto done;
+  if (engine_answer(crossing->front, crossing->front_stream, fields, is_local ? names : message, is_local ? message : names, ok_trailers) < 0) {
     /* The client's connection has failed under it: what is recorded was answered, as far as anybody can know. */
     if (PyErr_ExceptionMatches(PyExc_MemoryError)) goto done;
     PyErr_Clear();
   }
   self->answered++;
-  pattern->arms[crossing->arm].upstream->in_flight--;
+  if (!is_local) pattern->arms[crossing->arm].upstream->in_flight--;
   result = stir(crossing->front) < 0 ? -1 : 1;
   unlink_crossing(crossing);
   free_crossing(crossing);
 done:
   Py_XDECREF(sealed);
   Py_XDECREF(record);
-  Py_XDECREF(tail);
+  Py_XDECREF(names);
   Py_XDECREF(fields);
   return result;
 }
+
+/* Whether Python has to see to an answer: its request is to be copied, or its client is gone. */
+static bool is_pythons(const Crossing *crossing) {
+  return ((crossing->flags & crossing->pattern->sampled) && crossing->arm == 0) || crossing->front_stream == NULL;
+}
+
+int express_answer(Stream *stream) {
+  Crossing *crossing = stream->crossing;
+  if (is_pythons(crossing) || !is_plain_answer(stream->headers, stream->trailers)) return 0;
+  /* Without a queue of its own, all of the time is the variant's. */
+  double latency = seconds(CLOCK_MONOTONIC) - crossing->arrived;
+  return answer(crossing, stream->bytes, -1, &(Times){latency, 0.0, latency, crossing->pattern->rows});
+}
+
+/* Runs in this process. */
+
+/* Answer with the outputs, serialized; False where Python has to see to it. */
+static PyObject *run_answer(Run *self, PyObject *args) {
+  PyObject *outputs;
+  int class;
+  Times times;
+  if (!PyArg_ParseTuple(args, "Siddl", &outputs, &class, &times.queue, &times.compute, &times.rows)) return NULL;
+  if (self->crossing == NULL || is_pythons(self->crossing)) Py_RETURN_FALSE;
+  times.latency = seconds(CLOCK_MONOTONIC) - self->crossing->arrived;
+  Py_INCREF(self);
+  int result = answer(self->crossing, outputs, class, &times);
+  Py_DECREF(self);
+  if (result < 0) return NULL;
+  Py_RETURN_TRUE;
+}
+
+/* Take it off the path; what HANDOVER tells. */
+static PyObject *run_leave(Run *self, PyObject *ignored) {
+  (void)ignored;
+  if (self->crossing == NULL) {
+    PyErr_SetString(PyExc_ValueError, "it is not on the express path any more");
+    return NULL;
+  }
+  return take_off(self->crossing);
+}
+
+static void run_dealloc(Run *self) {
+  Py_CLEAR(self->holder);
+  PyObject_Free(self);
+}
+
+static PyMethodDef run_methods[] = {
+    {"answer", (PyCFunction)run_answer, METH_VARARGS, NULL},
+    {"leave", (PyCFunction)run_leave, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+static PyMemberDef run_members[] = {
+    {"holder", T_OBJECT, offsetof(Run, holder), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+static PyTypeObject RunType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "anabranch._native.Run",
+    .tp_basicsize = sizeof(Run),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_doc = "See anabranch.router.express.",
+    .tp_dealloc = (destructor)run_dealloc,
+    .tp_methods = run_methods,
+    .tp_members = run_members,
+};
 
 /* The table. */
 
@@ -932,7 +1048,7 @@ int add_express(PyObject *module) {
   assignment_name = PyBytes_FromString(ASSIGNMENT_ID);
   ok_trailers = Py_BuildValue("((yy))", "grpc-status", "0");
   if (!status_field || !type_field || !assignment_name || !ok_trailers) return -1;
-  if (PyType_Ready(&UpstreamType) < 0 || PyType_Ready(&PatternType) < 0 || PyType_Ready(&ExpressType) < 0) return -1;
+  if (PyType_Ready(&UpstreamType) < 0 || PyType_Ready(&PatternType) < 0 || PyType_Ready(&ExpressType) < 0 || PyType_Ready(&RunType) < 0) return -1;
   if (PyModule_AddObjectRef(module, "Upstream", (PyObject *)&UpstreamType) < 0) return -1;
   if (PyModule_AddObjectRef(module, "Pattern", (PyObject *)&PatternType) < 0) return -1;
   return PyModule_AddObjectRef(module, "Express", (PyObject *)&ExpressType);

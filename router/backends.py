@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 from anabranch.router.queries import Query
@@ -102,11 +103,13 @@ class LocalBackend:
         name: The queue's name.
     """
 
-    __slots__ = ("_dispatcher", "_name")
+    __slots__ = ("_dispatcher", "_name", "queue")
 
     def __init__(self, dispatcher: Dispatcher, name: str) -> None:
         self._dispatcher = dispatcher
         self._name = name
+        self.queue = partial(dispatcher.submit, name)
+        """Queues arrays that were checked; see `Dispatcher.submit`."""
 
     def submit(
         self,
@@ -118,9 +121,7 @@ class LocalBackend:
         part: Part | None = None,  # noqa: ARG002  # its answers have one part
     ) -> Submitted:
         """Queue a request."""
-        return self._dispatcher.submit(
-            self._name, query.inputs, query.rows, priority=priority, deadline=deadline, done=done
-        )
+        return self.queue(query.inputs, query.rows, priority=priority, deadline=deadline, done=done)
 
     def unfit(self) -> str | None:
         """Why a request that somebody else can answer should not go there now."""

@@ -1,11 +1,13 @@
 """The express path: requests like earlier ones are assigned, sent on, answered and recorded by the compiled module.
 
 The first request of a kind goes through `Inference`, which asks this to learn from it: what such requests look like, and what
-holds for all of them until the routes change. `native/express.c` does the rest, for remote variants. Whatever is unusual
-about a request on that path, it is handed over: it becomes a `Flight` like any other, with all that was decided for it.
+holds for all of them until the routes change. `native/express.c` does the rest; where the variant runs in this process, all
+but the run. Whatever is unusual about a request on that path, it is handed over: it becomes a `Flight` like any other, with
+all that was decided for it.
 
-What is not learnt is answered as ever: variants in this process, requests that choose a variant, a priority or a timeout by
-parameter, binary metadata, experiments whose feedback names the class that was answered, callers known by a certificate.
+What is not learnt is answered as ever: variants that generate, requests that choose a variant, a priority or a timeout by
+parameter, binary metadata, experiments whose feedback may name the class that a remote variant answered, callers known by a
+certificate.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -23,16 +25,19 @@ from anabranch.bandit.snapshot import Route
 from anabranch.proto.native import native
 from anabranch.proto.outline import split
 from anabranch.router.assignment_id import AssignmentIds
-from anabranch.router.backends import KEPT_BACK, Done, RemoteBackend, Submitted
+from anabranch.router.backends import KEPT_BACK, Answered, Done, LocalBackend, RemoteBackend, Submitted
 from anabranch.router.classes import LEVEL, PRIORITY
+from anabranch.router.compare import top1
 from anabranch.router.flight import Flight
 from anabranch.router.infer import TARGET_VARIANT, Inference
-from anabranch.router.queries import Plan, Query
+from anabranch.router.models import Variant
+from anabranch.router.queries import Plan, Query, views
 from anabranch.router.recorder import Recorder
 from anabranch.router.replies import EXPERIMENT, INVOKED_VARIANT, Replies, assignment_prefix
 from anabranch.store.records import Flag
+from anabranch.variants.batching import Answer, Failure
+from anabranch.variants.errors import VariantError, VariantInputError
 from anabranch.variants.remote import RemoteVariant
-from anabranch.wire.express import PlainUpstream
 from anabranch.wire.grpc_framing import Headers, encode_metadata, parse_timeout
 from anabranch.wire.ngh2_calls import NativeCall
 from anabranch.wire.ngh2_connection import GrpcConnection
@@ -51,8 +56,8 @@ _TIMEOUT: Final = b"grpc-timeout"
 _AUTHORIZATION: Final = b"authorization"
 _RESERVED: Final = frozenset({b"te", b"content-type", b"connection", b"transfer-encoding", b"content-length"})
 _OURS: Final = frozenset({TARGET_VARIANT.encode(), PRIORITY.encode()})
-_KEPT_BACK: Final = frozenset(name.encode() for name in KEPT_BACK)
 _log = logging.getLogger(__name__)
+_KEPT_BACK: Final = frozenset(name.encode() for name in KEPT_BACK)
 
 
 class Kind(IntEnum):
@@ -65,13 +70,69 @@ class Kind(IntEnum):
     REQUIRED = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Known:
-    """What requests of one kind have in common, for those that are handed over."""
+    """What requests of one kind have in common.
+
+    Attributes:
+        rows: Of each.
+        targets: By arm, what answers; None where nobody is asked.
+        checked: The variant that looks into the inputs of each, where one does.
+        names_classes: An assignment id tells the class that was answered, as feedback may ask for it.
+    """
 
     plan: Plan
     route: Route
-    variants: tuple[RemoteVariant | None, ...]
+    rows: int
+    targets: tuple[RemoteVariant | LocalBackend | None, ...]
+    checked: Variant | None
+    names_classes: bool
+
+
+class _LocalRun:
+    """A request that runs in this process: on the path until it is handed over, then a flight's.
+
+    Args:
+        path: Its worker's path.
+        known: What it has in common with others.
+        run: The compiled module's side.
+    """
+
+    __slots__ = ("_done", "_known", "_path", "_run", "submitted")
+
+    def __init__(self, path: ExpressPath, known: _Known, run: Any) -> None:
+        self._path, self._known, self._run = path, known, run
+        self._done: Done | None = None
+        self.submitted: Submitted | None = None
+        run.holder = self
+
+    def hand_over(self, done: Done) -> Submitted:
+        """From now on it is a flight that hears of the end."""
+        self._done = done
+        assert self.submitted is not None
+        return self.submitted
+
+    def ended(self, result: Answered | Failure) -> None:
+        """From the dispatcher."""
+        if self._done is not None:
+            self._done(result)
+            return
+        path, known = self._path, self._known
+        if isinstance(result, Answer):
+            outputs, timing = result
+            klass = top1(outputs) if known.names_classes else -1
+            with suppress(KeyError, ValueError):
+                written = b"".join(path.replies.outputs(known.plan, result))
+                if self._run.answer(written, klass, timing.queue_s, timing.compute_s, timing.batch_rows):
+                    return
+        # There is something to be looked at.
+        _, take_over, told = self._run.leave()
+        take_over(*told)
+        self._tell(result)
+
+    def _tell(self, result: Answered | Failure) -> None:
+        assert self._done is not None, "what takes over asks to hear of the end"
+        self._done(result)
 
 
 class ExpressPath:
@@ -86,6 +147,7 @@ class ExpressPath:
 
     Attributes:
         table: What requests are looked up in.
+        replies: Writes answers of variants in this process.
         lessons: Of a plan that holds this there is nothing more to learn.
     """
 
@@ -103,6 +165,7 @@ class ExpressPath:
         assert compiled is not None
         self._compiled: Any = compiled
         self.table: Any = compiled.Express(self._wake)
+        self._nowhere: Any = compiled.Upstream(0)
         self.lessons: object = object()
         self._inference = inference
         self._recorder = recorder
@@ -111,7 +174,7 @@ class ExpressPath:
         self._loop = loop
         self._is_guarded = is_guarded
         self._checked_until = 0.0
-        self._replies = Replies()
+        self.replies = Replies()
         self._learnt: Counter[Plan] = Counter()
         self._renumber()
 
@@ -164,19 +227,20 @@ class ExpressPath:
             plan.lessons = self.lessons
             return
         self._learnt[plan] += 1
-        self._learn(call, query, route)
+        try:
+            self._learn(call, query, route)
+        except Exception:  # noqa: BLE001  # whatever is wrong with it, the request itself is answered without
+            plan.lessons = self.lessons
+            _log.exception("a request of %s was not learnt from", route.model)
 
     def _is_learnable(self, plan: Plan, route: Route) -> bool:
         if (
             plan.priority is not None
             or plan.timeout_s is not None
-            or any(size < 0 for _, _, _, size in plan.raw)
+            or any(size <= 0 for _, _, _, size in plan.raw)
         ):
             return False
-        if not route.experiment_id:
-            return True
-        # An assignment id tells the class that was answered where feedback may ask for it, so that the answer is decoded.
-        return not route.feedback and self._inference.hedge.candidate_timeout_s > LEAST_TIME_S
+        return not route.experiment_id or self._inference.hedge.candidate_timeout_s > LEAST_TIME_S
 
     def _learn(self, call: Call, query: Query, route: Route) -> None:
         if not isinstance(call, NativeCall):
@@ -185,7 +249,18 @@ class ExpressPath:
         arms = self._arms(query.plan, route)
         if fields is None or arms is None:
             return
-        known = _Known(query.plan, route, tuple(variant for _, variant in arms))
+        variant = query.plan.model.variant(route.baseline)
+        known = _Known(
+            plan=query.plan,
+            route=route,
+            rows=query.rows,
+            targets=tuple(target for _, target in arms),
+            checked=variant if variant.reads_contents else None,
+            names_classes=bool(route.experiment_id and route.feedback),
+        )
+        # A remote answer would have to be decoded for its class.
+        if known.names_classes and any(isinstance(target, RemoteVariant) for target in known.targets):
+            return
         description, _, raw = split(query.message)
         has_experiment = route.experiment_id != 0
         flags = Flag.NONE
@@ -197,7 +272,15 @@ class ExpressPath:
                 description=description,
                 sizes=tuple(end - start for start, end in raw),
                 fields=fields,
-                arms=tuple(arm for arm, _ in arms),
+                arms=tuple(
+                    (
+                        partial(self._submit, known, target)
+                        if isinstance(target, LocalBackend)
+                        else upstream,
+                        *arm,
+                    )
+                    for (upstream, *arm), target in arms
+                ),
                 ends=route.layout.ends if has_experiment else (1.0,),
                 owners=route.layout.owners if has_experiment else (0,),
                 draw=self._inference.draw,
@@ -210,7 +293,7 @@ class ExpressPath:
                 flags=int(flags),
                 sampled=int(Flag.SAMPLED),
                 mirrored=0.0 if route.mirror is None else route.mirror.fraction,
-                rows=query.rows,
+                rows=known.rows,
                 level=LEVEL,
                 prefix=assignment_prefix(route.experiment, "-" * AssignmentIds.LETTERS)
                 if has_experiment
@@ -251,30 +334,29 @@ class ExpressPath:
             found.append((name, value, int(kind)))
         return tuple(found)
 
-    def _arms(self, plan: Plan, route: Route) -> list[tuple[tuple[Any, ...], RemoteVariant | None]] | None:
-        """What is sent where for each arm, and its variant; None where one that gets requests is not remote."""
+    def _arms(
+        self, plan: Plan, route: Route
+    ) -> list[tuple[tuple[Any, ...], RemoteVariant | LocalBackend | None]] | None:
+        """What is sent where for each arm, and what answers; None where an arm that gets requests is of another kind."""
         meters = self._inference.meters[route.model]
-        found: list[tuple[tuple[Any, ...], RemoteVariant | None]] = []
+        found: list[tuple[tuple[Any, ...], RemoteVariant | LocalBackend | None]] = []
         names = route.arms if route.experiment_id else route.arms[:1]
         weights = route.layout.weights if route.experiment_id else (1.0,)
         for name, weight in zip(names, weights, strict=True):
             backend = self._inference.backends.get((route.model, name))
-            variant = backend.variant if isinstance(backend, RemoteBackend) else None
-            sent = (
-                None if variant is None or isinstance(variant.upstream, PlainUpstream) else variant.express()
-            )
-            if sent is None:
-                if weight > 0.0:
-                    return None
-                # It has no part of the split: nothing is sent to it.
-                found.append(((self._compiled.Upstream(0), (), b"", (), b"", len, 0.0), None))
-                continue
-            assert variant is not None
-            fixed, rename = sent
+            target: RemoteVariant | LocalBackend | None = None
+            upstream, rename = self._nowhere, b""
+            fixed: tuple[tuple[bytes, bytes], ...] = ()
+            if isinstance(backend, LocalBackend):
+                target = backend
+            elif isinstance(backend, RemoteBackend) and (sent := backend.variant.express()) is not None:
+                target, upstream = backend.variant, backend.variant.upstream
+                fixed, rename = tuple(sent[0]), sent[1]
+            elif weight > 0.0:
+                return None
             invoked = encode_metadata([(INVOKED_VARIANT, name)])[0]
-            head = self._replies.head(plan, name)
-            note = meters[name].note_row
-            found.append(((variant.upstream, tuple(fixed), rename, invoked, head, note, weight), variant))
+            head = self.replies.head(plan, name)
+            found.append(((upstream, fixed, rename, invoked, head, meters[name].note_row, weight), target))
         return found
 
     # From the compiled module.
@@ -285,13 +367,79 @@ class ExpressPath:
     def _look(self) -> None:
         """Take over what has waited for long."""
         table = self.table
-        for _, take_over, *told in table.overdue(self._loop.time() - HELD_S):
+        for _, take_over, told in table.overdue(self._loop.time() - HELD_S):
             take_over(*told)
         table.is_watched = table.crossings > 0
         if table.is_watched:
             self._wake()
 
-    def _take_over(
+    def _submit(
+        self,
+        known: _Known,
+        backend: LocalBackend,
+        run: Any,
+        message: bytes,
+        raw: list[tuple[int, int]],
+        deadline: float,
+        arm: int,
+    ) -> None:
+        """Queue a request that was assigned to a variant in this process.
+
+        Args:
+            known: What it has in common with others.
+            backend: The variant.
+            run: The compiled module's side of it.
+            message: The serialized ModelInferRequest.
+            raw: Begin and end of each raw tensor in it.
+            deadline: On the loop's clock; 0 for none.
+            arm: The variant's.
+        """
+        inputs = views(known.plan, message, raw)
+        held = _LocalRun(self, known, run)
+        try:
+            if known.checked is not None:
+                known.checked.check_contents(inputs)
+            if arm and (reason := backend.unfit()) is not None:
+                raise VariantError(reason)
+            held.submitted = backend.queue(
+                inputs, known.rows, priority=LEVEL, deadline=deadline or None, done=held.ended
+            )
+        except VariantInputError as error:
+            self._begun(known, run).refuse(str(error))
+        except VariantError:
+            # Asked again it says so again, to a flight, which knows what to do about it.
+            self._begun(known, run).start()
+
+    def _begun(self, known: _Known, run: Any) -> Flight:
+        """A request that was assigned, and runs nowhere yet."""
+        _, _, (*told, _holder, _back, _sent_as, _extra) = run.leave()
+        return self._flight(known, *told)
+
+    def _take_over(self, known: _Known, *told: Any) -> None:
+        """Go on with a request that runs."""
+        *decided, held, back, sent_as, extra = told
+        flight = self._flight(known, *decided)
+        if held is not None:
+            flight.take_over(held.hand_over)
+            return
+        target = known.targets[flight.arm]
+        assert isinstance(target, RemoteVariant)
+
+        def sent(done: Done) -> Submitted:
+            return target.take_over(
+                flight.query.message,
+                known.rows,
+                extra,
+                back.receiver,
+                sent_as,
+                since=flight.arrived,
+                deadline=flight.deadline,
+                done=done,
+            )
+
+        flight.take_over(sent)
+
+    def _flight(
         self,
         known: _Known,
         front: Any,
@@ -305,38 +453,18 @@ class ExpressPath:
         unit: bytes,
         propensity: float,
         arrived: float,
-        back: Any,
-        sent_as: int,
-        extra: Sequence[tuple[bytes, bytes]],
-    ) -> None:
-        """Go on with a request, of which all that is known was decided on the express path."""
+    ) -> Flight:
+        """A request as it would be by now, had it not been on the express path."""
         connection: GrpcConnection = front.receiver
-        variant = known.variants[arm]
-        assert variant is not None
-        call = connection.take_over(
-            stream_id, headers, None if timeout is None else parse_timeout(timeout), arrived
-        )
+        timeout_s = None if timeout is None else parse_timeout(timeout)
+        call = connection.take_over(stream_id, headers, timeout_s, arrived)
         _, request_id, raw = split(message)
         query = Query(message, known.plan, request_id, raw, call.metadata)
-        query.rows = known.plan.rows[known.route.baseline]
-        flight = Flight(
-            self._inference, call, query, known.route, known.route.arms[arm], call.deadline, arrived
-        )
+        query.rows = known.rows
+        variant = known.route.arms[arm]
+        flight = Flight(self._inference, call, query, known.route, variant, call.deadline, arrived)
         flight.arm, flight.propensity = arm, propensity
         flight.flags = Flag(flags)
         flight.sequence, flight.unit = sequence, unit
-
-        def submit(done: Done) -> Submitted:
-            return variant.take_over(
-                message,
-                query.rows,
-                extra,
-                back.receiver,
-                sent_as,
-                since=arrived,
-                deadline=call.deadline,
-                done=done,
-            )
-
-        flight.take_over(submit)
         call.on_cancel(flight.cancel)
+        return flight

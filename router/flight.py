@@ -260,7 +260,7 @@ class Flight:
         if not isinstance(result, Failure):
             self._answer(self.variant, result)
         elif result.kind is FailureKind.INPUT:
-            self._refuse(result.message)
+            self.refuse(result.message)
         elif self._speaker:
             self._home.complain(self.variant, result.message)
             self._interrupted(*told(self.variant, result))
@@ -298,7 +298,7 @@ class Flight:
         if isinstance(result, Failure):
             if result.kind is FailureKind.INPUT or result.status == Status.INVALID_ARGUMENT:
                 # Who answers in doubt refuses it too: the client's mistake, charged to nobody.
-                self._refuse(result.message)
+                self.refuse(result.message)
                 return
             if result.kind is FailureKind.ERROR:
                 self._home.complain(variant, result.message)
@@ -346,7 +346,7 @@ class Flight:
         self._home.lost(self, status)
         self.call.fail(status, message, self._home.identity(self, self.variant_told, -1))
 
-    def _refuse(self, message: str) -> None:
+    def refuse(self, message: str) -> None:
         """The request cannot be answered by anybody: that says nothing about a variant."""
         self._end()
         self._home.counts["refused: INVALID_ARGUMENT"] += 1

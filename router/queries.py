@@ -149,22 +149,30 @@ class Query:
 
     def _decode(self) -> dict[str, Array]:
         """Requires `check_sizes`."""
-        found: dict[str, Array] = {}
-        message = self.message
-        for (name, dtype, shape, size), (start, _) in zip(self.plan.raw, self._raw, strict=False):
-            if size <= 0:
-                break
-            array: Array = np.ndarray(shape, dtype, message, start)
-            # A message's fields begin anywhere; runtimes read aligned memory.
-            found[name] = array if array.flags.aligned else array.copy()
-        else:
-            if len(found) == len(self.plan.raw):
-                return found
-        return self._decode_slowly()
+        found = views(self.plan, self.message, self._raw)
+        return found if len(found) == len(self.plan.raw) else self._decode_slowly()
 
     def _decode_slowly(self) -> dict[str, Array]:
         view = memoryview(self.message)
         return decode_inputs(self.plan.parsed, [view[start:end] for start, end in self._raw])
+
+
+def views(plan: Plan, message: bytes, raw: list[tuple[int, int]]) -> dict[str, Array]:
+    """The arrays of a request as they lie in its message, up to the first that does not lie there as an array.
+
+    Args:
+        plan: Its description.
+        message: Its bytes.
+        raw: Begin and end of each raw tensor in them, of the described sizes.
+    """
+    found: dict[str, Array] = {}
+    for (name, dtype, shape, size), (start, _) in zip(plan.raw, raw, strict=False):
+        if size <= 0:
+            break
+        array: Array = np.ndarray(shape, dtype, message, start)
+        # A message's fields begin anywhere; runtimes read aligned memory.
+        found[name] = array if array.flags.aligned else array.copy()
+    return found
 
 
 class Queries:

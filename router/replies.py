@@ -61,6 +61,11 @@ class Replies:
             parts.append(bytes_field(3, query.id))
         if len(identity) > 1:
             self._assignment(parts, identity)
+        return b"".join(parts + self.outputs(plan, answer))
+
+    def outputs(self, plan: Plan, answer: Answer) -> list[Any]:
+        """Write what an in-process variant answered, in parts and without its names; raises as `local` does."""
+        parts: list[Any] = []
         raws: list[Any] = []
         outputs = answer.outputs
         for name in plan.wanted or outputs:
@@ -78,7 +83,7 @@ class Replies:
                 raws.append(array)
             else:
                 raws.append(array.tobytes())
-        return b"".join(parts + raws)
+        return parts + raws
 
     def remote_tail(
         self, query: Query, variant: str, answer: RemoteAnswer, identity: Sequence[tuple[str, str]]

@@ -46,7 +46,7 @@ class Event(IntEnum):
     END = 11
     """HTTP/2 has ended: code."""
     HANDOVER = 12
-    """A request leaves the express path: what takes it over, and its arguments."""
+    """A request of the express path needs Python: what sees to it, and its arguments."""
 
 
 class Engine(Protocol):

@@ -31,6 +31,7 @@ _MAX_HEADER_LIST_SIZE: Final = 6
 
 # As plain numbers, which compare faster than members of an enum.
 _CALL, _REQUEST, _DATA, _CLOSED = map(int, (Event.CALL, Event.REQUEST, Event.DATA, Event.CLOSED))
+_HANDOVER = int(Event.HANDOVER)
 
 
 class Receiver(Protocol):
@@ -179,6 +180,8 @@ class Http2Connection(Http2Responses, Http2Socket):
             kind = event[0]
             if kind == _CALL:
                 receiver.on_call(event[1], event[2], event[3], event[4], event[5])
+            elif kind == _HANDOVER:
+                event[1](*event[2])
             elif kind == _DATA:
                 receiver.on_data(event[1], event[2], event[3])
             elif kind == _REQUEST:
@@ -203,8 +206,6 @@ class Http2Connection(Http2Responses, Http2Socket):
             case (Event.PONG, opaque):
                 if opaque == _SHUTDOWN_PING:
                     self.refuse_further()
-            case (Event.HANDOVER, take_over, *told):
-                take_over(*told)
             case (Event.END, code):
                 self._stats.protocol_errors += code != NO_ERROR
                 self._linger()

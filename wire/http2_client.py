@@ -175,7 +175,7 @@ class Http2ClientConnection(Http2Socket):
                 if self.phase in (Phase.HANDSHAKE, Phase.OPEN):
                     self.phase = Phase.CLOSING
                 self.receiver.on_going_away(debug_data == _TOO_MANY_PINGS)
-            case (Event.HANDOVER, take_over, *told):
+            case (Event.HANDOVER, take_over, told):
                 take_over(*told)
             case (Event.END, code):
                 self._stats.protocol_errors += code != NO_ERROR

@@ -42,7 +42,7 @@ class Http2Streams(ABC):
 
     def leave(self, table: Table) -> None:
         """Take over what is on the express path."""
-        for _, take_over, *told in table.leave(self._engine):
+        for _, take_over, told in table.leave(self._engine):
             take_over(*told)
 
     @abstractmethod

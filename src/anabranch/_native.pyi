@@ -76,6 +76,12 @@ class Pattern:
         valid_until: float,
     ) -> None: ...
 
+class Run:
+    holder: object
+
+    def answer(self, outputs: bytes, klass: int, queue_s: float, compute_s: float, rows: int, /) -> bool: ...
+    def leave(self) -> tuple[Any, ...]: ...
+
 class Express:
     is_able: bool
     is_watched: bool
