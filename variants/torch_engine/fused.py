@@ -6,6 +6,7 @@ is compiled for a minute where this is ready in seconds.
 """
 
 import math
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from anabranch.variants.torch_engine import kernels
 from anabranch.variants.torch_engine.encoder import MERGED, EncoderModule
 from anabranch.variants.torch_engine.linears import FloatLinear
 
-_PARTS = (MERGED, "attention.output", "feedforward.up", "feedforward.down")
+# The products of a layer.
+PARTS = (MERGED, "attention.output", "feedforward.up", "feedforward.down")
 _HALVES = (torch.float16, torch.bfloat16)
 # Sizes of heads for which the attention kernel's tiles fit the chip.
 _HEAD_SIZES = (16, 32, 64, 128)
@@ -27,7 +29,7 @@ _POOL_ROWS = 128
 
 def can_fuse(module: EncoderModule) -> bool:
     """Whether the kernels take an encoder: one half-precision format throughout, and heads of a power of two."""
-    products = [module.product(layer, part) for layer in range(module.shape.layers) for part in _PARTS]
+    products = [module.product(layer, part) for layer in range(module.shape.layers) for part in PARTS]
     dtypes = {product.weight.dtype if isinstance(product, FloatLinear) else None for product in products}
     size = module.shape.width // module.shape.heads
     return len(dtypes) == 1 and dtypes.pop() in _HALVES and size in _HEAD_SIZES
@@ -41,6 +43,9 @@ class FusedEncoder:
     Args:
         module: An encoder for which `can_fuse` holds.
     """
+
+    # What is said to Triton of kernels that read what another kernel wrote.
+    _launch: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, module: EncoderModule) -> None:
         self._module = module
@@ -60,7 +65,7 @@ class FusedEncoder:
             hidden = self._norm(fed, hidden, f"{name}.output.LayerNorm")
         return self._pool(hidden, mask)
 
-    def _embed(self, ids: Tensor) -> Tensor:
+    def _embed(self, ids: Tensor, eighths: Tensor | None = None) -> Tensor:
         name, width = "embeddings", self._shape.width
         words = self._module.tensor(f"{name}.word_embeddings.weight")
         hidden = torch.empty((ids.numel(), width), dtype=words.dtype, device=ids.device)
@@ -76,6 +81,7 @@ class FusedEncoder:
             WIDTH=width,
             BLOCK=self._block,
             EPSILON=self._shape.norm_epsilon,
+            eighths=eighths,
         )
         return hidden
 
@@ -105,7 +111,7 @@ class FusedEncoder:
         active: Tensor = torch._addmm_activation(up.bias, hidden, up.weight.t(), use_gelu=True)
         return active
 
-    def _norm(self, change: Tensor, residual: Tensor, name: str) -> Tensor:
+    def _norm(self, change: Tensor, residual: Tensor, name: str, eighths: Tensor | None = None) -> Tensor:
         hidden = torch.empty_like(residual)
         kernels.add_and_norm[(cdiv(len(residual), _NORM_ROWS),)](
             change,
@@ -118,7 +124,9 @@ class FusedEncoder:
             BLOCK=self._block,
             ROWS=_NORM_ROWS,
             EPSILON=self._shape.norm_epsilon,
+            eighths=eighths,
             num_warps=2,
+            **self._launch,
         )
         return hidden
 
@@ -140,5 +148,6 @@ class FusedEncoder:
             BLOCK=self._block,
             ROWS=_POOL_ROWS,
             num_warps=4,
+            **self._launch,
         )
         return logits, embedding

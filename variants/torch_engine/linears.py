@@ -105,7 +105,7 @@ def unpack_linear(number_format: NumberFormat, tensors: Mapping[str, Tensor], wi
                 names = ("int4", "scales", "zeros", "bias")
                 return _Int4Weight(*(tensors[name] for name in names), width=width)
             case NumberFormat.FP8:
-                return _Fp8(tensors["fp8"], tensors["scales"], tensors["bias"])
+                return Fp8Linear(tensors["fp8"], tensors["scales"], tensors["bias"])
             case _:
                 assert_never(number_format)
     except KeyError as error:
@@ -204,7 +204,7 @@ class _Int4Weight(nn.Module):
         return functional.linear(source, weight, self.bias.to(dtype))
 
 
-class _Fp8(nn.Module):
+class Fp8Linear(nn.Module):
     """E4M3 weights with a scale a channel, E4M3 activations with a scale a token, FP32 sums, bfloat16 results."""
 
     def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor) -> None:
@@ -217,6 +217,7 @@ class _Fp8(nn.Module):
         self.bias: Tensor
 
     def forward(self, source: Tensor) -> Tensor:
+        """The product with the weights plus the bias, in the source's dtype."""
         flat = source.reshape(-1, source.shape[-1]).float()
         steps = (flat.abs().amax(dim=1, keepdim=True) / _FP8_MAX).clamp_min(_TINY)
         product = torch._scaled_mm(

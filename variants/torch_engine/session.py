@@ -94,10 +94,15 @@ class TorchSession:
 def _compiled(module: EncoderModule, device: Device) -> Encode:
     """Kernels of ours where they take the encoder, else those of torch's compiler."""
     if device is Device.CUDA and importlib.util.find_spec("triton") is not None:
+        from anabranch.variants.torch_engine.chained import ChainedEncoder, can_chain
         from anabranch.variants.torch_engine.fused import FusedEncoder, can_fuse
 
-        if can_fuse(module):
-            return FusedEncoder(module)
+        otherwise: Encode = FusedEncoder(module) if can_fuse(module) else _by_compiler(module)
+        return ChainedEncoder(module, otherwise) if can_chain(module) else otherwise
+    return _by_compiler(module)
+
+
+def _by_compiler(module: EncoderModule) -> Encode:
     torch._dynamo.config.recompile_limit = _MOST_COMPILATIONS
     compiled: Encode = torch.compile(module, dynamic=True, fullgraph=True)
     return compiled
