@@ -68,7 +68,7 @@ def main() -> None:
     device = Device(options.device)
     names = options.variants.split(",") if options.variants else _runnable(device, options)
     output = options.output.open("w") if options.output else None
-    _print({"kind": "machine", **_machine(device)}, output)
+    _print({"kind": "machine", **machine(device, options.commit)}, output)
     source = minilm_source(evaluate=options.evaluate)
     specs = [variant_spec(name) for name in names]
     if options.latency_only:
@@ -80,7 +80,8 @@ def main() -> None:
     if options.judge_only:
         return
     runners = [_runner(spec, path) for spec, path in artifacts]
-    runners += [_plain_compile(path) for spec, path in artifacts if spec.name == "torch-fp16-cuda"]
+    if not options.no_default:
+        runners += [_plain_compile(path) for spec, path in artifacts if spec.name == "torch-fp16-cuda"]
     shapes = SHAPES[device]
     inputs = {shape: _tokens(*shape) for shape in shapes}
     for runner in runners:
@@ -122,6 +123,10 @@ def _options() -> argparse.Namespace:
         "--latency-only", action="store_true", help="write the artifacts without judging them"
     )
     parser.add_argument("--judge-only", action="store_true", help="build and judge, time nothing")
+    parser.add_argument(
+        "--no-default", action="store_true", help="without torch.compile in its default mode, slow to warm"
+    )
+    parser.add_argument("--commit", help="what is measured, where there is no git")
     parser.add_argument("--output", type=Path, help="a file for the lines too")
     return parser.parse_args()
 
@@ -173,14 +178,15 @@ def _print(line: dict[str, Any], output: TextIO | None) -> None:
         output.flush()
 
 
-def _machine(device: Device) -> dict[str, Any]:
-    commit = subprocess.run(
+def machine(device: Device, commit: str | None = None) -> dict[str, Any]:
+    """What was measured, where and when; the commit is this checkout's unless it is told."""
+    head = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
     packages = [*installed_runtimes(), "numpy", "torch"]
     facts: dict[str, Any] = {
         "device": device.value,
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit or head.stdout.strip() or "unknown",
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),

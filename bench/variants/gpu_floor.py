@@ -75,7 +75,7 @@ def _products_ms(tokens: int, number_format: str) -> float:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             run()
-        _measured[tokens, number_format] = 1e3 * _device_s(graph.replay)
+        _measured[tokens, number_format] = 1e3 * device_s(graph.replay)
     return _measured[tokens, number_format]
 
 
@@ -98,12 +98,12 @@ def gpu_rates() -> dict[str, float]:
         ),
     }
     torch.set_float32_matmul_precision("highest")
-    rates = {name: 2 * size**3 / _device_s(run) for name, run in products.items()}
+    rates = {name: 2 * size**3 / device_s(run) for name, run in products.items()}
     torch.set_float32_matmul_precision("high")
-    rates["tf32"] = 2 * size**3 / _device_s(products["fp32"])
+    rates["tf32"] = 2 * size**3 / device_s(products["fp32"])
     large = torch.empty(1 << 30, dtype=torch.float32, device="cuda")
     other = torch.empty_like(large)
-    rates["bytes"] = 2 * large.nbytes / _device_s(lambda: other.copy_(large))
+    rates["bytes"] = 2 * large.nbytes / device_s(lambda: other.copy_(large))
     return {name: round(rate, -9) for name, rate in rates.items()}
 
 
@@ -126,7 +126,7 @@ def gpu_kernels(run: Callable[[Request], Any], request: Request) -> dict[str, An
     }
 
 
-def _device_s(run: Callable[[], Any]) -> float:
+def device_s(run: Callable[[], Any]) -> float:
     """The median of repeated runs, by the GPU's own clock."""
     import torch
 

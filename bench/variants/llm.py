@@ -152,12 +152,13 @@ def _print(line: dict[str, Any], output: TextIO | None) -> None:
         output.flush()
 
 
-def machine() -> dict[str, Any]:
-    commit = subprocess.run(
+def machine(commit: str | None = None) -> dict[str, Any]:
+    """What was measured, where and when; the commit is this checkout's unless it is told."""
+    head = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
     return {
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit or head.stdout.strip() or "unknown",
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "load": round(os.getloadavg()[0], 2),

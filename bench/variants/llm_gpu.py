@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path(".state/bench-models"))
     parser.add_argument("--variants", default=",".join(_on_gpu()))
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--commit", help="what is measured, where there is no git")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     lines: list[dict[str, Any]] = []
@@ -69,7 +70,7 @@ def main() -> None:
         if options.output:
             options.output.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
-    say("machine", device="cuda", gpu=torch.cuda.get_device_name(), **machine())
+    say("machine", device="cuda", gpu=torch.cuda.get_device_name(), **machine(options.commit))
     rates = gpu_rates()
     say("rates", **rates)
     runners = []
