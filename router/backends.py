@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 from anabranch.router.queries import Query
 from anabranch.variants.batcher import Dispatcher
 from anabranch.variants.batching import MIRROR, Failure, Timing
 from anabranch.variants.remote import RemoteVariant
-from anabranch.variants.tensors import Array
+from anabranch.variants.tensors import Array, Request
 
 
 class Answered(Protocol):
@@ -103,13 +102,11 @@ class LocalBackend:
         name: The queue's name.
     """
 
-    __slots__ = ("_dispatcher", "_name", "queue")
+    __slots__ = ("_dispatcher", "_name")
 
     def __init__(self, dispatcher: Dispatcher, name: str) -> None:
         self._dispatcher = dispatcher
         self._name = name
-        self.queue = partial(dispatcher.submit, name)
-        """Queues arrays that were checked; see `Dispatcher.submit`."""
 
     def submit(
         self,
@@ -121,7 +118,17 @@ class LocalBackend:
         part: Part | None = None,  # noqa: ARG002  # its answers have one part
     ) -> Submitted:
         """Queue a request."""
-        return self.queue(query.inputs, query.rows, priority=priority, deadline=deadline, done=done)
+        return self._dispatcher.submit(
+            self._name, query.inputs, query.rows, priority=priority, deadline=deadline, done=done
+        )
+
+    def queue(
+        self, inputs: Request, rows: int, *, priority: int, deadline: float | None, done: Done
+    ) -> Submitted:
+        """Queue arrays that were checked."""
+        return self._dispatcher.submit(
+            self._name, inputs, rows, priority=priority, deadline=deadline, done=done
+        )
 
     def unfit(self) -> str | None:
         """Why a request that somebody else can answer should not go there now."""

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import IntEnum
 from functools import partial
 from typing import Any, Final
 
@@ -25,12 +24,12 @@ from anabranch.bandit.snapshot import Route
 from anabranch.proto.native import native
 from anabranch.proto.outline import split
 from anabranch.router.assignment_id import AssignmentIds
-from anabranch.router.backends import KEPT_BACK, Answered, Done, LocalBackend, RemoteBackend, Submitted
-from anabranch.router.classes import LEVEL, PRIORITY
+from anabranch.router.backends import Answered, Done, LocalBackend, Submitted
+from anabranch.router.classes import LEVEL
 from anabranch.router.compare import top1
+from anabranch.router.express_patterns import Arm, Known, arms_of, fields_of
 from anabranch.router.flight import Flight
-from anabranch.router.infer import TARGET_VARIANT, Inference
-from anabranch.router.models import Variant
+from anabranch.router.infer import Inference
 from anabranch.router.queries import Plan, Query, views
 from anabranch.router.recorder import Recorder
 from anabranch.router.replies import EXPERIMENT, INVOKED_VARIANT, Replies, assignment_prefix
@@ -52,41 +51,7 @@ CHECKED_S: Final = 1.0
 _LOOK_S: Final = 0.020
 _NUMBERS: Final = 1 << 16
 _MOST_KINDS: Final = 16
-_TIMEOUT: Final = b"grpc-timeout"
-_AUTHORIZATION: Final = b"authorization"
-_RESERVED: Final = frozenset({b"te", b"content-type", b"connection", b"transfer-encoding", b"content-length"})
-_OURS: Final = frozenset({TARGET_VARIANT.encode(), PRIORITY.encode()})
 _log = logging.getLogger(__name__)
-_KEPT_BACK: Final = frozenset(name.encode() for name in KEPT_BACK)
-
-
-class Kind(IntEnum):
-    """What becomes of a field of a request, as native/express.c numbers it."""
-
-    DROPPED = 0
-    PASSED = 1
-    UNIT = 2
-    TIMEOUT = 3
-    REQUIRED = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Known:
-    """What requests of one kind have in common.
-
-    Attributes:
-        rows: Of each.
-        targets: By arm, what answers; None where nobody is asked.
-        checked: The variant that looks into the inputs of each, where one does.
-        names_classes: An assignment id tells the class that was answered, as feedback may ask for it.
-    """
-
-    plan: Plan
-    route: Route
-    rows: int
-    targets: tuple[RemoteVariant | LocalBackend | None, ...]
-    checked: Variant | None
-    names_classes: bool
 
 
 class _LocalRun:
@@ -100,7 +65,7 @@ class _LocalRun:
 
     __slots__ = ("_done", "_known", "_path", "_run", "submitted")
 
-    def __init__(self, path: ExpressPath, known: _Known, run: Any) -> None:
+    def __init__(self, path: ExpressPath, known: Known, run: Any) -> None:
         self._path, self._known, self._run = path, known, run
         self._done: Done | None = None
         self.submitted: Submitted | None = None
@@ -245,16 +210,17 @@ class ExpressPath:
     def _learn(self, call: Call, query: Query, route: Route) -> None:
         if not isinstance(call, NativeCall):
             return
-        fields = self._fields(call.headers, route)
-        arms = self._arms(query.plan, route)
+        plan = query.plan
+        fields = fields_of(call.headers, route, is_guarded=self._is_guarded)
+        arms = arms_of(self._inference.backends, route)
         if fields is None or arms is None:
             return
-        variant = query.plan.model.variant(route.baseline)
-        known = _Known(
-            plan=query.plan,
+        variant = plan.model.variant(route.baseline)
+        known = Known(
+            plan=plan,
             route=route,
             rows=query.rows,
-            targets=tuple(target for _, target in arms),
+            targets=tuple(arm.target for arm in arms),
             checked=variant if variant.reads_contents else None,
             names_classes=bool(route.experiment_id and route.feedback),
         )
@@ -262,102 +228,40 @@ class ExpressPath:
         if known.names_classes and any(isinstance(target, RemoteVariant) for target in known.targets):
             return
         description, _, raw = split(query.message)
-        has_experiment = route.experiment_id != 0
-        flags = Flag.NONE
-        if has_experiment:
-            flags = Flag.EVIDENCE if route.unit_metadata is None else Flag.EVIDENCE | Flag.STICKY
         self.table.add(
             self._compiled.Pattern(
                 hand_over=partial(self._take_over, known),
                 description=description,
                 sizes=tuple(end - start for start, end in raw),
                 fields=fields,
-                arms=tuple(
-                    (
-                        partial(self._submit, known, target)
-                        if isinstance(target, LocalBackend)
-                        else upstream,
-                        *arm,
-                    )
-                    for (upstream, *arm), target in arms
-                ),
-                ends=route.layout.ends if has_experiment else (1.0,),
-                owners=route.layout.owners if has_experiment else (0,),
+                arms=tuple(self._arm(known, arm) for arm in arms),
                 draw=self._inference.draw,
                 observe=partial(self._inference.hedge.observe_all, route.model, route.baseline),
-                experiment=route.experiment_id,
-                epoch=route.epoch,
                 lane=self._recorder.lane,
                 key=self._ids.key,
-                salt=route.salt.encode(),
-                flags=int(flags),
-                sampled=int(Flag.SAMPLED),
-                mirrored=0.0 if route.mirror is None else route.mirror.fraction,
                 rows=known.rows,
                 level=LEVEL,
-                prefix=assignment_prefix(route.experiment, "-" * AssignmentIds.LETTERS)
-                if has_experiment
-                else b"",
-                experiment_field=encode_metadata([(EXPERIMENT, route.experiment)])[0]
-                if has_experiment
-                else (),
-                valid_until=self._loop.time() + CHECKED_S if self._is_guarded else float("inf"),
+                valid_until=self._loop.time() + CHECKED_S if self._is_guarded else math.inf,
+                **_decided(route),
             )
         )
 
-    def _fields(self, headers: Headers, route: Route) -> tuple[tuple[bytes, bytes, int], ...] | None:
-        """What becomes of each field; None where there is one that has to be looked at each time."""
-        names = [name for name, _ in headers]
-        unit = (
-            None if route.unit_metadata is None or not route.experiment_id else route.unit_metadata.encode()
+    def _arm(self, known: Known, arm: Arm) -> tuple[Any, ...]:
+        """An arm as the compiled module takes it."""
+        target: Any = self._nowhere
+        if isinstance(arm.target, LocalBackend):
+            target = partial(self._submit, known, arm.target)
+        elif arm.target is not None:
+            target = arm.target.upstream
+        return (
+            target,
+            tuple(arm.fixed),
+            arm.rename,
+            encode_metadata([(INVOKED_VARIANT, arm.variant)])[0],
+            self.replies.head(known.plan, arm.variant),
+            self._inference.meters[known.route.model][arm.variant].note_row,
+            arm.weight,
         )
-        if len(set(names)) < len(names) or not _OURS.isdisjoint(names):
-            return None
-        if (unit is not None and (unit not in names or unit in _KEPT_BACK)) or (
-            self._is_guarded and _AUTHORIZATION not in names
-        ):
-            return None
-        found: list[tuple[bytes, bytes, int]] = []
-        for name, value in headers:
-            if name == _TIMEOUT:
-                kind = Kind.TIMEOUT
-            elif name == unit:
-                kind = Kind.UNIT
-            elif name.startswith((b":", b"grpc-")) or name in _RESERVED:
-                kind = Kind.DROPPED
-            elif name.endswith(b"-bin"):
-                return None
-            elif name in _KEPT_BACK:
-                kind = Kind.REQUIRED if self._is_guarded and name == _AUTHORIZATION else Kind.DROPPED
-            else:
-                kind = Kind.PASSED
-            found.append((name, value, int(kind)))
-        return tuple(found)
-
-    def _arms(
-        self, plan: Plan, route: Route
-    ) -> list[tuple[tuple[Any, ...], RemoteVariant | LocalBackend | None]] | None:
-        """What is sent where for each arm, and what answers; None where an arm that gets requests is of another kind."""
-        meters = self._inference.meters[route.model]
-        found: list[tuple[tuple[Any, ...], RemoteVariant | LocalBackend | None]] = []
-        names = route.arms if route.experiment_id else route.arms[:1]
-        weights = route.layout.weights if route.experiment_id else (1.0,)
-        for name, weight in zip(names, weights, strict=True):
-            backend = self._inference.backends.get((route.model, name))
-            target: RemoteVariant | LocalBackend | None = None
-            upstream, rename = self._nowhere, b""
-            fixed: tuple[tuple[bytes, bytes], ...] = ()
-            if isinstance(backend, LocalBackend):
-                target = backend
-            elif isinstance(backend, RemoteBackend) and (sent := backend.variant.express()) is not None:
-                target, upstream = backend.variant, backend.variant.upstream
-                fixed, rename = tuple(sent[0]), sent[1]
-            elif weight > 0.0:
-                return None
-            invoked = encode_metadata([(INVOKED_VARIANT, name)])[0]
-            head = self.replies.head(plan, name)
-            found.append(((upstream, fixed, rename, invoked, head, meters[name].note_row, weight), target))
-        return found
 
     # From the compiled module.
 
@@ -375,7 +279,7 @@ class ExpressPath:
 
     def _submit(
         self,
-        known: _Known,
+        known: Known,
         backend: LocalBackend,
         run: Any,
         message: bytes,
@@ -410,12 +314,12 @@ class ExpressPath:
             # Asked again it says so again, to a flight, which knows what to do about it.
             self._begun(known, run).start()
 
-    def _begun(self, known: _Known, run: Any) -> Flight:
+    def _begun(self, known: Known, run: Any) -> Flight:
         """A request that was assigned, and runs nowhere yet."""
         _, _, (*told, _holder, _back, _sent_as, _extra) = run.leave()
         return self._flight(known, *told)
 
-    def _take_over(self, known: _Known, *told: Any) -> None:
+    def _take_over(self, known: Known, *told: Any) -> None:
         """Go on with a request that runs."""
         *decided, held, back, sent_as, extra = told
         flight = self._flight(known, *decided)
@@ -441,7 +345,7 @@ class ExpressPath:
 
     def _flight(
         self,
-        known: _Known,
+        known: Known,
         front: Any,
         stream_id: int,
         headers: Headers,
@@ -468,3 +372,21 @@ class ExpressPath:
         flight.sequence, flight.unit = sequence, unit
         call.on_cancel(flight.cancel)
         return flight
+
+
+def _decided(route: Route) -> dict[str, Any]:
+    """What of a pattern the route decides."""
+    has_experiment = route.experiment_id != 0
+    sticky = Flag.NONE if route.unit_metadata is None else Flag.STICKY
+    return {
+        "experiment": route.experiment_id,
+        "epoch": route.epoch,
+        "salt": route.salt.encode(),
+        "ends": route.layout.ends if has_experiment else (1.0,),
+        "owners": route.layout.owners if has_experiment else (0,),
+        "flags": int(Flag.EVIDENCE | sticky) if has_experiment else 0,
+        "sampled": int(Flag.SAMPLED),
+        "mirrored": 0.0 if route.mirror is None else route.mirror.fraction,
+        "prefix": assignment_prefix(route.experiment, "-" * AssignmentIds.LETTERS) if has_experiment else b"",
+        "experiment_field": encode_metadata([(EXPERIMENT, route.experiment)])[0] if has_experiment else (),
+    }
