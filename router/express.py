@@ -114,6 +114,8 @@ class ExpressPath:
         table: What requests are looked up in.
         replies: Writes answers of variants in this process.
         lessons: Of a plan that holds this there is nothing more to learn.
+        taken: Requests that took the path, as far as they are settled.
+        handed_over: Of them, those that came back.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class ExpressPath:
         self.table: Any = compiled.Express(self._wake)
         self._nowhere: Any = compiled.Upstream(0)
         self.lessons: object = object()
+        self.taken = self.handed_over = 0
         self._inference = inference
         self._recorder = recorder
         self._ids = ids
@@ -167,6 +170,7 @@ class ExpressPath:
         """Count and record what was done since the last time."""
         table = self.table
         taken, answered, records, observed = table.settle()
+        self.taken += taken
         self._stats.calls += taken
         if answered:
             self._inference.counts["answered"] += answered
@@ -359,6 +363,7 @@ class ExpressPath:
         arrived: float,
     ) -> Flight:
         """A request as it would be by now, had it not been on the express path."""
+        self.handed_over += 1
         connection: GrpcConnection = front.receiver
         timeout_s = None if timeout is None else parse_timeout(timeout)
         call = connection.take_over(stream_id, headers, timeout_s, arrived)

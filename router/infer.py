@@ -49,6 +49,10 @@ class Learner(Protocol):
 
     lessons: object
     """Of a plan that holds this there is nothing more to learn."""
+    taken: int
+    """Requests that took it."""
+    handed_over: int
+    """Of them, those that came back."""
 
     def learn(self, call: Call, query: Query, route: Route) -> None:
         """See what requests like this one have in common."""

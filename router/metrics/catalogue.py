@@ -219,6 +219,12 @@ class Workers:
         "Connections and calls that did not go well on the inference port, by problem.",
         ("problem",),
     )
+    express: Final = _counter(
+        "express_requests", "Requests like earlier ones, which took the express path past Python."
+    )
+    express_handed_over: Final = _counter(
+        "express_handed_over_requests", "Of them, those that something unusual brought back."
+    )
     access_refused: Final = _counter(
         "access_refused",
         "Calls refused because of who made them, or because too many were made, by port and status.",

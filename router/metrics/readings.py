@@ -145,6 +145,10 @@ class Readings:
         tally.total(WORKERS.calls, stats.calls)
         for problem in _WIRE_PROBLEMS:
             tally.total(WORKERS.wire_problems, getattr(stats, problem), problem)
+        express = self._inference.express
+        if express is not None:
+            tally.total(WORKERS.express, express.taken)
+            tally.total(WORKERS.express_handed_over, express.handed_over)
         usage = resource.getrusage(resource.RUSAGE_SELF)
         tally.total(WORKERS.cpu, usage.ru_utime + usage.ru_stime)
         if (resident := resident_bytes()) is not None:
