@@ -831,10 +831,11 @@ static PyObject *engine_data_to_send(Engine *self, PyObject *limit) {
 
 /* Begin a response or a request: its fields, and a body that is to come or ends here. Beforehand the caller has made the fields
  * a tuple, and then found the stream: what makes them can be anybody's code, which may end the stream. */
-static bool begin(Engine *self, Stream *stream, PyObject *fields, bool has_body, int *result) {
+static bool begin(Engine *self, Stream *stream, PyObject *fields, Py_ssize_t fresh, bool has_body, int *result) {
   nghttp2_nv native[PyTuple_GET_SIZE(fields) <= MOST_FIELDS ? PyTuple_GET_SIZE(fields) + 1 : 1];
   int given = fill_fields(fields, native);
   if (given < 0) return false;
+  if (fresh >= 0 && fresh < given) native[fresh].flags = NGHTTP2_NV_FLAG_NO_INDEX;
   nghttp2_data_provider2 provider = {{.ptr = stream}, on_read_body};
   nghttp2_data_provider2 *body = has_body ? &provider : NULL;
   *result = self->is_server ? h2.submit_response2(self->session, stream->id, native, (size_t)given, body)
@@ -850,7 +851,7 @@ int engine_answer(Engine *self, Stream *stream, PyObject *fields, PyObject *mess
     PyErr_SetString(EngineError, "the stream takes no response");
     return -1;
   }
-  if (!are_fields(trailers) || !begin(self, stream, fields, true, &result)) return -1;
+  if (!are_fields(trailers) || !begin(self, stream, fields, -1, true, &result)) return -1;
   stream->trailers_out = Py_NewRef(trailers);
   stream->is_answered = stream->is_ended = true;
   if (result < 0) {
@@ -881,7 +882,7 @@ static PyObject *engine_send_response(Engine *self, PyObject *const *args, Py_ss
   Stream *stream = is_usable(self) ? find(self, stream_id) : NULL;
   bool is_open = stream && !stream->is_answered && !stream->is_ended;
   if (!is_open && !PyErr_Occurred()) PyErr_SetString(EngineError, "the stream takes no response");
-  bool has_begun = is_open && begin(self, stream, fields, !is_end, &result);
+  bool has_begun = is_open && begin(self, stream, fields, -1, !is_end, &result);
   Py_DECREF(fields);
   if (!has_begun) return NULL;
   if (result < 0) return refuse(self, result);
@@ -936,7 +937,7 @@ bool engine_takes_requests(Engine *self) {
   return self->is_active && !self->is_busy && !self->has_failed && !self->is_closed && h2.session_check_request_allowed(self->session);
 }
 
-Stream *engine_open(Engine *self, PyObject *fields, PyObject *message, PyObject *tail) {
+Stream *engine_open(Engine *self, PyObject *fields, Py_ssize_t fresh, PyObject *message, PyObject *tail) {
   if (!is_usable(self) || (message && !fits_prefix(message, tail))) return NULL;
   if (!engine_takes_requests(self)) {
     PyErr_SetString(EngineError, "the connection takes no further requests");
@@ -949,7 +950,7 @@ Stream *engine_open(Engine *self, PyObject *fields, PyObject *message, PyObject 
   }
   int result = 0;
   stream->is_ended = message != NULL;
-  if ((message && add_message(self, stream, message, tail) < 0) || !begin(self, stream, fields, true, &result) || result < 0) {
+  if ((message && add_message(self, stream, message, tail) < 0) || !begin(self, stream, fields, fresh, true, &result) || result < 0) {
     free_stream(self, stream);
     if (result < 0) refuse(self, result);
     return NULL;
@@ -960,7 +961,7 @@ Stream *engine_open(Engine *self, PyObject *fields, PyObject *message, PyObject 
 
 static PyObject *send_request(Engine *self, PyObject *headers, PyObject *message, PyObject *tail) {
   PyObject *fields = as_fields(headers);
-  Stream *stream = fields ? engine_open(self, fields, message, tail) : NULL;
+  Stream *stream = fields ? engine_open(self, fields, -1, message, tail) : NULL;
   Py_XDECREF(fields);
   return stream ? PyLong_FromLong(stream->id) : NULL;
 }

@@ -80,7 +80,7 @@ extern uint64_t engine_turns; /* reads and writes of all engines */
 
 /* For the express path; what fails leaves a Python exception, and NULL or -1. */
 bool engine_takes_requests(Engine *self);
-Stream *engine_open(Engine *self, PyObject *fields, PyObject *message, PyObject *tail);
+Stream *engine_open(Engine *self, PyObject *fields, Py_ssize_t fresh, PyObject *message, PyObject *tail); /* field `fresh` does not come again */
 int engine_answer(Engine *self, Stream *stream, PyObject *fields, PyObject *message, PyObject *tail, PyObject *trailers);
 int engine_report(Engine *self, PyObject *event);
 

@@ -73,6 +73,7 @@ typedef struct {
   PyObject_HEAD
   PyObject *hand_over, *description, *draw, *observe, *key, *salt, *prefix, *experiment_field, *took;
   size_t fields_count, sizes_count, arms_count, ends_count, passed_count;
+  Py_ssize_t unit; /* its place among the fields that go on; -1 where there is none */
   Field *fields;
   size_t *sizes;
   Arm *arms;
@@ -238,6 +239,7 @@ static void pattern_dealloc(Pattern *self) {
 
 static bool read_fields(Pattern *self, PyObject *fields) {
   if (!ROOM(self->fields, PyTuple_GET_SIZE(fields))) return false;
+  self->unit = -1;
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(fields); i++) {
     Field *field = &self->fields[i];
     int kind;
@@ -246,6 +248,7 @@ static bool read_fields(Pattern *self, PyObject *fields) {
     Py_INCREF(field->value);
     field->kind = (enum kind)kind;
     self->fields_count++;
+    if (kind == UNIT) self->unit = (Py_ssize_t)self->passed_count;
     self->passed_count += kind == PASSED || kind == UNIT;
   }
   return true;
@@ -584,7 +587,8 @@ int express_take(Engine *front, Stream *stream) {
   Stream *sent = NULL;
   if (back) {
     PyObject *fields = outgoing_fields(pattern, arm, stream->headers, timeout_s);
-    sent = fields ? engine_open(back, fields, stream->bytes, arm->rename) : NULL;
+    Py_ssize_t fresh = pattern->unit < 0 ? -1 : PyTuple_GET_SIZE(arm->fixed) + pattern->unit;
+    sent = fields ? engine_open(back, fields, fresh, stream->bytes, arm->rename) : NULL;
     Py_XDECREF(fields);
   } else {
     crossing->run = PyObject_New(Run, &RunType);
