@@ -328,7 +328,7 @@ class ExpressPath:
         *decided, held, back, sent_as, extra = told
         flight = self._flight(known, *decided)
         if held is not None:
-            flight.take_over(held.hand_over)
+            flight.take_over(held.hand_over, flight.arrived)
             return
         target = known.targets[flight.arm]
         assert isinstance(target, RemoteVariant)
@@ -345,7 +345,7 @@ class ExpressPath:
                 done=done,
             )
 
-        flight.take_over(sent)
+        flight.take_over(sent, flight.arrived)
 
     def _flight(
         self,

@@ -41,8 +41,13 @@ class Home(Protocol):
     def stopwatch(self) -> float:
         """The clock of latencies, in seconds."""
 
-    def watch(self, flight: Flight) -> int:
-        """Have `flight.expire` called when its candidate has used its time; answers what `unwatch` takes."""
+    def watch(self, flight: Flight, since: float | None = None) -> int:
+        """Have `flight.expire` called when its candidate has used its time; answers what `unwatch` takes.
+
+        Args:
+            flight: The request.
+            since: When its candidate was asked, on the event loop's clock; None: now.
+        """
 
     def unwatch(self, flight: Flight, tick: int) -> None:
         """Forget a flight that has ended."""
@@ -164,17 +169,18 @@ class Flight:
         except VariantError as error:
             self._charge(self._refusal(self.variant, error)[0])
 
-    def take_over(self, submit: Callable[[Done], Submitted]) -> None:
+    def take_over(self, submit: Callable[[Done], Submitted], since: float) -> None:
         """Go on with a request that the express path has sent to its variant.
 
         Args:
             submit: Gets who hears of its end, and answers what was submitted.
+            since: When it was sent, on the event loop's clock.
         """
         if self.arm == 0:
             self._last = submit(self._last_done)
         else:
             self._candidate = submit(self._candidate_done)
-            self._tick = self._home.watch(self)
+            self._tick = self._home.watch(self, since)
 
     def expire(self) -> None:
         """The candidate has used its time: ask the baseline too."""

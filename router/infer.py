@@ -192,12 +192,18 @@ class Inference:
 
     # From a flight.
 
-    def watch(self, flight: Flight) -> int:
-        """Have `flight.expire` called when its candidate has used its time."""
-        now = self.loop_time()
-        left_s = None if flight.deadline is None else flight.deadline - now
+    def watch(self, flight: Flight, since: float | None = None) -> int:
+        """Have `flight.expire` called when its candidate has used its time.
+
+        Args:
+            flight: The request.
+            since: When its candidate was asked, on the event loop's clock; None: now.
+        """
+        if since is None:
+            since = self.loop_time()
+        left_s = None if flight.deadline is None else flight.deadline - since
         return self._wheel.add(
-            flight, now + self.hedge.patience_s(flight.model, flight.route.baseline, left_s)
+            flight, since + self.hedge.patience_s(flight.model, flight.route.baseline, left_s)
         )
 
     def unwatch(self, flight: Flight, tick: int) -> None:
