@@ -13,7 +13,7 @@ from anabranch.router.infer import TARGET_VARIANT
 from anabranch.router.models import Variant
 from anabranch.router.queries import Plan
 from anabranch.variants.remote import RemoteVariant
-from anabranch.wire.grpc_framing import Headers
+from anabranch.wire.grpc_framing import Headers, encode_metadata
 
 _TIMEOUT: Final = b"grpc-timeout"
 _AUTHORIZATION: Final = b"authorization"
@@ -84,26 +84,39 @@ def fields_of(headers: Headers, route: Route, *, is_guarded: bool) -> tuple[Fiel
     unit = None if route.unit_metadata is None or not route.experiment_id else route.unit_metadata.encode()
     if len(set(names)) < len(names) or not _OURS.isdisjoint(names):
         return None
-    if (unit is not None and (unit not in names or unit in _KEPT_BACK)) or (
-        is_guarded and _AUTHORIZATION not in names
-    ):
+    if unit is not None and (unit not in names or unit in _KEPT_BACK or _is_own(unit)):
+        return None
+    if is_guarded and _AUTHORIZATION not in names:
         return None
     found: list[FieldRule] = []
     for name, value in headers:
         if name == _TIMEOUT:
             kind = Kind.TIMEOUT
-        elif name == unit:
-            kind = Kind.UNIT
-        elif name.startswith((b":", b"grpc-")) or name in _RESERVED:
+        elif _is_own(name):
             kind = Kind.DROPPED
-        elif name.endswith(b"-bin"):
-            return None
         elif name in _KEPT_BACK:
             kind = Kind.REQUIRED if is_guarded and name == _AUTHORIZATION else Kind.DROPPED
+        elif not _goes_on(name):
+            return None
         else:
-            kind = Kind.PASSED
+            kind = Kind.UNIT if name == unit else Kind.PASSED
         found.append((name, value, int(kind)))
     return tuple(found)
+
+
+def _is_own(name: bytes) -> bool:
+    """Whether a field is HTTP/2's or gRPC's own, and so no metadata."""
+    return name.startswith((b":", b"grpc-")) or name in _RESERVED
+
+
+def _goes_on(name: bytes) -> bool:
+    """Whether a field's value goes on to a variant's server as it came."""
+    try:
+        encode_metadata([(name.decode("latin-1"), "")])
+    except ValueError:
+        # Binary, or of a name that no client of gRPC may give.
+        return False
+    return True
 
 
 def arms_of(backends: Backends, route: Route) -> list[Arm] | None:
