@@ -155,6 +155,7 @@ class Http2Connection(Http2Responses, Http2Socket):
         """End every call."""
         self.phase = Phase.CLOSED
         self._transport = None
+        self.leave_pending()
         self.receiver.on_connection_lost()
 
     # From the flusher.

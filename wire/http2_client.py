@@ -132,6 +132,7 @@ class Http2ClientConnection(Http2Socket):
         """End every call."""
         self.phase = Phase.CLOSED
         self._transport = None
+        self.leave_pending()
         reason = self._reason or ("the server closed the connection" if exc is None else str(exc))
         self.receiver.on_connection_lost(reason)
 
