@@ -334,6 +334,7 @@ class RemoteVariant:
             except Exception:  # noqa: BLE001  # whatever a server answers, looking goes on
                 _log.exception("looking at %s failed", self.remote.target)
                 self._problem = "looking at it failed, the log has the details"
+                self._judge()
 
 
 def _kind(problem: str | None) -> str | None:
