@@ -191,6 +191,9 @@ class ExpressPath:
 
     def learn(self, call: Call, query: Query, route: Route) -> None:
         """See what requests like this one have in common."""
+        if self._loop.time() > self.table.fresh_until:
+            # Without news the baseline answers: that ends with the next news, of which nobody is told.
+            return
         plan = query.plan
         if self._learnt[plan] >= _MOST_KINDS or not self._is_learnable(plan, route):
             plan.lessons = self.lessons
