@@ -332,8 +332,9 @@ class Router:
     def record_of(self, result: Result) -> Routed:
         """The one record of an answer."""
         sequence = self.opened(result).sequence
-        (record,) = [r for r in self.records(Routed) if r.sequence == sequence]
-        return record
+        found: list[Routed] = [record for record in self.records() if record.sequence == sequence]
+        assert len(found) == 1
+        return found[0]
 
     def counts(self) -> dict[str, int]:
         """Requests by what became of them."""

@@ -224,9 +224,8 @@ def test_many_large_answers_at_once_pass_the_windows(split: Router, scripted: An
     data = bytes(range(252)) * 960
     for server in split.servers.values():
         server.behave = lambda asked: asked.later(0.02, lambda a: a.answer(scripted.scores(a.message, data)))
-    with split.takes(80):
-        calls = [split.begin(None, (CAND, BASE)[n % 2]) for n in range(80)]
-        results = [split.end(call) for call in calls]
+    calls = [split.begin(None, (CAND, BASE)[n % 2]) for n in range(80)]
+    results = [split.end(call) for call in calls]
     assert all(result.response.raw_output_contents == [data] for result in results)
 
 
