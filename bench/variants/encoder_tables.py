@@ -2,8 +2,8 @@
 
     python bench/variants/encoder_tables.py bench/results/encoder-*.jsonl [--write docs/variants.md] [--marks NAME]
 
-Several files of one device are joined: one may hold what the variants are, another how fast. Without `--write` the
-tables are printed.
+Several files of one device are joined: one may hold what the variants are, another how fast, or further variants beside
+peers of the first, of which the first file's lines count. Without `--write` the tables are printed.
 """
 
 import argparse
@@ -44,7 +44,10 @@ def _machine(lines: list[Line]) -> Line:
 
 
 def _of(files: list[list[Line]], kind: str) -> list[Line]:
-    return [line for lines in files for line in lines if line["kind"] == kind]
+    found: dict[tuple[Any, ...], Line] = {}
+    for line in (line for lines in files for line in lines if line["kind"] == kind):
+        found.setdefault(tuple(line.get(key) for key in ("variant", "rows", "tokens")), line)
+    return list(found.values())
 
 
 def _section(files: list[list[Line]]) -> list[str]:
