@@ -1,10 +1,9 @@
 """Turn the lines of `llm.py` into the tables of docs/llm.md, those of `llm_gpu.py` into docs/variants.md, between marks.
 
     python bench/variants/llm_tables.py bench/results/llm-cpu.jsonl [--write docs/llm.md]
-    python bench/variants/llm_tables.py bench/results/llm-h200.jsonl [MORE] [--write docs/variants.md]
+    python bench/variants/llm_tables.py bench/results/llm-h100.jsonl [--write docs/variants.md] [--marks NAME]
 
-Several files of one device are joined: what a later one says of a variant replaces what an earlier one says. Without
-`--write` the tables are printed.
+Without `--write` the tables are printed. A variant that was not timed in the run has no row.
 """
 
 import argparse
@@ -20,18 +19,17 @@ _EAGER = {"cpu": "torch eager fp32", "cuda": "torch-fp16-cuda"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("lines", type=Path, nargs="+")
+    parser.add_argument("lines", type=Path)
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--marks", help="name of the marks in the page, by default the device's")
     options = parser.parse_args()
-    files = [[json.loads(line) for line in path.read_text().splitlines()] for path in options.lines]
-    lines = _joined(files)
+    lines = [json.loads(line) for line in options.lines.read_text().splitlines()]
     device = _of(lines, "machine")[0].get("device", "cpu")
-    machines = [part for facts in _of(lines, "machine") for part in (_machine(facts), "")]
-    text = "\n".join([*machines, *_quality(lines), "", *_speed(lines, device)])
+    text = "\n".join([_machine(lines), "", *_quality(lines), "", *_speed(lines, device)])
     if options.write is None:
         print(text)
         return
-    begin, end = (f"<!-- {_MARKS[device]}: {side} -->" for side in ("begin", "end"))
+    begin, end = (f"<!-- {options.marks or _MARKS[device]}: {side} -->" for side in ("begin", "end"))
     page = options.write.read_text()
     if begin not in page or end not in page:
         raise SystemExit(
@@ -46,20 +44,8 @@ def _of(lines: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["kind"] == kind]
 
 
-def _joined(files: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Lines of several runs; of a variant, its last ones where it was timed, by the order of their first."""
-    timed = {line["variant"]: number for number, lines in enumerate(files) for line in _of(lines, "speed")}
-    joined = [
-        line
-        for number, lines in enumerate(files)
-        for line in lines
-        if timed.get(line.get("variant"), number) == number
-    ]
-    order = list(dict.fromkeys(line["variant"] for lines in files for line in lines if "variant" in line))
-    return sorted(joined, key=lambda line: order.index(line["variant"]) if "variant" in line else -1)
-
-
-def _machine(facts: dict[str, Any]) -> str:
+def _machine(lines: list[dict[str, Any]]) -> str:
+    (facts,) = _of(lines, "machine")
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     return (
         f"{facts['gpu'] + ', ' if 'gpu' in facts else ''}{facts['cpu']}, {facts['cores']} cores, load {facts['load']} at the start; {versions}; "
@@ -72,7 +58,10 @@ def _quality(lines: list[dict[str, Any]]) -> list[str]:
         "| variant | MB | peak MB | cache MB | perplexity, times FP32 | after 600 tokens | agreement | KL, nats |",
         "|---|---:|---:|---:|---|---|---:|---:|",
     ]
+    timed = {line["variant"] for line in _of(lines, "speed")}
     for line in _of(lines, "variant"):
+        if line["variant"] not in timed:
+            continue
         fidelity = line["fidelity"]
         rows.append(
             f"| `{line['variant']}` | {line['size_mb']} | {line['peak_mb']:.0f} | {line['cache_mb']} | "
