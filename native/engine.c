@@ -1038,15 +1038,17 @@ static PyObject *get_crossings(Engine *self, void *ignored) {
 
 /* Take part in the express path: a server's connection with the path's table and the method that it is for, a client's with neither. */
 static PyObject *engine_join(Engine *self, PyObject *const *args, Py_ssize_t count) {
-  ARGUMENTS(1, 3)
+  ARGUMENTS(1, 4)
   PyObject *known = NULL;
-  if (count == 3) {
-    known = self->is_server && express_is(args[1]) ? PyDict_GetItemWithError(self->unary, args[2]) : NULL;
+  if (count > 1) {
+    bool is_whole = count == 4 && self->is_server && express_is(args[1]) && PyBytes_Check(args[3]);
+    known = is_whole ? PyDict_GetItemWithError(self->unary, args[2]) : NULL;
     if (known == NULL) {
-      if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "a server joins with a table and one of its methods");
+      if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "a server joins with a table, one of its methods and the client's name");
       return NULL;
     }
     Py_XSETREF(self->express, Py_NewRef(args[1]));
+    Py_XSETREF(self->identity, Py_NewRef(args[3]));
   }
   Py_XSETREF(self->express_known, Py_XNewRef(known));
   Py_XSETREF(self->owner, Py_NewRef(args[0]));
@@ -1131,6 +1133,7 @@ static int engine_clear(Engine *self) {
   Py_CLEAR(self->owner);
   Py_CLEAR(self->express);
   Py_CLEAR(self->express_known);
+  Py_CLEAR(self->identity);
   Py_CLEAR(self->events);
   return 0;
 }

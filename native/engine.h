@@ -59,6 +59,7 @@ typedef struct Engine {
   /* The express path, where the connection has a part in it. */
   PyObject *owner; /* the connection, which is told when something is to be written */
   PyObject *express, *express_known;
+  PyObject *identity; /* the client's name by its certificate; empty where it has none */
   Py_ssize_t crossings;
   uint64_t stirred; /* the turn in which `owner` was told last */
   /* The block of fields that is being received. */

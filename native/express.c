@@ -71,6 +71,7 @@ typedef struct {
 
 typedef struct {
   PyObject_HEAD
+  PyObject *identity; /* whose requests it is for, by the connection's certificate; None: anybody's */
   PyObject *hand_over, *description, *draw, *observe, *key, *salt, *prefix, *experiment_field, *took;
   size_t fields_count, sizes_count, arms_count, ends_count, passed_count;
   Py_ssize_t unit; /* its place among the fields that go on; -1 where there is none */
@@ -212,6 +213,7 @@ static int pattern_clear(Pattern *self) {
     for (size_t j = 0; j < sizeof held / sizeof *held; j++) Py_DECREF(held[j]);
   }
   self->fields_count = self->arms_count = 0;
+  Py_CLEAR(self->identity);
   Py_CLEAR(self->hand_over);
   Py_CLEAR(self->description);
   Py_CLEAR(self->draw);
@@ -287,25 +289,26 @@ static bool read_layout(Pattern *self, PyObject *sizes, PyObject *ends, PyObject
 
 static PyObject *pattern_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
   static char *names[] = {"hand_over", "description", "sizes", "fields",     "arms",  "ends",   "owners",   "draw",   "observe",          "experiment", "epoch", "lane",
-                          "key",       "salt",        "flags", "sampled",    "mirrored", "rows", "level", "prefix", "experiment_field", "valid_until", NULL};
+                          "key",       "salt",        "flags", "sampled",    "mirrored", "rows", "level", "prefix", "experiment_field", "valid_until", "identity", NULL};
   PyObject *sizes, *fields, *arms, *ends, *owners;
   Pattern *self = (Pattern *)type->tp_alloc(type, 0);
   if (self == NULL) return NULL;
   bool is_read = PyArg_ParseTupleAndKeywords(
-      args, kwargs, "$OSO!O!O!O!O!OOIIISSIIdiiSO!d", names, &self->hand_over, &self->description, &PyTuple_Type, &sizes, &PyTuple_Type, &fields,
+      args, kwargs, "$OSO!O!O!O!O!OOIIISSIIdiiSO!dO", names, &self->hand_over, &self->description, &PyTuple_Type, &sizes, &PyTuple_Type, &fields,
       &PyTuple_Type, &arms, &PyTuple_Type, &ends, &PyTuple_Type, &owners, &self->draw, &self->observe, &self->experiment, &self->epoch, &self->lane,
       &self->key, &self->salt, &self->flags, &self->sampled, &self->mirrored, &self->rows, &self->level, &self->prefix, &PyTuple_Type,
-      &self->experiment_field, &self->valid_until);
-  PyObject *held[] = {self->hand_over, self->description, self->draw, self->observe, self->key, self->salt, self->prefix, self->experiment_field};
+      &self->experiment_field, &self->valid_until, &self->identity);
+  PyObject *held[] = {self->hand_over, self->description, self->draw, self->observe, self->key, self->salt, self->prefix, self->experiment_field,
+                      self->identity};
   if (!is_read) {
-    self->hand_over = self->description = self->draw = self->observe = self->key = self->salt = self->prefix = self->experiment_field = NULL;
+    self->hand_over = self->description = self->draw = self->observe = self->key = self->salt = self->prefix = self->experiment_field = self->identity = NULL;
     Py_DECREF(self);
     return NULL;
   }
   for (size_t i = 0; i < sizeof held / sizeof *held; i++) Py_INCREF(held[i]);
-  if (PyTuple_GET_SIZE(arms) < 1 || PyTuple_GET_SIZE(arms) > MOST_ARMS || PyTuple_GET_SIZE(fields) > MOST_FIELDS ||
+  if ((self->identity != Py_None && !PyBytes_Check(self->identity)) || PyTuple_GET_SIZE(arms) < 1 || PyTuple_GET_SIZE(arms) > MOST_ARMS || PyTuple_GET_SIZE(fields) > MOST_FIELDS ||
       PyBytes_GET_SIZE(self->key) > MOST_KEY || PyBytes_GET_SIZE(self->salt) > MOST_KEY)
-    PyErr_SetString(PyExc_ValueError, "a pattern has 1 to 256 arms, at most 1024 fields, and keys of at most 64 bytes");
+    PyErr_SetString(PyExc_ValueError, "a pattern has 1 to 256 arms, at most 1024 fields, keys of at most 64 bytes, and an identity of bytes or None");
   else if (read_fields(self, fields) && read_arms(self, arms) && read_layout(self, sizes, ends, owners) && (self->took = PyList_New(0)))
     return (PyObject *)self;
   if (!PyErr_Occurred()) PyErr_NoMemory();
@@ -318,10 +321,11 @@ static bool same_bytes(PyObject *first, PyObject *second) {
                              memcmp(PyBytes_AS_STRING(first), PyBytes_AS_STRING(second), (size_t)PyBytes_GET_SIZE(first)) == 0);
 }
 
-static bool is_alike(const Pattern *pattern, PyObject *headers, PyObject *message, const Outline *outline) {
+static bool is_alike(const Pattern *pattern, PyObject *identity, PyObject *headers, PyObject *message, const Outline *outline) {
   if ((size_t)PyTuple_GET_SIZE(headers) != pattern->fields_count || outline->raw_count != pattern->sizes_count ||
       outline->kept_bytes != (size_t)PyBytes_GET_SIZE(pattern->description))
     return false;
+  if (pattern->identity != Py_None && !same_bytes(pattern->identity, identity)) return false;
   for (size_t i = 0; i < outline->raw_count; i++)
     if (outline->raw[i][1] - outline->raw[i][0] != pattern->sizes[i]) return false;
   const char *data = PyBytes_AS_STRING(message), *expected = PyBytes_AS_STRING(pattern->description);
@@ -342,10 +346,10 @@ static bool is_alike(const Pattern *pattern, PyObject *headers, PyObject *messag
   return true;
 }
 
-static Pattern *find_pattern(Express *self, PyObject *headers, PyObject *message, const Outline *outline) {
+static Pattern *find_pattern(Express *self, PyObject *identity, PyObject *headers, PyObject *message, const Outline *outline) {
   for (size_t i = 0; i < self->count; i++) {
     Pattern *pattern = self->patterns[i];
-    if (!is_alike(pattern, headers, message, outline)) continue;
+    if (!is_alike(pattern, identity, headers, message, outline)) continue;
     if (i) {
       self->patterns[i] = self->patterns[i - 1];
       self->patterns[i - 1] = pattern;
@@ -564,7 +568,7 @@ int express_take(Engine *front, Stream *stream) {
   if (!self->count || !self->is_able || front->waiting > MOST_UNREAD || self->held + size > MOST_HELD || self->sequence == self->sequence_end ||
       !read_outline(&outline, (const uint8_t *)PyBytes_AS_STRING(stream->bytes), size, REQUEST_RAW))
     return 0;
-  Pattern *pattern = find_pattern(self, stream->headers, stream->bytes, &outline);
+  Pattern *pattern = find_pattern(self, front->identity, stream->headers, stream->bytes, &outline);
   double arrived = seconds(CLOCK_MONOTONIC), timeout_s = stream->timeout ? read_timeout(stream->timeout) : 0.0;
   if (pattern == NULL || arrived > self->fresh_until || arrived > pattern->valid_until || (stream->timeout && timeout_s < LEAST_TIME_S)) return 0;
   Engine *backs[MOST_ARMS];

@@ -6,8 +6,7 @@ but the run. Whatever is unusual about a request on that path, it is handed over
 all that was decided for it.
 
 What is not learnt is answered as ever: variants that generate, requests that choose a variant, a priority or a timeout by
-parameter, binary metadata, experiments whose feedback may name the class that a remote variant answered, callers known by a
-certificate.
+parameter, binary metadata, experiments whose feedback may name the class that a remote variant answered.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ HELD_S: Final = 0.100
 LEAST_TIME_S: Final = 0.250
 """A candidate that may take no longer than this is Python's from the start; native/express.c says the same of deadlines."""
 CHECKED_S: Final = 1.0
-"""A caller's token is looked at again after this long, and when tokens change."""
+"""Who calls is looked at again after this long, and when tokens or identities change."""
 _LOOK_S: Final = 0.020
 _NUMBERS: Final = 1 << 16
 _MOST_KINDS: Final = 16
@@ -108,7 +107,7 @@ class ExpressPath:
         recorder: Numbers and records.
         ids: Has the key that assignment ids are signed with.
         stats: Of the wire; counts calls.
-        is_guarded: Callers have to prove who they are, by a token that is a field of the request.
+        is_guarded: Callers have to prove who they are.
 
     Attributes:
         table: What requests are looked up in.
@@ -249,6 +248,8 @@ class ExpressPath:
                 rows=known.rows,
                 level=LEVEL,
                 valid_until=self._loop.time() + CHECKED_S if self._is_guarded else math.inf,
+                # Whom a certificate names may be somebody else on another connection.
+                identity=(call.peer_identity or "").encode() if self._is_guarded else None,
                 **_decided(route),
             )
         )

@@ -64,13 +64,13 @@ class Engine(Protocol):
     def crossings(self) -> int:
         """Requests on the express path that the connection has a side of; Python does not know of their streams."""
 
-    def join(self, owner: object, table: object = None, path: bytes = b"", /) -> None:
+    def join(self, owner: object, *served: object) -> None:
         """Take part in the express path, where the engine has one.
 
         Args:
             owner: The connection; its `stir` is called when something is to be written.
-            table: What a server's requests are looked up in; None for a client.
-            path: The method that they are requests of.
+            served: For a server: what its requests are looked up in, the method that they are requests of, and the
+                client's name by its certificate, empty where it has none.
         """
 
     def initiate(self, settings: Mapping[int, int], window_bytes: int, /) -> None:
@@ -169,7 +169,7 @@ class PlainEngine:
         """None: there is no such path here."""
         return 0
 
-    def join(self, owner: object, table: object = None, path: bytes = b"", /) -> None:
+    def join(self, owner: object, *served: object) -> None:
         """See `Engine`: there is no such path here."""
 
     def initiate(self, settings: Mapping[int, int], window_bytes: int, /) -> None:

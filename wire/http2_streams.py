@@ -33,12 +33,9 @@ class Http2Streams(ABC):
         """Requests on the express path that the connection has a side of."""
         return self._engine.crossings
 
-    def join(self, table: object = None, path: bytes = b"") -> None:
-        """Take part in the express path: a server's connection with the path's table, for one method."""
-        if table is None:
-            self._engine.join(self)
-        else:
-            self._engine.join(self, table, path)
+    def join(self, *served: object) -> None:
+        """Take part in the express path; see `Engine.join`."""
+        self._engine.join(self, *served)
 
     def leave(self, table: Table) -> None:
         """Take over what is on the express path."""

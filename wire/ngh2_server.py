@@ -144,9 +144,6 @@ class Ngh2Wire:
             unary=self.unary,
         )
         connection.receiver = GrpcConnection(self, connection)
-        if self.express is not None:
-            path, table = self.express
-            connection.join(table, path)
         return connection
 
     def remember(self, connection: Http2Connection, calls: Calls) -> bool:
@@ -168,6 +165,9 @@ class Ngh2Wire:
         assert self._empty is not None
         self._empty.clear()
         self._connections[connection] = calls
+        if self.express is not None:
+            path, table = self.express
+            connection.join(table, path, (connection.peer_identity or "").encode())
         return True
 
     def _secure(self) -> dict[str, Any]:

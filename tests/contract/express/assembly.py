@@ -43,7 +43,7 @@ from anabranch.variants.remote_target import OutlierDetection, RemoteEngine, Rem
 from anabranch.variants.tensors import Datatype, Signature, TensorSpec
 from anabranch.wire.deadlines import DeadlineWheel
 from anabranch.wire.ngh2_server import Ngh2Wire
-from anabranch.wire.seam import Handlers, Limits
+from anabranch.wire.seam import Handlers, Limits, Tls
 
 KEY = bytes(range(32))
 LANE = 7
@@ -144,6 +144,7 @@ class Router:
         journal: Where records go.
         seed: Of what is drawn.
         tokens: Callers have to prove who they are, by these.
+        tls: What clients speak; plain text by default.
     """
 
     def __init__(
@@ -157,6 +158,7 @@ class Router:
         max_age_s: float = 60.0,
         tokens: Rules | None = None,
         limits: Limits | None = None,
+        tls: Tls | None = None,
         **remote: Any,
     ) -> None:
         self.has_express = has_express
@@ -165,6 +167,7 @@ class Router:
         self.version = 0
         self.settings = (candidate_timeout_s, max_age_s, remote)
         self.tokens = tokens
+        self.tls = tls
         self.limits = limits or Limits()
         self.draw = random.Random(seed).random
         self.servers = {name: scripted.ScriptedServer() for name in ("base", "cand")}
@@ -237,7 +240,12 @@ class Router:
             await variant.start(table)
         self.routes.heard()
         self.port = await self.wire.start(
-            host="127.0.0.1", port=0, handlers=handlers, limits=self.limits, before_flush=self.commit
+            host="127.0.0.1",
+            port=0,
+            handlers=handlers,
+            limits=self.limits,
+            tls=self.tls,
+            before_flush=self.commit,
         )
 
     def commit(self) -> None:
@@ -270,9 +278,11 @@ class Router:
 
     # From clients.
 
-    def connect(self) -> grpc.Channel:
+    def connect(self, credentials: grpc.ChannelCredentials | None = None) -> grpc.Channel:
         """A connection of its own."""
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
+        if credentials is not None:
+            return grpc.secure_channel(f"localhost:{self.port}", credentials, options=options)
         return grpc.insecure_channel(f"127.0.0.1:{self.port}", options=options)
 
     def request(self, rows: int = 1, *, names: Sequence[str] = ("x",), **fields: Any) -> bytes:
