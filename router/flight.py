@@ -22,6 +22,7 @@ from anabranch.router.queries import Query
 from anabranch.store.records import Flag
 from anabranch.variants.batching import Failure, FailureKind, QueueFull, Timing
 from anabranch.variants.errors import VariantError
+from anabranch.wire.deadlines import TICK_S
 from anabranch.wire.seam import Call, Status
 
 NO_UNIT: Final = bytes(16)
@@ -196,7 +197,8 @@ class Flight:
         if self.is_over:
             return
         deadline = self.call.deadline
-        is_late = deadline is not None and self._home.loop_time() >= deadline
+        # A client keeps its own time: what it takes back at its deadline may come a moment before that of the same length here.
+        is_late = deadline is not None and self._home.loop_time() >= deadline - TICK_S
         status = Status.DEADLINE_EXCEEDED if is_late else Status.CANCELLED
         self._end()
         self._home.lost(self, status)

@@ -30,7 +30,7 @@ def secured(start: Start) -> Any:
     return start(tls=tls, tokens=may(client=Role.FEEDBACK, server=Role.VIEWER))
 
 
-def connected(router: Any, name: str) -> grpc.Channel:
+def connected(router: Any, name: str) -> Any:
     read = [(CERTIFICATES / file).read_bytes() for file in ("ca.pem", f"{name}.key", f"{name}.pem")]
     return router.connect(grpc.ssl_channel_credentials(*read))
 
