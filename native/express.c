@@ -861,6 +861,15 @@ static PyMethodDef run_methods[] = {
     {"leave", (PyCFunction)run_leave, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
+static PyObject *run_is_left(Run *self, void *ignored) {
+  (void)ignored;
+  return PyBool_FromLong(self->crossing == NULL);
+}
+
+static PyGetSetDef run_attributes[] = {
+    {"is_left", (getter)run_is_left, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 static PyMemberDef run_members[] = {
     {"holder", T_OBJECT, offsetof(Run, holder), 0, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -874,6 +883,7 @@ static PyTypeObject RunType = {
     .tp_dealloc = (destructor)run_dealloc,
     .tp_methods = run_methods,
     .tp_members = run_members,
+    .tp_getset = run_attributes,
 };
 
 /* The table. */

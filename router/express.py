@@ -306,6 +306,9 @@ class ExpressPath:
             deadline: On the loop's clock; 0 for none.
             arm: The variant's.
         """
+        if run.is_left:
+            # Its client took it back in the read that it came in: what takes it over begins it, to be cancelled.
+            return
         inputs = views(known.plan, message, raw)
         held = _LocalRun(self, known, run)
         try:
@@ -327,12 +330,25 @@ class ExpressPath:
         _, _, (*told, _holder, _back, _sent_as, _extra) = run.leave()
         return self._flight(known, *told)
 
+    def _begin(self, known: Known, flight: Flight) -> None:
+        """Begin a request that was assigned, as `Inference` would have."""
+        try:
+            if known.checked is not None:
+                known.checked.check_contents(flight.query.inputs)
+        except VariantInputError as error:
+            flight.refuse(str(error))
+        else:
+            flight.start()
+
     def _take_over(self, known: Known, *told: Any) -> None:
-        """Go on with a request that runs."""
+        """Go on with a request that runs, or is about to."""
         *decided, held, back, sent_as, extra = told
         flight = self._flight(known, *decided)
         if held is not None:
             flight.take_over(held.hand_over, flight.arrived)
+            return
+        if back is None:
+            self._begin(known, flight)
             return
         target = known.targets[flight.arm]
         assert isinstance(target, RemoteVariant)

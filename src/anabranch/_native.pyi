@@ -80,6 +80,9 @@ class Pattern:
 class Run:
     holder: object
 
+    @property
+    def is_left(self) -> bool: ...
+
     def answer(self, outputs: bytes, klass: int, queue_s: float, compute_s: float, rows: int, /) -> bool: ...
     def leave(self) -> tuple[Any, ...]: ...
 
