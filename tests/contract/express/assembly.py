@@ -26,7 +26,7 @@ from anabranch.router.access.authenticator import Authenticator, Rules
 from anabranch.router.access.guard import Guard, Refusals
 from anabranch.router.access.inference import guarded
 from anabranch.router.assignment_id import Assignment, AssignmentIds
-from anabranch.router.backends import RemoteBackend
+from anabranch.router.backends import Backend, LocalBackend, RemoteBackend, queue_name
 from anabranch.router.express import ExpressPath
 from anabranch.router.hedge import Hedge
 from anabranch.router.infer import Inference
@@ -37,6 +37,8 @@ from anabranch.router.oip import SERVICE, OpenInference
 from anabranch.router.recorder import Recorder
 from anabranch.router.routes import Routes
 from anabranch.store.records import Kind, Record, Routed, unpack
+from anabranch.variants.batcher import Dispatcher
+from anabranch.variants.batching import BatchPolicy
 from anabranch.variants.manifest import VERSION, Manifest
 from anabranch.variants.remote import RemoteVariant
 from anabranch.variants.remote_target import OutlierDetection, RemoteEngine, RemoteTarget
@@ -140,6 +142,7 @@ class Router:
 
     Args:
         scripted: The module of the variants' servers.
+        local: Makes variants in this process of their manifests; None: they are on those servers.
         has_express: On which of the two paths.
         journal: Where records go.
         seed: Of what is drawn.
@@ -152,6 +155,8 @@ class Router:
         scripted: ModuleType,
         has_express: bool,
         *,
+        local: Callable[[Any], Any] | None = None,
+        policy: BatchPolicy | None = None,
         journal: Any = None,
         seed: int = 1,
         candidate_timeout_s: float = 10.0,
@@ -170,6 +175,7 @@ class Router:
         self.tls = tls
         self.limits = limits or Limits()
         self.draw = random.Random(seed).random
+        self.local, self.policy = local, policy
         self.servers = {name: scripted.ScriptedServer() for name in ("base", "cand")}
         self.loop = uvloop.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever)
@@ -193,14 +199,24 @@ class Router:
         candidate_timeout_s, max_age_s, remote = self.settings
         for server in self.servers.values():
             await server.start()
-        self.variants = {
-            name: RemoteVariant(describe(name, server.port, remote), Path())
-            for name, server in self.servers.items()
-        }
-        self.models = Models({"m": ServedModel(name="m", variants=cast(Any, self.variants))})
+        manifests = {name: describe(name, server.port, remote) for name, server in self.servers.items()}
+        self.variants = {}
+        self.locals = {}
+        if self.local is None:
+            self.variants = {name: RemoteVariant(manifest, Path()) for name, manifest in manifests.items()}
+        else:
+            self.locals = {name: self.local(manifest) for name, manifest in manifests.items()}
+        served: Any = {**self.variants, **self.locals}
+        self.models = Models({"m": ServedModel(name="m", variants=served)})
         self.recorder = Recorder(self.journal, LANE)
         self.routes = Routes({"m": "base"}, loop_time=loop.time, max_age_s=max_age_s)
-        self.backends = {("m", name): RemoteBackend(variant) for name, variant in self.variants.items()}
+        self.backends: dict[tuple[str, str], Backend] = {
+            ("m", name): RemoteBackend(variant) for name, variant in self.variants.items()
+        }
+        self.dispatcher = Dispatcher(4, loop)
+        for name, variant in self.locals.items():
+            self.dispatcher.add(queue_name("m", name), variant.infer, self.policy)
+            self.backends[("m", name)] = LocalBackend(self.dispatcher, queue_name("m", name))
         self.mirror = Mirror(self.backends, self.recorder, wall_clock=time.time, loop_time=loop.time)
         self.hedge = Hedge(candidate_timeout_s)
         self.inference = Inference(
@@ -236,8 +252,8 @@ class Router:
             self.inference.express = self.routes.express = self.express
             handlers |= Handlers(express={METHOD: self.express.table})
         table = None if self.express is None else self.express.table
-        for variant in self.variants.values():
-            await variant.start(table)
+        for remote_variant in self.variants.values():
+            await remote_variant.start(table)
         self.routes.heard()
         self.port = await self.wire.start(
             host="127.0.0.1",
@@ -380,7 +396,10 @@ class Router:
         """What requests have left behind; without any, all is 0."""
         channels = [cast(Any, variant)._channel for variant in self.variants.values()]
         connections = list(self.wire._connections.values())
+        loads = [self.dispatcher.load(queue_name("m", name)) for name in self.locals]
         return {
+            "queued": sum(load.queued for load in loads),
+            "running": sum(load.running for load in loads),
             "crossings": 0 if self.express is None else self.express.table.crossings,
             "upstreams": sum(variant.in_flight for variant in self.variants.values()),
             "calls to variants": sum(channel.open_calls for channel in channels),
@@ -406,6 +425,7 @@ class Router:
 
     async def _stop(self) -> None:
         await self.wire.close()
+        await self.dispatcher.close()
         for variant in self.variants.values():
             await variant.close()
         for server in self.servers.values():

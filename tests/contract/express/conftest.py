@@ -53,3 +53,8 @@ def raw(load_module: Callable[[Path], ModuleType]) -> ModuleType:
 @pytest.fixture(scope="session")
 def frames(load_module: Callable[[Path], ModuleType]) -> ModuleType:
     return load_module(Path(__file__).parents[1] / "wire" / "frames.py")
+
+
+@pytest.fixture(scope="session")
+def local(load_module: Callable[[Path], ModuleType]) -> ModuleType:
+    return load_module(Path(__file__).with_name("local_variant.py"))

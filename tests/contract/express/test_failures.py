@@ -147,9 +147,11 @@ def test_a_client_whose_deadline_passes_hears_so(split: Router) -> None:
     assert 0.35 < time.monotonic() - began < 0.9
     split.eventually(lambda: split.servers["base"].seen[-1].is_cancelled)
     split.eventually(lambda: not any(split.left().values()))
-    assert split.counts()["failed: DEADLINE_EXCEEDED"] == 1
     last = split.records()[-1]
-    assert (last.arm, last.status, last.latency_ms) == (0, Status.DEADLINE_EXCEEDED, float("inf"))
+    # This client looks at its deadline itself: its reset may come first.
+    assert last.status in (Status.DEADLINE_EXCEEDED, Status.CANCELLED)
+    assert (last.arm, last.latency_ms) == (0, float("inf"))
+    assert split.counts() == {"answered": 2, f"failed: {Status(last.status).name}": 1}
 
 
 @pytest.mark.parametrize("unit", [CAND, BASE])
