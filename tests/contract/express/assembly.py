@@ -39,10 +39,7 @@ from anabranch.router.routes import Routes
 from anabranch.store.records import Kind, Record, Routed, unpack
 from anabranch.variants.batcher import Dispatcher
 from anabranch.variants.batching import BatchPolicy
-from anabranch.variants.manifest import VERSION, Manifest
 from anabranch.variants.remote import RemoteVariant
-from anabranch.variants.remote_target import OutlierDetection, RemoteEngine, RemoteTarget
-from anabranch.variants.tensors import Datatype, Signature, TensorSpec
 from anabranch.wire.deadlines import DeadlineWheel
 from anabranch.wire.ngh2_server import Ngh2Wire
 from anabranch.wire.seam import Handlers, Limits, Tls
@@ -51,46 +48,6 @@ KEY = bytes(range(32))
 LANE = 7
 METHOD = f"/{SERVICE}/ModelInfer"
 _T = TypeVar("_T")
-
-
-def tensors(*names: str) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(name=name, datatype=Datatype.FP32, shape=(-1, 2)) for name in names)
-
-
-def describe(name: str, port: int, options: dict[str, Any]) -> Manifest:
-    return Manifest(
-        version=VERSION,
-        model="m",
-        variant=name,
-        engine=RemoteEngine.REMOTE,
-        recipe={"name": "remote"},
-        artifact="",
-        files=(),
-        signatures=(
-            Signature(name="inputs", inputs=tensors("x")),
-            Signature(name="both", inputs=tensors("x", "z")),
-        ),
-        outputs=(TensorSpec(name="y", datatype=Datatype.FP32, shape=(-1, 3)),),
-        text=None,
-        sources={},
-        tools={},
-        cache_key="",
-        size_bytes=0,
-        build_s=0.0,
-        parity=None,
-        task=None,
-        latency=(),
-        remote=RemoteTarget(
-            **{
-                "target": f"127.0.0.1:{port}",
-                "model": "theirs",
-                "model_version": "3",
-                "health_interval_s": 30.0,
-                "outliers": OutlierDetection(consecutive_errors=1000),
-                **options,
-            }
-        ),
-    )
 
 
 @dataclass
@@ -199,7 +156,7 @@ class Router:
         candidate_timeout_s, max_age_s, remote = self.settings
         for server in self.servers.values():
             await server.start()
-        manifests = {name: describe(name, server.port, remote) for name, server in self.servers.items()}
+        manifests = {name: server.manifest(name, **remote) for name, server in self.servers.items()}
         self.variants = {}
         self.locals = {}
         if self.local is None:

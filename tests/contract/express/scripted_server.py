@@ -8,6 +8,9 @@ from typing import Any
 import ngh2
 
 from anabranch.proto import open_inference_pb2 as pb
+from anabranch.variants.manifest import VERSION, Manifest
+from anabranch.variants.remote_target import OutlierDetection, RemoteEngine, RemoteTarget
+from anabranch.variants.tensors import Datatype, Signature, TensorSpec
 
 SERVICE = "/inference.GRPCInferenceService"
 INFER = f"{SERVICE}/ModelInfer"
@@ -22,6 +25,10 @@ def framed(message: bytes) -> bytes:
 
 def tensor(name: str, datatype: str, shape: list[int]) -> pb.ModelMetadataResponse.TensorMetadata:
     return pb.ModelMetadataResponse.TensorMetadata(name=name, datatype=datatype, shape=shape)
+
+
+def tensors(*names: str) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name=name, datatype=Datatype.FP32, shape=(-1, 2)) for name in names)
 
 
 def scores(request: bytes, data: bytes = bytes(12)) -> bytes:
@@ -124,6 +131,41 @@ class ScriptedServer:
         self._server.close()
         for connection in list(self.connections):
             connection.transport.abort()
+
+    def manifest(self, name: str, **options: Any) -> Manifest:
+        """Describe a variant on this server."""
+        remote: dict[str, Any] = {
+            "target": f"127.0.0.1:{self.port}",
+            "model": "theirs",
+            "model_version": "3",
+            "health_interval_s": 30.0,
+            "outliers": OutlierDetection(consecutive_errors=1000),
+            **options,
+        }
+        return Manifest(
+            version=VERSION,
+            model="m",
+            variant=name,
+            engine=RemoteEngine.REMOTE,
+            recipe={"name": "remote"},
+            artifact="",
+            files=(),
+            signatures=(
+                Signature(name="inputs", inputs=tensors("x")),
+                Signature(name="both", inputs=tensors("x", "z")),
+            ),
+            outputs=(TensorSpec(name="y", datatype=Datatype.FP32, shape=(-1, 3)),),
+            text=None,
+            sources={},
+            tools={},
+            cache_key="",
+            size_bytes=0,
+            build_s=0.0,
+            parity=None,
+            task=None,
+            latency=(),
+            remote=RemoteTarget(**remote),
+        )
 
     def ask(self, asked: Asked, path: bytes) -> None:
         if path == INFER.encode():

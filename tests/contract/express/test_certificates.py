@@ -32,7 +32,8 @@ def secured(start: Start) -> Any:
 
 def connected(router: Any, name: str) -> Any:
     read = [(CERTIFICATES / file).read_bytes() for file in ("ca.pem", f"{name}.key", f"{name}.pem")]
-    return router.connect(grpc.ssl_channel_credentials(*read))
+    channel: grpc.Channel = router.connect(grpc.ssl_channel_credentials(*read))
+    return channel
 
 
 def test_what_one_certificate_may_another_may_not(secured: Any) -> None:

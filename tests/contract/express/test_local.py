@@ -240,7 +240,7 @@ def test_the_baseline_stands_in_for_a_candidate_that_hangs(start: Start, local: 
     began = time.monotonic()
     with split.takes(1):
         result = split.ask(None, CAND)
-    assert 0.29 < time.monotonic() - began
+    assert time.monotonic() - began > 0.29
     assert result.variant == "base"
     assert split.counts() == {"answered": 3, "masked": 1, "hedged": 1}
     # It hangs now: nobody waits for it any more.
