@@ -26,7 +26,7 @@ from anabranch.router.assignment_id import AssignmentIds
 from anabranch.router.backends import Answered, Done, LocalBackend, Submitted
 from anabranch.router.classes import LEVEL
 from anabranch.router.compare import top1
-from anabranch.router.express_patterns import Arm, Known, arms_of, fields_of
+from anabranch.router.express_patterns import Arm, Known, arms_of, fields_of, told_apart
 from anabranch.router.flight import Flight
 from anabranch.router.infer import Inference
 from anabranch.router.queries import Plan, Query, views
@@ -49,7 +49,8 @@ CHECKED_S: Final = 1.0
 """Who calls is looked at again after this long, and when tokens or identities change."""
 _LOOK_S: Final = 0.020
 _NUMBERS: Final = 1 << 16
-_MOST_KINDS: Final = 16
+_MOST_TRIES: Final = 16
+_MOST_PLANS: Final = 1024
 _log = logging.getLogger(__name__)
 
 
@@ -142,7 +143,9 @@ class ExpressPath:
         self._is_guarded = is_guarded
         self._checked_until = 0.0
         self.replies = Replies()
-        self._learnt: Counter[Plan] = Counter()
+        self._tried: Counter[Plan] = Counter()
+        self._kinds: set[object] = set()
+        self._is_full = False
         self._renumber()
 
     # From the routes.
@@ -150,7 +153,9 @@ class ExpressPath:
     def forget(self) -> None:
         """Unlearn everything: the routes are others now, or who may call."""
         self.table.forget()
-        self._learnt.clear()
+        self._tried.clear()
+        self._kinds.clear()
+        self._is_full = False
         self.lessons = object()
 
     def trust(self, until: float) -> None:
@@ -194,10 +199,9 @@ class ExpressPath:
             # Without news the baseline answers: that ends with the next news, of which nobody is told.
             return
         plan = query.plan
-        if self._learnt[plan] >= _MOST_KINDS or not self._is_learnable(plan, route):
+        if self._is_full or self._tried[plan] >= _MOST_TRIES or not self._is_learnable(plan, route):
             plan.lessons = self.lessons
             return
-        self._learnt[plan] += 1
         try:
             self._learn(call, query, route)
         except Exception:  # noqa: BLE001  # whatever is wrong with it, the request itself is answered without
@@ -218,6 +222,17 @@ class ExpressPath:
             return
         plan = query.plan
         fields = fields_of(call.headers, route, is_guarded=self._is_guarded)
+        description, _, raw = split(query.message)
+        sizes = tuple(end - start for start, end in raw)
+        # Whom a certificate names may be somebody else on another connection.
+        identity = (call.peer_identity or "").encode() if self._is_guarded else None
+        kind = fields and (description, sizes, told_apart(fields), identity)
+        if kind in self._kinds:
+            # First requests that come together teach the same.
+            return
+        if len(self._tried) >= _MOST_PLANS:
+            self._tried.clear()
+        self._tried[plan] += 1
         arms = arms_of(self._inference.backends, route)
         if fields is None or arms is None:
             return
@@ -233,12 +248,11 @@ class ExpressPath:
         # A remote answer would have to be decoded for its class.
         if known.names_classes and any(isinstance(target, RemoteVariant) for target in known.targets):
             return
-        description, _, raw = split(query.message)
-        self.table.add(
+        is_added = self.table.add(
             self._compiled.Pattern(
                 hand_over=partial(self._take_over, known),
                 description=description,
-                sizes=tuple(end - start for start, end in raw),
+                sizes=sizes,
                 fields=fields,
                 arms=tuple(self._arm(known, arm) for arm in arms),
                 draw=self._inference.draw,
@@ -248,11 +262,14 @@ class ExpressPath:
                 rows=known.rows,
                 level=LEVEL,
                 valid_until=self._loop.time() + CHECKED_S if self._is_guarded else math.inf,
-                # Whom a certificate names may be somebody else on another connection.
-                identity=(call.peer_identity or "").encode() if self._is_guarded else None,
+                identity=identity,
                 **_decided(route),
             )
         )
+        if is_added:
+            self._kinds.add(kind)
+        else:
+            self._is_full = True
 
     def _arm(self, known: Known, arm: Arm) -> tuple[Any, ...]:
         """An arm as the compiled module takes it."""

@@ -102,6 +102,11 @@ def fields_of(headers: Headers, route: Route, *, is_guarded: bool) -> tuple[Fiel
     return tuple(found)
 
 
+def told_apart(fields: tuple[FieldRule, ...]) -> tuple[tuple[bytes, int, bytes], ...]:
+    """What of the fields tells kinds of requests apart: values only where they must be the same."""
+    return tuple((name, kind, value if kind == Kind.REQUIRED else b"") for name, value, kind in fields)
+
+
 def _is_own(name: bytes) -> bool:
     """Whether a field is HTTP/2's or gRPC's own, and so no metadata."""
     return name.startswith((b":", b"grpc-")) or name in _RESERVED

@@ -307,3 +307,15 @@ def test_inputs_are_those_of_each_request(router: Router) -> None:
     assert router.taken == (19 if router.has_express else 0)
     for message, seen in zip(requests, router.servers["base"].seen, strict=True):
         assert seen.message.startswith(message)
+
+
+def test_kinds_that_never_come_again_are_not_kept(router: Router) -> None:
+    """A parameter that differs each time makes each request a kind of its own."""
+    for number in range(1200):
+        request = pb.ModelInferRequest.FromString(router.request())
+        request.parameters["tag"].string_param = str(number)
+        assert router.ask(request.SerializeToString()).variant == "base"
+    if router.has_express:
+        assert router.taken == 0
+        kept = [value for value in vars(router.express).values() if hasattr(value, "__len__")]
+        assert max(len(value) for value in kept) <= 1024

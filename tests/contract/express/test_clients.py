@@ -257,3 +257,32 @@ def test_deadlines_of_a_client_that_does_not_look_at_them(split: Router, raw: Mo
     assert (last.status, last.flags) == (Status.DEADLINE_EXCEEDED, Flag.EVIDENCE | Flag.STICKY)
     split.eventually(lambda: split.servers["base"].seen[-1].is_cancelled)
     client.cut()
+
+
+def test_first_requests_that_come_together_teach_once(router: Router, raw: ModuleType) -> None:
+    client = raw.RawClient(router.port)
+    assert client.status(client.send(router.request(100))) == 0
+    kinds = range(1, 9)
+    for rows in kinds:
+        streams = [client.send(router.request(rows), flush=False) for _ in range(20)]
+        client.flush()
+        assert {client.status(stream) for stream in streams} == {0}
+    with router.takes(len(kinds)):
+        assert {client.status(client.send(router.request(rows))) for rows in kinds} == {0}
+    # There is more to be learnt of each.
+    for taken in (0, 8):
+        with router.takes(taken):
+            timed = [client.send(router.request(rows), (b"grpc-timeout", b"9S")) for rows in kinds]
+            assert {client.status(stream) for stream in timed} == {0}
+    client.cut()
+
+
+def test_what_cannot_be_learnt_does_not_hinder_what_can(router: Router, raw: ModuleType) -> None:
+    client = raw.RawClient(router.port)
+    for number in range(30):
+        extra = (b"x-raw-bin", b"AP8") if number % 2 else (b"x-target-variant", b"cand")
+        assert client.status(client.send(router.request(), extra)) == 0
+    assert client.status(client.send(router.request())) == 0
+    with router.takes(1):
+        assert client.status(client.send(router.request())) == 0
+    client.cut()
