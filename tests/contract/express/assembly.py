@@ -100,6 +100,8 @@ class Router:
     Args:
         scripted: The module of the variants' servers.
         local: Makes variants in this process of their manifests; None: they are on those servers.
+        is_local: Which ones are.
+        server: Makes servers of another kind.
         has_express: On which of the two paths.
         journal: Where records go.
         seed: Of what is drawn.
@@ -113,6 +115,8 @@ class Router:
         has_express: bool,
         *,
         local: Callable[[Any], Any] | None = None,
+        is_local: Sequence[str] = ("base", "cand"),
+        server: Callable[[], Any] | None = None,
         policy: BatchPolicy | None = None,
         journal: Any = None,
         seed: int = 1,
@@ -132,8 +136,8 @@ class Router:
         self.tls = tls
         self.limits = limits or Limits()
         self.draw = random.Random(seed).random
-        self.local, self.policy = local, policy
-        self.servers = {name: scripted.ScriptedServer() for name in ("base", "cand")}
+        self.local, self.is_local, self.policy = local, is_local, policy
+        self.servers = {name: (server or scripted.ScriptedServer)() for name in ("base", "cand")}
         self.loop = uvloop.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
@@ -159,10 +163,11 @@ class Router:
         manifests = {name: server.manifest(name, **remote) for name, server in self.servers.items()}
         self.variants = {}
         self.locals = {}
-        if self.local is None:
-            self.variants = {name: RemoteVariant(manifest, Path()) for name, manifest in manifests.items()}
-        else:
-            self.locals = {name: self.local(manifest) for name, manifest in manifests.items()}
+        for name, manifest in manifests.items():
+            if self.local is not None and name in self.is_local:
+                self.locals[name] = self.local(manifest)
+            else:
+                self.variants[name] = RemoteVariant(manifest, Path())
         served: Any = {**self.variants, **self.locals}
         self.models = Models({"m": ServedModel(name="m", variants=served)})
         self.recorder = Recorder(self.journal, LANE)

@@ -120,6 +120,7 @@ class ScriptedServer:
     seen: list[Asked] = field(default_factory=list)
     connections: "set[Connection]" = field(default_factory=set)
     port: int = 0
+    most_streams: int = 1000
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -199,7 +200,9 @@ class Connection(asyncio.Protocol):
         self.transport = transport
         self.server.connections.add(self)
         window = ngh2.Setting.INITIAL_WINDOW_SIZE
-        self.engine.initiate_connection({window: 8 << 20, ngh2.Setting.MAX_CONCURRENT_STREAMS: 1000})
+        self.engine.initiate_connection(
+            {window: 8 << 20, ngh2.Setting.MAX_CONCURRENT_STREAMS: self.server.most_streams}
+        )
         self.engine.set_local_window_size(64 << 20)
         self.flush()
 
