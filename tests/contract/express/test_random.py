@@ -13,6 +13,7 @@ import pytest
 
 from anabranch.bandit.snapshot import MirrorPlan
 from anabranch.router.replies import ASSIGNMENT_ID
+from anabranch.variants.batching import BatchPolicy
 
 Router = Any
 Start = Callable[..., Any]
@@ -177,6 +178,32 @@ def test_whatever_happens_every_request_ends_once(
     start: Start, scripted: ModuleType, raw: ModuleType, seed: int
 ) -> None:
     router = start(seed=seed, candidate_timeout_s=0.4)
+    chaos = Chaos(router, scripted, raw, seed)
+    chaos.run(20)
+    check(router, chaos)
+
+
+@pytest.mark.parametrize("seed", [3])
+@pytest.mark.parametrize("is_local", [("base", "cand"), ("base",), ("cand",)])
+def test_whatever_happens_to_variants_here(
+    start: Start,
+    scripted: ModuleType,
+    raw: ModuleType,
+    local: ModuleType,
+    seed: int,
+    is_local: tuple[str, ...],
+) -> None:
+    draw = random.Random(seed)
+
+    class Moody(local.LocalVariant):  # type: ignore[misc, name-defined]  # loaded by its path
+        def infer(self, requests: Any) -> Any:
+            time.sleep(draw.choice((0.0, 0.0, 0.001, 0.02, 0.0, 0.13 * (draw.random() < 0.2))))
+            if draw.random() < 0.1:
+                raise ValueError("not now")
+            return super().infer(requests)
+
+    policy = BatchPolicy(max_batch_size=4, max_queue_size=16)
+    router = start(seed=seed, candidate_timeout_s=0.4, local=Moody, is_local=is_local, policy=policy)
     chaos = Chaos(router, scripted, raw, seed)
     chaos.run(20)
     check(router, chaos)
