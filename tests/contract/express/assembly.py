@@ -366,6 +366,9 @@ class Router:
             "upstreams": sum(variant.in_flight for variant in self.variants.values()),
             "calls to variants": sum(channel.open_calls for channel in channels),
             "streams to variants": sum(each.open_streams for c in channels for each in c._connections),
+            "crossings to variants": sum(
+                abs(each.http2.crossings) for c in channels for each in c._connections
+            ),
             "bytes to variants": sum(channel.buffered_bytes for channel in channels),
             "calls of clients": sum(each.open_calls() for each in connections),
             "bytes of clients": self.wire.buffered_bytes,

@@ -297,6 +297,15 @@ def test_a_token_that_expires_is_refused_within_a_second(start: Start) -> None:
         time.sleep(0.02)
 
 
+def test_a_token_that_expires_while_nobody_calls_is_refused(start: Start) -> None:
+    text, token = minted(expires_s=time.time() + 0.4)
+    router = start(tokens=Rules(tokens=by_id([token])))
+    for _ in range(3):
+        assert router.ask(None, bearing(text)).variant == "base"
+    time.sleep(1.1)
+    assert router.ask(None, bearing(text)).status is grpc.StatusCode.UNAUTHENTICATED
+
+
 def test_a_token_for_other_models_is_refused(start: Start) -> None:
     text, token = minted()
     other, another = minted(models=("n",))

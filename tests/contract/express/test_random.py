@@ -179,7 +179,7 @@ def test_whatever_happens_every_request_ends_once(
 ) -> None:
     router = start(seed=seed, candidate_timeout_s=0.4)
     chaos = Chaos(router, scripted, raw, seed)
-    chaos.run(20)
+    chaos.run(10)
     check(router, chaos)
 
 
@@ -205,7 +205,7 @@ def test_whatever_happens_to_variants_here(
     policy = BatchPolicy(max_batch_size=4, max_queue_size=16)
     router = start(seed=seed, candidate_timeout_s=0.4, local=Moody, is_local=is_local, policy=policy)
     chaos = Chaos(router, scripted, raw, seed)
-    chaos.run(20)
+    chaos.run(10)
     check(router, chaos)
 
 

@@ -284,6 +284,12 @@ def test_what_trailers_say_counts(
         assert seen[0] == ("base", status, MASKED)
 
 
+def test_a_status_before_the_message_is_none(split: Router, scripted: Any) -> None:
+    head = [*scripted.HEAD, (b"grpc-status", b"0")]
+    split.servers["cand"].behave = lambda asked: asked.answer(head=head, trailers=[(b"x-else", b"1")])
+    masked(split, Status.UNKNOWN)
+
+
 def test_an_early_answer_is_taken(split: Router, scripted: Any) -> None:
     """A server may answer, and say that it will read no further, while the request is on its way."""
 
