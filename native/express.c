@@ -18,7 +18,7 @@
 #include <structmember.h>
 #include <time.h>
 
-enum { MOST_PATTERNS = 64, MOST_ARMS = 256, MOST_ENGINES = 64, RECORD_BYTES = 64, ASSIGNMENT_BYTES = 31, NOTED = 6 };
+enum { MOST_PATTERNS = 256, MOST_ARMS = 256, MOST_ENGINES = 64, RECORD_BYTES = 64, ASSIGNMENT_BYTES = 31, NOTED = 6 };
 /* Bytes of requests that may be on the path at once, and of replies that a client may have left unread: beyond, Python's limits hold. */
 #define MOST_HELD (64u << 20)
 #define MOST_UNREAD (1u << 20)

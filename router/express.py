@@ -36,6 +36,7 @@ from anabranch.store.records import Flag
 from anabranch.variants.batching import Answer, Failure
 from anabranch.variants.errors import VariantError, VariantInputError
 from anabranch.variants.remote import RemoteVariant
+from anabranch.wire.express import see_to
 from anabranch.wire.grpc_framing import Headers, encode_metadata, parse_timeout
 from anabranch.wire.ngh2_calls import NativeCall
 from anabranch.wire.ngh2_connection import GrpcConnection
@@ -46,7 +47,7 @@ HELD_S: Final = 0.100
 LEAST_TIME_S: Final = 0.250
 """A candidate that may take no longer than this is Python's from the start; native/express.c says the same of deadlines."""
 CHECKED_S: Final = 1.0
-"""Who calls is looked at again after this long, and when tokens or identities change."""
+"""Who calls is looked at again after this long, and when tokens or identities change; a full table is emptied as often."""
 _LOOK_S: Final = 0.020
 _NUMBERS: Final = 1 << 16
 _MOST_TRIES: Final = 16
@@ -182,7 +183,8 @@ class ExpressPath:
             self._recorder.record_bodies(records)
         for observe, latencies_s in observed:
             observe(latencies_s)
-        if self._is_guarded and self._loop.time() > self._checked_until:
+        # Kinds that came once must not keep out those that come now.
+        if (self._is_guarded or self._is_full) and self._loop.time() > self._checked_until:
             self.forget()
             self._checked_until = self._loop.time() + CHECKED_S
         if table.sequence_end - table.sequence < _NUMBERS // 2:
@@ -297,7 +299,7 @@ class ExpressPath:
         """Take over what has waited for long."""
         table = self.table
         for _, take_over, told in table.overdue(self._loop.time() - HELD_S):
-            take_over(*told)
+            see_to(take_over, told)
         table.is_watched = table.crossings > 0
         if table.is_watched:
             self._wake()

@@ -97,7 +97,7 @@ class Dispatcher:
         """
         if name in self._lanes:
             raise VariantError(f"variant {name!r} is served already: remove it first")
-        self._lanes[name] = Lane(infer, policy or BatchPolicy(), placement)
+        self._lanes[name] = Lane(infer, policy or BatchPolicy(), placement, self._cancelled)
 
     async def remove(self, name: str) -> None:
         """Let a variant go: nothing new is taken, what was taken is answered first.
@@ -193,7 +193,9 @@ class Dispatcher:
             QueueFull: As many requests wait as the policy allows, and none of them is less urgent.
             VariantError: There is no such variant, or it is being removed.
         """
-        lane = self._lane(name)
+        lane = self._lanes.get(name)
+        if lane is None or lane.drained is not None:
+            lane = self._lane(name)
         self._sequence += 1
         ticket = Ticket(
             inputs,
@@ -203,16 +205,17 @@ class Dispatcher:
             done,
             self._sequence,
             self._clock(),
-            lambda ticket: self._cancelled(lane, ticket),
+            lane.cancelled,
         )
-        if lane.placement is Placement.LOOP and lane.queue.is_full and priority < MIRROR:
+        if priority < MIRROR and lane.placement is Placement.LOOP and lane.queue.is_full:
             self._make_room(lane)
         dropped = lane.queue.push(ticket)
         if dropped is not None:
             self._fail_soon(dropped, FailureKind.SHED, f"made room for priority {priority} in the full queue")
         if deadline is not None:
             heapq.heappush(self._expiries, (deadline, ticket.sequence, ticket))
-        self._dispatch_soon()
+        if not self._dispatch_pending:
+            self._dispatch_soon()
         return ticket
 
     def _make_room(self, lane: Lane) -> None:
@@ -360,7 +363,7 @@ class Dispatcher:
         compute_s = batch.results[0].timing.compute_s
         lane.batch_s += (compute_s - lane.batch_s) * (_NEWEST if lane.batch_s else 1.0)
         lane.done_batches += 1
-        lane.done_rows += sum(ticket.rows for ticket in batch.tickets)
+        lane.done_rows += batch.rows
         for ticket, result in zip(batch.tickets, batch.results, strict=True):
             self._deliver(ticket, result)
         self._settle(lane)

@@ -200,6 +200,7 @@ class VariantQueue:
 
     def __init__(self, policy: BatchPolicy) -> None:
         self.policy = policy
+        self._most = policy.max_queue_size
         self.requests = 0
         self._levels: dict[int, list[tuple[float, int, Ticket]]] = {}
         self._rows: dict[int, int] = {}
@@ -208,7 +209,7 @@ class VariantQueue:
     @property
     def is_full(self) -> bool:
         """A further ticket is refused, or drops a less urgent one."""
-        return self.requests >= self.policy.max_queue_size
+        return self.requests >= self._most
 
     def push(self, ticket: Ticket) -> Ticket | None:
         """Add a ticket; when the queue is full, less urgent work makes room.
@@ -220,7 +221,7 @@ class VariantQueue:
             QueueFull: Everything that waits is as urgent as this.
         """
         dropped: Ticket | None = None
-        if self.is_full:
+        if self.requests >= self._most:  # as `is_full` says, without its call
             dropped = self._least_urgent()
             if dropped is None or dropped.priority <= ticket.priority:
                 raise QueueFull(
@@ -228,9 +229,13 @@ class VariantQueue:
                     "send less, or raise it"
                 )
             self.discard(dropped)
-        level = self._levels.setdefault(ticket.priority, [])
+        priority = ticket.priority
+        level = self._levels.get(priority)
+        if level is None:
+            level = self._levels[priority] = []
+            self._rows[priority] = 0
         heapq.heappush(level, (ticket.deadline, ticket.sequence, ticket))
-        self._rows[ticket.priority] = self._rows.get(ticket.priority, 0) + ticket.rows
+        self._rows[priority] += ticket.rows
         self.requests += 1
         return dropped
 

@@ -1,9 +1,11 @@
 """One variant's queue in the dispatcher, and what runs of it."""
 
 from asyncio import Future
+from collections.abc import Callable
+from functools import partial
 
 from anabranch.variants.batch_run import Batch, Infer
-from anabranch.variants.batching import BatchPolicy, Placement, VariantQueue
+from anabranch.variants.batching import BatchPolicy, Placement, Ticket, VariantQueue
 
 OVERDUE_S = 0.1
 """A batch is not overdue before it has run this long, however short its like are."""
@@ -20,12 +22,14 @@ class Lane:
         done_batches: Batches that have run, copies included.
         done_rows: Rows in them.
         lent: Threads that replace those of its overdue batches.
+        cancelled: Takes a waiting ticket out.
         drained: Told when nothing is left, once the variant is being removed.
     """
 
     __slots__ = (
         "batch_s",
         "batches",
+        "cancelled",
         "done_batches",
         "done_rows",
         "drained",
@@ -36,8 +40,15 @@ class Lane:
         "running",
     )
 
-    def __init__(self, infer: Infer, policy: BatchPolicy, placement: Placement) -> None:
+    def __init__(
+        self,
+        infer: Infer,
+        policy: BatchPolicy,
+        placement: Placement,
+        cancelled: Callable[["Lane", Ticket], None],
+    ) -> None:
         self.infer = infer
+        self.cancelled: Callable[[Ticket], None] = partial(cancelled, self)
         self.placement = placement
         self.queue = VariantQueue(policy)
         self.running = 0

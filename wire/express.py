@@ -4,10 +4,13 @@ Python knows nothing of such a request until it is handed over, which anything u
 the rest. Without the compiled module there is no such path, and upstreams only count.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from anabranch.proto.native import native
+
+logger = logging.getLogger(__name__)
 
 
 class Table(Protocol):
@@ -15,6 +18,14 @@ class Table(Protocol):
 
     def leave(self, engine: object, /) -> Sequence[tuple[Any, ...]]:
         """Take every request of a connection off the path, each as the HANDOVER event tells it."""
+
+
+def see_to(work: Callable[..., None], told: Sequence[Any]) -> None:
+    """Do what the compiled module asks for; what it raises is logged, and harms no other request."""
+    try:
+        work(*told)
+    except Exception:
+        logger.exception("a request of the express path was lost")
 
 
 class Upstream(Protocol):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from anabranch.wire.engine import EngineError, Event, new_engine
+from anabranch.wire.express import see_to
 from anabranch.wire.flush import Flusher
 from anabranch.wire.grpc_framing import Headers
 from anabranch.wire.http2_responses import Http2Responses
@@ -182,7 +183,7 @@ class Http2Connection(Http2Responses, Http2Socket):
             if kind == _CALL:
                 receiver.on_call(event[1], event[2], event[3], event[4], event[5])
             elif kind == _HANDOVER:
-                event[1](*event[2])
+                see_to(event[1], event[2])
             elif kind == _DATA:
                 receiver.on_data(event[1], event[2], event[3])
             elif kind == _REQUEST:

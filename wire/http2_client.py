@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from anabranch.wire.client import ChannelLimits
 from anabranch.wire.engine import EngineError, Event, new_engine
-from anabranch.wire.express import Upstream
+from anabranch.wire.express import Upstream, see_to
 from anabranch.wire.flush import Flusher
 from anabranch.wire.grpc_framing import Headers
 from anabranch.wire.http2_socket import Http2Socket, Phase, SocketStats, speaks_http2
@@ -177,7 +177,7 @@ class Http2ClientConnection(Http2Socket):
                     self.phase = Phase.CLOSING
                 self.receiver.on_going_away(debug_data == _TOO_MANY_PINGS)
             case (Event.HANDOVER, take_over, told):
-                take_over(*told)
+                see_to(take_over, told)
             case (Event.END, code):
                 self._stats.protocol_errors += code != NO_ERROR
                 self._end(f"HTTP/2 ended with error code {code}")

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from typing import Final
 
 from anabranch.wire.engine import Engine, EngineError, Event
-from anabranch.wire.express import Table
+from anabranch.wire.express import Table, see_to
 
 NO_ERROR: Final = 0x0
 CANCEL: Final = 0x8
@@ -40,14 +40,13 @@ class Http2Streams(ABC):
     def leave(self, table: Table) -> None:
         """Take over what is on the express path."""
         for _, take_over, told in table.leave(self._engine):
-            take_over(*told)
+            see_to(take_over, told)
 
     def leave_pending(self) -> None:
         """See to what the express path told in the read or write that was the connection's last."""
         for event in self._engine.events():
             if event[0] == Event.HANDOVER:
-                _, see_to, told = event
-                see_to(*told)
+                see_to(event[1], event[2])
 
     @abstractmethod
     def mark(self) -> None:
