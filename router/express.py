@@ -272,6 +272,7 @@ class ExpressPath:
             self._kinds.add(kind)
         else:
             self._is_full = True
+            self._checked_until = self._loop.time() + CHECKED_S
 
     def _arm(self, known: Known, arm: Arm) -> tuple[Any, ...]:
         """An arm as the compiled module takes it."""
