@@ -15,7 +15,6 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -23,17 +22,16 @@ from anabranch.bandit.snapshot import Route
 from anabranch.proto.native import native
 from anabranch.proto.outline import split
 from anabranch.router.assignment_id import AssignmentIds
-from anabranch.router.backends import Answered, Done, LocalBackend, Submitted
+from anabranch.router.backends import Done, LocalBackend, Submitted
 from anabranch.router.classes import LEVEL
-from anabranch.router.compare import top1
 from anabranch.router.express_patterns import Arm, Known, arms_of, fields_of, told_apart
+from anabranch.router.express_runs import LocalRun
 from anabranch.router.flight import Flight
 from anabranch.router.infer import Inference
 from anabranch.router.queries import Plan, Query, views
 from anabranch.router.recorder import Recorder
 from anabranch.router.replies import EXPERIMENT, INVOKED_VARIANT, Replies, assignment_prefix
 from anabranch.store.records import Flag
-from anabranch.variants.batching import Answer, Failure
 from anabranch.variants.errors import VariantError, VariantInputError
 from anabranch.variants.remote import RemoteVariant
 from anabranch.wire.express import see_to
@@ -55,52 +53,6 @@ _MOST_PLANS: Final = 1024
 _log = logging.getLogger(__name__)
 
 
-class _LocalRun:
-    """A request that runs in this process: on the path until it is handed over, then a flight's.
-
-    Args:
-        path: Its worker's path.
-        known: What it has in common with others.
-        run: The compiled module's side.
-    """
-
-    __slots__ = ("_done", "_known", "_path", "_run", "submitted")
-
-    def __init__(self, path: ExpressPath, known: Known, run: Any) -> None:
-        self._path, self._known, self._run = path, known, run
-        self._done: Done | None = None
-        self.submitted: Submitted | None = None
-        run.holder = self
-
-    def hand_over(self, done: Done) -> Submitted:
-        """From now on it is a flight that hears of the end."""
-        self._done = done
-        assert self.submitted is not None
-        return self.submitted
-
-    def ended(self, result: Answered | Failure) -> None:
-        """From the dispatcher."""
-        if self._done is not None:
-            self._done(result)
-            return
-        path, known = self._path, self._known
-        if isinstance(result, Answer):
-            outputs, timing = result
-            klass = top1(outputs) if known.names_classes else -1
-            with suppress(KeyError, ValueError):
-                written = b"".join(path.replies.outputs(known.plan, result))
-                if self._run.answer(written, klass, timing.queue_s, timing.compute_s, timing.batch_rows):
-                    return
-        # There is something to be looked at.
-        _, take_over, told = self._run.leave()
-        take_over(*told)
-        self._tell(result)
-
-    def _tell(self, result: Answered | Failure) -> None:
-        assert self._done is not None, "what takes over asks to hear of the end"
-        self._done(result)
-
-
 class ExpressPath:
     """The path of one worker.
 
@@ -113,7 +65,6 @@ class ExpressPath:
 
     Attributes:
         table: What requests are looked up in.
-        replies: Writes answers of variants in this process.
         lessons: Of a plan that holds this there is nothing more to learn.
         taken: Requests that took the path, as far as they are settled.
         handed_over: Of them, those that came back.
@@ -143,7 +94,7 @@ class ExpressPath:
         self._loop = loop
         self._is_guarded = is_guarded
         self._checked_until = 0.0
-        self.replies = Replies()
+        self._replies = Replies()
         self._tried: Counter[Plan] = Counter()
         self._kinds: set[object] = set()
         self._is_full = False
@@ -286,7 +237,7 @@ class ExpressPath:
             tuple(arm.fixed),
             arm.rename,
             encode_metadata([(INVOKED_VARIANT, arm.variant)])[0],
-            self.replies.head(known.plan, arm.variant),
+            self._replies.head(known.plan, arm.variant),
             self._inference.meters[known.route.model][arm.variant].note_row,
             arm.weight,
         )
@@ -330,7 +281,7 @@ class ExpressPath:
             # Its client took it back in the read that it came in: what takes it over begins it, to be cancelled.
             return
         inputs = views(known.plan, message, raw)
-        held = _LocalRun(self, known, run)
+        held = LocalRun(self._replies, known, run)
         try:
             if known.checked is not None:
                 known.checked.check_contents(inputs)
