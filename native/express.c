@@ -11,51 +11,21 @@
  *
  * A pattern lives as long as the route it was made by. What is drawn, hashed, signed and recorded is to the bit what Python would.
  */
-#include "engine.h"
+#include "pattern.h"
 
 #include <stddef.h>
 #include <string.h>
 #include <structmember.h>
 #include <time.h>
 
-enum { MOST_PATTERNS = 256, MOST_ARMS = 256, MOST_ENGINES = 64, RECORD_BYTES = 64, ASSIGNMENT_BYTES = 31, NOTED = 6 };
-/* Bytes of requests that may be on the path at once, and of replies that a client may have left unread: beyond, Python's limits hold. */
+enum { MOST_PATTERNS = 256, RECORD_BYTES = 64, ASSIGNMENT_BYTES = 31, NOTED = 6 };
+/* Bytes of requests that may be on the path at once: beyond, Python's limits hold. */
 #define MOST_HELD (64u << 20)
-#define MOST_UNREAD (1u << 20)
 /* A request with less time than this is Python's from the start: crossings are handed over before their deadlines come near. */
 #define LEAST_TIME_S 0.25
 #define ASSIGNMENT_ID "x-assignment-id"
 
-/* What becomes of a field of a request. */
-enum kind {
-  DROPPED,  /* it is for this server */
-  PASSED,   /* it goes on to the variant's server */
-  UNIT,     /* so does this, which names the unit */
-  TIMEOUT,  /* grpc-timeout */
-  REQUIRED, /* it must have the value that the pattern's first request had, and is for this server */
-};
-
 static PyObject *status_field, *type_field, *assignment_name, *ok_trailers;
-
-/* Where a variant's requests go. */
-typedef struct {
-  PyObject_HEAD
-  Py_ssize_t in_flight, most; /* `in_flight` is Python's too */
-  char is_calm;               /* nothing is wrong with the server, as far as is known */
-  size_t count;
-  struct {
-    Engine *engine;
-    size_t most_streams;
-  } engines[MOST_ENGINES];
-} Upstream;
-
-/* What answers an arm's requests: a server elsewhere, or a function of Python's that queues a `Run`. */
-typedef struct {
-  PyObject *target;
-  Upstream *upstream; /* the target, where it is one */
-  PyObject *fixed, *rename, *variant_field, *head, *note;
-  double weight;
-} Arm;
 
 /* A request that runs in this process. */
 typedef struct {
@@ -63,27 +33,6 @@ typedef struct {
   Crossing *crossing; /* NULL once it is answered, or Python's */
   PyObject *holder;   /* Python's side of it */
 } Run;
-
-typedef struct {
-  PyObject *name, *value;
-  enum kind kind;
-} Field;
-
-typedef struct {
-  PyObject_HEAD
-  PyObject *identity; /* whose requests it is for, by the connection's certificate; None: anybody's */
-  PyObject *hand_over, *description, *draw, *observe, *key, *salt, *prefix, *experiment_field, *took;
-  size_t fields_count, sizes_count, arms_count, ends_count, passed_count;
-  Py_ssize_t unit; /* its place among the fields that go on; -1 where there is none */
-  Field *fields;
-  size_t *sizes;
-  Arm *arms;
-  double *ends;
-  uint8_t *owners;
-  unsigned int experiment, epoch, lane, flags, sampled;
-  int rows, level;
-  double mirrored, valid_until;
-} Pattern;
 
 typedef struct {
   PyObject_HEAD
@@ -112,7 +61,7 @@ struct Crossing {
   Crossing *older, *newer;
 };
 
-static PyTypeObject ExpressType, PatternType, UpstreamType, RunType;
+static PyTypeObject ExpressType, RunType;
 
 static double seconds(clockid_t clock) {
   struct timespec time;
@@ -121,230 +70,6 @@ static double seconds(clockid_t clock) {
 }
 
 bool express_is(PyObject *value) { return Py_IS_TYPE(value, &ExpressType); }
-
-/* Upstreams. */
-
-/* The connection with the fewest open streams that has room for one more. */
-static Engine *pick(Upstream *upstream) {
-  Engine *best = NULL;
-  if (!upstream->is_calm || upstream->in_flight >= upstream->most) return NULL;
-  for (size_t i = 0; i < upstream->count; i++) {
-    Engine *engine = upstream->engines[i].engine;
-    if (engine->streams_count < upstream->engines[i].most_streams && engine->waiting < MOST_UNREAD &&
-        (best == NULL || engine->streams_count < best->streams_count) && engine_takes_requests(engine))
-      best = engine;
-  }
-  return best;
-}
-
-static PyObject *upstream_open(Upstream *self, PyObject *args) {
-  PyObject *engine;
-  Py_ssize_t most;
-  if (!PyArg_ParseTuple(args, "O!n", &EngineType, &engine, &most)) return NULL;
-  for (size_t i = 0; i < self->count; i++)
-    if (self->engines[i].engine == (Engine *)engine) {
-      self->engines[i].most_streams = (size_t)most;
-      Py_RETURN_NONE;
-    }
-  /* Further ones are Python's alone. */
-  if (self->count < MOST_ENGINES) {
-    self->engines[self->count].engine = (Engine *)Py_NewRef(engine);
-    self->engines[self->count++].most_streams = (size_t)most;
-  }
-  Py_RETURN_NONE;
-}
-
-static PyObject *upstream_close(Upstream *self, PyObject *engine) {
-  for (size_t i = 0; i < self->count; i++)
-    if (self->engines[i].engine == (Engine *)engine) {
-      self->engines[i] = self->engines[--self->count];
-      Py_DECREF(engine);
-      break;
-    }
-  Py_RETURN_NONE;
-}
-
-static PyObject *upstream_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-  static char *names[] = {"most", NULL};
-  Py_ssize_t most;
-  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "n", names, &most)) return NULL;
-  Upstream *self = (Upstream *)type->tp_alloc(type, 0);
-  if (self) self->most = most;
-  return (PyObject *)self;
-}
-
-static int upstream_traverse(Upstream *self, visitproc visit, void *arg) {
-  for (size_t i = 0; i < self->count; i++) Py_VISIT(self->engines[i].engine);
-  return 0;
-}
-
-static int upstream_clear(Upstream *self) {
-  while (self->count) Py_CLEAR(self->engines[--self->count].engine);
-  return 0;
-}
-
-static void upstream_dealloc(Upstream *self) {
-  PyObject_GC_UnTrack(self);
-  upstream_clear(self);
-  Py_TYPE(self)->tp_free((PyObject *)self);
-}
-
-/* Patterns. */
-
-static int pattern_traverse(Pattern *self, visitproc visit, void *arg) {
-  Py_VISIT(self->hand_over);
-  Py_VISIT(self->draw);
-  Py_VISIT(self->observe);
-  for (size_t i = 0; i < self->arms_count; i++) {
-    Py_VISIT(self->arms[i].target);
-    Py_VISIT(self->arms[i].note);
-  }
-  return 0;
-}
-
-static int pattern_clear(Pattern *self) {
-  for (size_t i = 0; i < self->fields_count; i++) {
-    Py_DECREF(self->fields[i].name);
-    Py_DECREF(self->fields[i].value);
-  }
-  for (size_t i = 0; i < self->arms_count; i++) {
-    Arm *arm = &self->arms[i];
-    PyObject *held[] = {arm->target, arm->fixed, arm->rename, arm->variant_field, arm->head, arm->note};
-    for (size_t j = 0; j < sizeof held / sizeof *held; j++) Py_DECREF(held[j]);
-  }
-  self->fields_count = self->arms_count = 0;
-  Py_CLEAR(self->identity);
-  Py_CLEAR(self->hand_over);
-  Py_CLEAR(self->description);
-  Py_CLEAR(self->draw);
-  Py_CLEAR(self->observe);
-  Py_CLEAR(self->key);
-  Py_CLEAR(self->salt);
-  Py_CLEAR(self->prefix);
-  Py_CLEAR(self->experiment_field);
-  Py_CLEAR(self->took);
-  return 0;
-}
-
-static void pattern_dealloc(Pattern *self) {
-  PyObject_GC_UnTrack(self);
-  pattern_clear(self);
-  PyMem_Free(self->fields);
-  PyMem_Free(self->sizes);
-  PyMem_Free(self->arms);
-  PyMem_Free(self->ends);
-  PyMem_Free(self->owners);
-  Py_TYPE(self)->tp_free((PyObject *)self);
-}
-
-#define ROOM(pointer, count) (((pointer) = PyMem_Calloc((size_t)(count) + 1, sizeof *(pointer))) != NULL)
-
-static bool read_fields(Pattern *self, PyObject *fields) {
-  if (!ROOM(self->fields, PyTuple_GET_SIZE(fields))) return false;
-  self->unit = -1;
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(fields); i++) {
-    Field *field = &self->fields[i];
-    int kind;
-    if (!PyArg_ParseTuple(PyTuple_GET_ITEM(fields, i), "SSi", &field->name, &field->value, &kind)) return false;
-    Py_INCREF(field->name);
-    Py_INCREF(field->value);
-    field->kind = (enum kind)kind;
-    self->fields_count++;
-    if (kind == UNIT) self->unit = (Py_ssize_t)self->passed_count;
-    self->passed_count += kind == PASSED || kind == UNIT;
-  }
-  return true;
-}
-
-static bool read_arms(Pattern *self, PyObject *arms) {
-  if (!ROOM(self->arms, PyTuple_GET_SIZE(arms))) return false;
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(arms); i++) {
-    Arm *arm = &self->arms[i];
-    if (!PyArg_ParseTuple(PyTuple_GET_ITEM(arms, i), "OO!SO!SOd", &arm->target, &PyTuple_Type, &arm->fixed, &arm->rename,
-                          &PyTuple_Type, &arm->variant_field, &arm->head, &arm->note, &arm->weight))
-      return false;
-    PyObject *held[] = {arm->target, arm->fixed, arm->rename, arm->variant_field, arm->head, arm->note};
-    for (size_t j = 0; j < sizeof held / sizeof *held; j++) Py_INCREF(held[j]);
-    if (Py_IS_TYPE(arm->target, &UpstreamType)) arm->upstream = (Upstream *)arm->target;
-    self->arms_count++;
-  }
-  return true;
-}
-
-static bool read_layout(Pattern *self, PyObject *sizes, PyObject *ends, PyObject *owners) {
-  Py_ssize_t stretches = PyTuple_GET_SIZE(ends);
-  if (!ROOM(self->sizes, PyTuple_GET_SIZE(sizes)) || !ROOM(self->ends, stretches) || !ROOM(self->owners, stretches)) return false;
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(sizes); i++) self->sizes[self->sizes_count++] = PyLong_AsSize_t(PyTuple_GET_ITEM(sizes, i));
-  for (Py_ssize_t i = 0; i < stretches && i < PyTuple_GET_SIZE(owners); i++) {
-    self->ends[i] = PyFloat_AsDouble(PyTuple_GET_ITEM(ends, i));
-    long owner = PyLong_AsLong(PyTuple_GET_ITEM(owners, i));
-    if (owner < 0 || (size_t)owner >= self->arms_count) {
-      if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "a stretch is owned by no arm");
-      return false;
-    }
-    self->owners[self->ends_count++] = (uint8_t)owner;
-  }
-  return !PyErr_Occurred();
-}
-
-static PyObject *pattern_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-  static char *names[] = {"hand_over", "description", "sizes", "fields",     "arms",  "ends",   "owners",   "draw",   "observe",          "experiment", "epoch", "lane",
-                          "key",       "salt",        "flags", "sampled",    "mirrored", "rows", "level", "prefix", "experiment_field", "valid_until", "identity", NULL};
-  PyObject *sizes, *fields, *arms, *ends, *owners;
-  Pattern *self = (Pattern *)type->tp_alloc(type, 0);
-  if (self == NULL) return NULL;
-  bool is_read = PyArg_ParseTupleAndKeywords(
-      args, kwargs, "$OSO!O!O!O!O!OOIIISSIIdiiSO!dO", names, &self->hand_over, &self->description, &PyTuple_Type, &sizes, &PyTuple_Type, &fields,
-      &PyTuple_Type, &arms, &PyTuple_Type, &ends, &PyTuple_Type, &owners, &self->draw, &self->observe, &self->experiment, &self->epoch, &self->lane,
-      &self->key, &self->salt, &self->flags, &self->sampled, &self->mirrored, &self->rows, &self->level, &self->prefix, &PyTuple_Type,
-      &self->experiment_field, &self->valid_until, &self->identity);
-  PyObject *held[] = {self->hand_over, self->description, self->draw, self->observe, self->key, self->salt, self->prefix, self->experiment_field,
-                      self->identity};
-  if (!is_read) {
-    self->hand_over = self->description = self->draw = self->observe = self->key = self->salt = self->prefix = self->experiment_field = self->identity = NULL;
-    Py_DECREF(self);
-    return NULL;
-  }
-  for (size_t i = 0; i < sizeof held / sizeof *held; i++) Py_INCREF(held[i]);
-  if ((self->identity != Py_None && !PyBytes_Check(self->identity)) || PyTuple_GET_SIZE(arms) < 1 || PyTuple_GET_SIZE(arms) > MOST_ARMS || PyTuple_GET_SIZE(fields) > MOST_FIELDS ||
-      PyBytes_GET_SIZE(self->key) > MOST_KEY || PyBytes_GET_SIZE(self->salt) > MOST_KEY)
-    PyErr_SetString(PyExc_ValueError, "a pattern has 1 to 256 arms, at most 1024 fields, keys of at most 64 bytes, and an identity of bytes or None");
-  else if (read_fields(self, fields) && read_arms(self, arms) && read_layout(self, sizes, ends, owners) && (self->took = PyList_New(0)))
-    return (PyObject *)self;
-  if (!PyErr_Occurred()) PyErr_NoMemory();
-  Py_DECREF(self);
-  return NULL;
-}
-
-static bool same_bytes(PyObject *first, PyObject *second) {
-  return first == second || (PyBytes_GET_SIZE(first) == PyBytes_GET_SIZE(second) &&
-                             memcmp(PyBytes_AS_STRING(first), PyBytes_AS_STRING(second), (size_t)PyBytes_GET_SIZE(first)) == 0);
-}
-
-static bool is_alike(const Pattern *pattern, PyObject *identity, PyObject *headers, PyObject *message, const Outline *outline) {
-  if ((size_t)PyTuple_GET_SIZE(headers) != pattern->fields_count || outline->raw_count != pattern->sizes_count ||
-      outline->kept_bytes != (size_t)PyBytes_GET_SIZE(pattern->description))
-    return false;
-  if (pattern->identity != Py_None && !same_bytes(pattern->identity, identity)) return false;
-  for (size_t i = 0; i < outline->raw_count; i++)
-    if (outline->raw[i][1] - outline->raw[i][0] != pattern->sizes[i]) return false;
-  const char *data = PyBytes_AS_STRING(message), *expected = PyBytes_AS_STRING(pattern->description);
-  for (size_t i = 0; i < outline->kept_count; i++) {
-    size_t some = outline->kept[i][1] - outline->kept[i][0];
-    if (memcmp(expected, data + outline->kept[i][0], some)) return false;
-    expected += some;
-  }
-  for (size_t i = 0; i < pattern->fields_count; i++) {
-    PyObject *pair = PyTuple_GET_ITEM(headers, (Py_ssize_t)i), *value = PyTuple_GET_ITEM(pair, 1);
-    const Field *field = &pattern->fields[i];
-    if (!same_bytes(PyTuple_GET_ITEM(pair, 0), field->name)) return false;
-    if (field->kind == REQUIRED && !same_bytes(value, field->value)) return false;
-    if ((field->kind == PASSED || field->kind == UNIT) &&
-        (!is_plain_value(PyBytes_AS_STRING(value), (size_t)PyBytes_GET_SIZE(value)) || (field->kind == UNIT && PyBytes_GET_SIZE(value) == 0)))
-      return false;
-  }
-  return true;
-}
 
 static Pattern *find_pattern(Express *self, PyObject *identity, PyObject *headers, PyObject *message, const Outline *outline) {
   for (size_t i = 0; i < self->count; i++) {
@@ -1007,16 +732,6 @@ static void express_dealloc(Express *self) {
   Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
-static PyMethodDef upstream_methods[] = {
-    {"open", (PyCFunction)upstream_open, METH_VARARGS, NULL},
-    {"close", (PyCFunction)upstream_close, METH_O, NULL},
-    {NULL, NULL, 0, NULL},
-};
-static PyMemberDef upstream_members[] = {
-    {"in_flight", T_PYSSIZET, offsetof(Upstream, in_flight), 0, NULL},
-    {"is_calm", T_BOOL, offsetof(Upstream, is_calm), 0, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
 static PyMethodDef express_methods[] = {
     {"add", (PyCFunction)express_add, METH_O, NULL},
     {"forget", (PyCFunction)express_forget, METH_NOARGS, NULL},
@@ -1035,26 +750,19 @@ static PyMemberDef express_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
-#define TYPE(Name, name, type)                                         \
-  static PyTypeObject type = {                                         \
-      PyVarObject_HEAD_INIT(NULL, 0)                                   \
-      .tp_name = "anabranch._native." #Name,                          \
-      .tp_basicsize = sizeof(Name),                                    \
-      .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,             \
-      .tp_doc = "See anabranch.router.express.",                      \
-      .tp_new = name##_new,                                            \
-      .tp_dealloc = (destructor)name##_dealloc,                        \
-      .tp_traverse = (traverseproc)name##_traverse,                    \
-      .tp_clear = (inquiry)name##_clear,                               \
-      .tp_methods = name##_methods,                                    \
-      .tp_members = name##_members,                                    \
-  };
-static PyMethodDef pattern_methods[] = {{NULL, NULL, 0, NULL}};
-static PyMemberDef pattern_members[] = {{NULL, 0, 0, 0, NULL}};
-TYPE(Upstream, upstream, UpstreamType)
-TYPE(Pattern, pattern, PatternType)
-TYPE(Express, express, ExpressType)
-#undef TYPE
+static PyTypeObject ExpressType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "anabranch._native.Express",
+    .tp_basicsize = sizeof(Express),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_doc = "See anabranch.router.express.",
+    .tp_new = express_new,
+    .tp_dealloc = (destructor)express_dealloc,
+    .tp_traverse = (traverseproc)express_traverse,
+    .tp_clear = (inquiry)express_clear,
+    .tp_methods = express_methods,
+    .tp_members = express_members,
+};
 
 int add_express(PyObject *module) {
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -1066,9 +774,7 @@ int add_express(PyObject *module) {
   assignment_name = PyBytes_FromString(ASSIGNMENT_ID);
   ok_trailers = Py_BuildValue("((yy))", "grpc-status", "0");
   if (!status_field || !type_field || !assignment_name || !ok_trailers) return -1;
-  if (PyType_Ready(&UpstreamType) < 0 || PyType_Ready(&PatternType) < 0 || PyType_Ready(&ExpressType) < 0 || PyType_Ready(&RunType) < 0) return -1;
-  if (PyModule_AddObjectRef(module, "Upstream", (PyObject *)&UpstreamType) < 0) return -1;
-  if (PyModule_AddObjectRef(module, "Pattern", (PyObject *)&PatternType) < 0) return -1;
+  if (PyType_Ready(&ExpressType) < 0 || PyType_Ready(&RunType) < 0 || add_patterns(module) < 0) return -1;
   return PyModule_AddObjectRef(module, "Express", (PyObject *)&ExpressType);
 #endif
 }
