@@ -1,6 +1,7 @@
 """Streaming calls: order, ends, and back-pressure in both directions."""
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,13 +24,16 @@ def test_large_messages_stream_in_both_directions(server: Server) -> None:
 
 def test_a_stream_answers_while_it_is_still_open(server: Server) -> None:
     answers: list[bytes] = []
+    has_begun = threading.Event()
 
     def talk() -> Iterator[bytes]:
+        assert has_begun.wait(20)
         for number in range(20):
             yield b"%d" % number
             answers.append(next(call))
 
     call = server.stream("Bidi")(talk(), timeout=20)
+    has_begun.set()
     # The requests are drawn by a thread of the client, which reads each answer before it sends the next.
     server.eventually(lambda: len(answers) == 20)
     assert answers == [b"%d" % number for number in range(20)]

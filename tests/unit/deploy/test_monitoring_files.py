@@ -79,6 +79,9 @@ def test_every_metric_is_looked_at_somewhere_or_left_out_on_purpose() -> None:
         "anabranch_experiment_started_timestamp_seconds",
         "anabranch_experiment_units_total",
         "anabranch_experiment_winner",
+        # Which path answered: for who looks into a worker's time.
+        "anabranch_express_handed_over_requests_total",
+        "anabranch_express_requests_total",
         "anabranch_forecast_failures_total",
         "anabranch_forecast_timestamp_seconds",
         "anabranch_ingested_strangers_total",
