@@ -111,9 +111,7 @@ class GrpcChannel:
         deadline: float | None = None,
     ) -> UnaryCall:
         """Begin a call."""
-        fixed = self._fixed.get(method) or self._fix(
-            method
-        )  # as `fixed` does, which would cost a call a request
+        fixed = self.fixed(method)
         extra = encode_metadata(metadata) if metadata else ()
         call = UnaryCall(self, fixed, extra, message, tail, done, deadline)
         self._admit(call)
@@ -131,7 +129,7 @@ class GrpcChannel:
         deadline: float | None = None,
     ) -> StreamingCall:
         """Begin a streaming call."""
-        fixed = self._fixed.get(method) or self._fix(method)
+        fixed = self.fixed(method)
         call = StreamingCall(
             self,
             self.loop,
